@@ -1,0 +1,1 @@
+//! The hot arithmetic of the worker: one public function an operation.

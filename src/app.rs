@@ -1,0 +1,1 @@
+//! Builds everything, then starts everything.

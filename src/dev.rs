@@ -1,0 +1,1 @@
+//! A development orchestrator in memory, for `orchestrator`, `demo` and the tests.

@@ -1,0 +1,32 @@
+//! The nouns of the product: plain, checked data without I/O.
+//!
+//! Everything that enters the worker (gRPC, flags, files) is turned into these types once, at the edge;
+//! past it no room checks ids, ranges or names again. This room imports no other.
+//!
+//! ```text
+//! raw strings --parse--> ids, ModelType, Hyperparameters --> TaskSpec --engine--> TaskOutcome
+//!                 |                                              |
+//!                 +-- InvalidField (field, value, allowed)       +-- Progress, while it runs
+//! ```
+//!
+//! Deliberately absent: anything generated from protobuf (see [`crate::wire`]) and anything that waits.
+
+mod backend;
+mod hyperparameters;
+mod ids;
+mod invalid;
+mod outcome;
+mod progress;
+mod status;
+mod task;
+
+pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
+pub use hyperparameters::{Hyperparameters, Loss, Optimizer, Problem, Strictness};
+pub use ids::{JobId, ModelType, TaskId, WorkerId};
+pub use invalid::InvalidField;
+pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
+pub use progress::Progress;
+pub use status::{
+    Capabilities, GpuInfo, GpuUsage, HostUsage, LinkState, TaskPhase, TaskView, WorkerPhase, WorkerStatus,
+};
+pub use task::{BATCHES_PER_TASK, TASKS_PER_EPOCH, TaskIdentity, TaskSpec};

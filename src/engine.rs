@@ -1,0 +1,93 @@
+//! Training: a job's session on a device, and the analytic curves where nothing can be trained.
+//!
+//! ```text
+//! submit(task, control, done) --> choose backend --> session of the job (one thread, tasks in order of arrival)
+//!                                        |                 data once, model, optimizer, generator
+//!                                        +---------> analytic curves (one timer for all)
+//! ```
+//!
+//! Invariants: `submit` returns at once; `done` is called exactly once, whatever happens; every batch looks at
+//! [`Control`]. Training runs on threads of lower priority than the rest of the process.
+//!
+//! Deliberately absent: async code, the network protocol and metrics registries. The worker hears of progress
+//! through [`Observer`].
+
+mod config;
+mod control;
+
+pub use config::{AnalyticProfile, Config, UnsupportedModels};
+pub use control::{Control, Observer, Step};
+
+use std::sync::Arc;
+
+use crate::domain::{Backend, ErrorCode, JobId, TaskError, TaskResult, TaskSpec};
+
+/// What an engine can do on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineCapabilities {
+    /// Model types that are trained for real, without aliases.
+    pub model_types: Vec<String>,
+    /// Backends that a task may ask for.
+    pub backends: Vec<Backend>,
+    /// The backend of a task without a wish of its own.
+    pub default_backend: Backend,
+    /// Name of the device behind it.
+    pub device: String,
+}
+
+/// Something that runs tasks.
+pub trait Engine: Send + Sync + 'static {
+    /// What it can do.
+    fn capabilities(&self) -> EngineCapabilities;
+
+    /// Runs `task` and calls `done` when it ended. Returns at once.
+    fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done);
+
+    /// Jobs whose session is warm.
+    fn warm_jobs(&self) -> Vec<JobId>;
+
+    /// Lets the session of a job go that has ended. Tasks of it that still run are not affected.
+    fn forget(&self, job: &JobId);
+}
+
+/// How a task ended in the engine.
+#[derive(Debug)]
+pub struct Finished {
+    /// Result or reason.
+    pub ending: Result<TaskResult, TaskError>,
+    /// What the sender should know beside it.
+    pub notes: Vec<String>,
+}
+
+/// Called once with the end of a task. Dropped uncalled (a trainer that panicked), it reports that itself, so
+/// that no task is ever left without an end.
+pub struct Done(Option<Box<dyn FnOnce(Finished) + Send>>);
+
+impl Done {
+    /// Wraps `call`.
+    pub fn new(call: impl FnOnce(Finished) + Send + 'static) -> Self {
+        Self(Some(Box::new(call)))
+    }
+
+    /// Reports the end.
+    pub fn finish(mut self, finished: Finished) {
+        if let Some(call) = self.0.take() {
+            call(finished);
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            let error = TaskError::new(ErrorCode::Panic, "the trainer ended without a result");
+            call(Finished { ending: Err(error), notes: Vec::new() });
+        }
+    }
+}
+
+impl std::fmt::Debug for Done {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Done")
+    }
+}

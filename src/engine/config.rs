@@ -1,0 +1,89 @@
+//! What the operator decides about training.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::data;
+use crate::domain::{BackendChoice, DevicePolicy, ParseChoiceError};
+
+/// Configuration of the engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// TRAINING_BACKEND.
+    pub backend: BackendChoice,
+    /// DEVICE_POLICY.
+    pub device_policy: DevicePolicy,
+    /// ANALYTIC_PROFILE.
+    pub analytic_profile: AnalyticProfile,
+    /// ANALYTIC_EPOCH_DELAY: the simulated time of a task is uniform in this range.
+    pub analytic_delay: RangeInclusive<Duration>,
+    /// UNSUPPORTED_MODELS.
+    pub unsupported_models: UnsupportedModels,
+    /// ALLOW_SOFTWARE_ADAPTER.
+    pub allow_software_adapter: bool,
+    /// Where the data comes from.
+    pub data: data::Config,
+}
+
+/// Which set of analytic curves is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AnalyticProfile {
+    /// The curves of TensorFleet's ML engine.
+    #[default]
+    Engine,
+    /// The curves of its first Go worker.
+    Basic,
+}
+
+impl FromStr for AnalyticProfile {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw {
+            "engine" => Ok(Self::Engine),
+            "basic" => Ok(Self::Basic),
+            _ => Err(ParseChoiceError("engine or basic")),
+        }
+    }
+}
+
+impl fmt::Display for AnalyticProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Engine => "engine",
+            Self::Basic => "basic",
+        })
+    }
+}
+
+/// What happens to a task whose model cannot be trained for real.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnsupportedModels {
+    /// It gets the analytic curves, marked as simulated.
+    Simulate,
+    /// It fails with INVALID_ARGUMENT.
+    Reject,
+}
+
+impl FromStr for UnsupportedModels {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw {
+            "simulate" => Ok(Self::Simulate),
+            "reject" => Ok(Self::Reject),
+            _ => Err(ParseChoiceError("simulate or reject")),
+        }
+    }
+}
+
+impl fmt::Display for UnsupportedModels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simulate => "simulate",
+            Self::Reject => "reject",
+        })
+    }
+}

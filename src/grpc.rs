@@ -1,0 +1,1 @@
+//! The gRPC server: WorkerService, health and reflection.

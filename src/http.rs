@@ -1,0 +1,1 @@
+//! The HTTP server: metrics, health, profile and the JSON of the live page.

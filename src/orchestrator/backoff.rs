@@ -1,0 +1,65 @@
+//! Waiting times between tries: exponential with full jitter, so that a fleet does not come back in step.
+//!
+//! Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+/// The next waiting time is uniform in [0, min(longest, first * 2^tries)).
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// Between tries to reach the orchestrator: 0.2 s, doubling up to 30 s.
+    pub const fn reconnect() -> Self {
+        Self { first: Duration::from_millis(200), longest: Duration::from_secs(30), tries: 0 }
+    }
+
+    /// The longest that the next wait can be.
+    pub fn ceiling(&self) -> Duration {
+        self.first.saturating_mul(1 << self.tries.min(20)).min(self.longest)
+    }
+
+    /// Draws the next wait and raises the ceiling of the one after it.
+    pub fn next_wait(&mut self) -> Duration {
+        let wait = self.ceiling().mul_f64(rand::rng().random::<f64>());
+        self.tries = self.tries.saturating_add(1);
+        wait
+    }
+
+    /// Begins anew after a success.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_to_the_longest_and_spread_below_it() {
+        let mut backoff = Backoff::reconnect();
+        let mut ceilings = Vec::new();
+        for _ in 0..10 {
+            let ceiling = backoff.ceiling();
+            assert!(backoff.next_wait() <= ceiling);
+            ceilings.push(ceiling.as_millis());
+        }
+        assert_eq!(ceilings, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+        backoff.reset();
+        assert_eq!(backoff.ceiling(), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn waits_are_not_in_step() {
+        let waits: std::collections::BTreeSet<_> =
+            (0..32).map(|_| Backoff { tries: 8, ..Backoff::reconnect() }.next_wait()).collect();
+        assert!(waits.len() > 16, "{waits:?}");
+    }
+}
