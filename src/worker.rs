@@ -1,13 +1,59 @@
 //! The life of a task: claimed, checked, run, reported.
+//!
+//! ```text
+//!            link (registers, reconnects)        follow (heartbeat, glance at tasks)
+//!                 |                                   |
+//! poll, ExecuteTask --> driver --state::transition--> effects --> engine
+//!                        |  ^                            |
+//!                        v  |                            v
+//!                     status (handle)                  outbox --> reporter --> orchestrator
+//! ```
+//!
+//! [`Worker::new`] builds, [`Worker::run`] starts and returns when the worker is drained. The only owner of the state is
+//! the driver; everyone else holds a [`WorkerHandle`].
 
+mod driver;
+mod follow;
 mod handle;
+mod identity;
+mod link;
+mod metrics;
+mod observer;
+mod outbox;
+mod reporter;
+mod state;
+mod view;
 
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
+pub use metrics::Metrics;
 
+use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::domain::WorkerId;
+use crate::engine::Engine;
+use crate::gpu::GpuProbe;
+use crate::orchestrator::{Orchestrator, OrchestratorError};
+use crate::telemetry::host::HostProbe;
+use driver::{Driver, Inboxes, Outlets, Parts};
+use follow::Follower;
+use link::{Identity, Link};
+use outbox::{Left, Outbox};
+use reporter::Reporter;
+use state::{Limits, State};
+
+/// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long the end of a drain waits for the orchestrator to take the last outcomes; what it does not take stays on
+/// disk for the next start.
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of the worker itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,4 +72,230 @@ pub struct Config {
     pub max_task_retries: u32,
     /// DRAIN_TIMEOUT.
     pub drain_timeout: Duration,
+}
+
+/// Why a worker could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The state folder.
+    #[error("STATE_DIR: \"{path}\" cannot be used: {source}; allowed: a folder this user may read and write")]
+    StateDir {
+        /// What was tried.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process uses the state folder.
+    #[error(
+        "STATE_DIR: \"{path}\" is in use by another worker; allowed: a folder of its own for each worker"
+    )]
+    StateDirInUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A metric could not be made.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The rooms that a worker works with.
+pub struct Collaborators<O> {
+    /// Where tasks come from.
+    pub orchestrator: Arc<O>,
+    /// What runs them.
+    pub engine: Arc<dyn Engine>,
+    /// The GPUs.
+    pub gpus: Arc<dyn GpuProbe>,
+    /// The machine.
+    pub host: HostProbe,
+    /// host:port of this worker's gRPC server, told at registration.
+    pub address: String,
+    /// The worker's metrics.
+    pub metrics: Metrics,
+}
+
+/// A worker that is built and not started.
+pub struct Worker<O> {
+    config: Config,
+    with: Collaborators<O>,
+    driver: Driver<O>,
+    inboxes: Inboxes,
+    events: mpsc::UnboundedSender<state::Event>,
+    link: Link<O>,
+    outbox: Arc<Outbox>,
+    reports: mpsc::UnboundedReceiver<Left>,
+    handle: WorkerHandle,
+    tracker: TaskTracker,
+    _lock: identity::StateLock,
+}
+
+/// The folder that survives restarts, opened and locked: who the worker is, and what it still has to report.
+pub struct StateFolder {
+    worker_id: WorkerId,
+    lock: identity::StateLock,
+    outbox: Outbox,
+    left: Vec<Left>,
+}
+
+impl StateFolder {
+    /// Opens the folder of `config`.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or another worker uses it.
+    pub fn open(config: &Config) -> Result<Self, WorkerError> {
+        let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
+        let lock = identity::lock(&config.state_dir)?;
+        let worker_id = match &config.worker_id {
+            Some(id) => id.clone(),
+            None => identity::kept(&config.state_dir).map_err(in_folder)?,
+        };
+        let (outbox, left) = Outbox::open(&config.state_dir.join("outbox")).map_err(in_folder)?;
+        Ok(Self { worker_id, lock, outbox, left })
+    }
+
+    /// The id of the worker.
+    pub fn worker_id(&self) -> &WorkerId {
+        &self.worker_id
+    }
+}
+
+impl<O: Orchestrator> Worker<O> {
+    /// Builds a worker on its state folder.
+    pub fn new(config: Config, folder: StateFolder, with: Collaborators<O>) -> Self {
+        let StateFolder { worker_id, lock, outbox, left } = folder;
+        let (events, events_inbox) = mpsc::unbounded_channel();
+        let (requests, requests_inbox) = mpsc::unbounded_channel();
+        let (notices, notices_inbox) = mpsc::unbounded_channel();
+        let (reports, reports_inbox) = mpsc::unbounded_channel();
+        if !left.is_empty() {
+            tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
+        }
+        for outcome in left {
+            // The receiver is in our hands.
+            let _ = reports.send(outcome);
+        }
+        let outbox = Arc::new(outbox);
+        let tracker = TaskTracker::new();
+        let identity = Identity {
+            worker_id: worker_id.clone(),
+            address: with.address.clone(),
+            slots: config.slots,
+            engine: Arc::clone(&with.engine),
+            gpus: Arc::clone(&with.gpus),
+        };
+        let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
+        let parts = Parts {
+            worker_id,
+            orchestrator: Arc::clone(&with.orchestrator),
+            engine: Arc::clone(&with.engine),
+            outbox: Arc::clone(&outbox),
+            reports,
+            link: link_view.clone(),
+            metrics: with.metrics.clone(),
+            tracker: tracker.clone(),
+            task_timeout: config.task_timeout,
+            drain_timeout: config.drain_timeout,
+        };
+        let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
+        let first = view::publish(&state, &Default::default(), &Default::default(), &parts, Instant::now());
+        let (publish, published) = watch::channel(Arc::new(first));
+        let outlets = Outlets { events: events.clone(), notices };
+        Self {
+            driver: Driver::new(parts, outlets, state, publish),
+            inboxes: Inboxes { events: events_inbox, requests: requests_inbox, notices: notices_inbox },
+            events,
+            link,
+            outbox,
+            reports: reports_inbox,
+            handle: WorkerHandle { published, link: link_view, requests },
+            tracker,
+            config,
+            with,
+            _lock: lock,
+        }
+    }
+
+    /// Asks the worker, before and while it runs.
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until drained.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::Refused`] when the orchestrator does not accept this worker.
+    pub async fn run(self) -> Result<(), OrchestratorError> {
+        let ended = CancellationToken::new();
+        let follower = Arc::new(Follower {
+            orchestrator: Arc::clone(&self.with.orchestrator),
+            worker: self.handle.clone(),
+            events: self.events.clone(),
+            engine: Arc::clone(&self.with.engine),
+            gpus: Arc::clone(&self.with.gpus),
+            host: self.with.host.clone(),
+            heartbeat_interval: self.config.heartbeat_interval,
+            metrics: self.with.metrics.clone(),
+        });
+        let reporter = Reporter {
+            orchestrator: Arc::clone(&self.with.orchestrator),
+            link: self.handle.link.clone(),
+            outbox: Arc::clone(&self.outbox),
+        };
+        let tracker = self.tracker.clone();
+        tracker.spawn(reporter.run(self.reports, ended.clone()));
+        tracker.spawn({
+            let (follower, ended) = (Arc::clone(&follower), ended.clone());
+            async move { follower.beat(ended).await }
+        });
+        tracker.spawn({
+            let ended = ended.clone();
+            async move { follower.glance(ended).await }
+        });
+        let give_up = CancellationToken::new();
+        let driver = self.driver.run(self.inboxes, give_up.clone());
+        let link = self.link.run(self.handle.clone(), self.events, ended.clone());
+        let outcome = {
+            tokio::pin!(driver);
+            tokio::pin!(link);
+            let stuck = stuck(self.handle.clone());
+            tokio::select! {
+                () = &mut driver => Ok(()),
+                refused = &mut link => refused,
+                () = stuck => {
+                    tracing::error!("some tasks did not stop in time; the worker ends without them");
+                    Ok(())
+                }
+            }
+        };
+        give_up.cancel();
+        if outcome.is_ok() {
+            flush(&self.outbox).await;
+        }
+        ended.cancel();
+        tracker.close();
+        // Polls and releases that are out have deadlines of their own; nothing is gained by waiting for them.
+        let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
+        outcome
+    }
+}
+
+/// Waits until tasks were told to stop and the grace for that has passed.
+async fn stuck(mut handle: WorkerHandle) {
+    while !handle.stopping() {
+        if !handle.changed().await {
+            return std::future::pending().await;
+        }
+    }
+    tokio::time::sleep(STOP_GRACE).await;
+}
+
+/// Waits until the orchestrator has taken all outcomes, or the grace for that has passed.
+async fn flush(outbox: &Outbox) {
+    let mut state = outbox.state();
+    let empty = state.wait_for(|state| state.pending == 0);
+    let flushed = tokio::time::timeout(FLUSH_GRACE, empty).await.is_ok();
+    if !flushed {
+        let pending = outbox.state().borrow().pending;
+        tracing::warn!(pending, "outcomes were not acknowledged; they are reported at the next start");
+    }
 }

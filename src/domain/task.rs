@@ -52,6 +52,17 @@ pub struct TaskSpec {
 }
 
 impl TaskSpec {
+    /// Whether `other` asks for the same training under the same ids, whatever hand-out it is.
+    pub fn is_same_work(&self, other: &Self) -> bool {
+        self.identity.task_id == other.identity.task_id
+            && self.identity.job_id == other.identity.job_id
+            && self.model == other.model
+            && self.dataset_path == other.dataset_path
+            && self.hyperparameters == other.hyperparameters
+            && self.epoch == other.epoch
+            && self.batches == other.batches
+    }
+
     /// Whether this is the last slice of its epoch, after which all held-out rows are evaluated.
     pub fn ends_epoch(&self) -> bool {
         self.batches.end.is_multiple_of(TASKS_PER_EPOCH * BATCHES_PER_TASK)

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::domain::{Progress, TaskError};
+use crate::domain::{Backend, Progress, TaskError};
 
 /// What one step of training took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Step {
     pub duration: Duration,
     /// Rows that went through the model in it.
     pub samples: u64,
+    /// What made it.
+    pub backend: Backend,
 }
 
 /// Hears from a running task, on the thread that trains: implementations return at once.

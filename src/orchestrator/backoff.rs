@@ -20,6 +20,17 @@ impl Backoff {
         Self { first: Duration::from_millis(200), longest: Duration::from_secs(30), tries: 0 }
     }
 
+    /// Before try number `retries` of a task that failed in passing: 0.5 s, doubling up to 30 s.
+    pub const fn task_retry(retries: u32) -> Self {
+        let tries = retries.saturating_sub(1);
+        Self { first: Duration::from_millis(500), longest: Duration::from_secs(30), tries }
+    }
+
+    /// After an orchestrator that is there answered that it cannot now: up to 2 s.
+    pub const fn busy() -> Self {
+        Self { first: Duration::from_secs(2), longest: Duration::from_secs(2), tries: 0 }
+    }
+
     /// The longest that the next wait can be.
     pub fn ceiling(&self) -> Duration {
         self.first.saturating_mul(1 << self.tries.min(20)).min(self.longest)

@@ -1,17 +1,24 @@
 //! What other rooms may ask of the running worker.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::domain::{TaskId, TaskOutcome, TaskSpec, TaskView, WorkerStatus};
+use super::link::LinkView;
+use crate::domain::{Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerStatus};
+use crate::engine::Control;
+
+/// Shortest time between two steps of a [`TaskWatch`]: a person cannot read faster, and a task may make
+/// thousands of steps a second.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a task that came by ExecuteTask was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
     /// All slots hold a task.
-    #[error("all {slots} slots are busy; allowed at once: MAX_CONCURRENT_TASKS={slots}")]
+    #[error("all slots are busy; allowed at once: MAX_CONCURRENT_TASKS={slots}")]
     Busy {
         /// How many slots there are.
         slots: u32,
@@ -19,6 +26,11 @@ pub enum ExecuteError {
     /// The worker takes no more tasks.
     #[error("the worker is draining and takes no more tasks")]
     Draining,
+    /// The id belongs to a held task with other fields.
+    #[error(
+        "task_id: the worker holds a task of this id with other fields; allowed: the same fields, or a new id"
+    )]
+    Conflict,
 }
 
 /// What became of a request to cancel a task.
@@ -32,57 +44,125 @@ pub enum CancelAnswer {
     NotFound,
 }
 
+/// A request to the driver.
+pub(super) enum Request {
+    Execute { task: Box<TaskSpec>, reply: oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>> },
+    Cancel { task: TaskId, reason: &'static str, reply: Option<oneshot::Sender<CancelAnswer>> },
+    Watch { task: TaskId, reply: oneshot::Sender<Option<TaskWatch>> },
+    Drain { deadline: Option<Duration> },
+    Abort { reason: &'static str },
+}
+
+/// The state that the driver publishes; progress is read from the running tasks when somebody looks.
+#[derive(Debug, Clone)]
+pub(super) struct Published {
+    pub(super) status: WorkerStatus,
+    /// Whether tasks were told to stop.
+    pub(super) stopping: bool,
+    pub(super) running: HashMap<TaskIdentity, Arc<Control>>,
+}
+
 /// Asks the running worker; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
-    status: watch::Receiver<Arc<WorkerStatus>>,
+    pub(super) published: watch::Receiver<Arc<Published>>,
+    pub(super) link: LinkView,
+    pub(super) requests: mpsc::UnboundedSender<Request>,
 }
 
 impl WorkerHandle {
     /// The worker now, with the latest progress of its tasks. Never waits.
     pub fn status(&self) -> WorkerStatus {
-        WorkerStatus::clone(&self.status.borrow())
+        let published = Arc::clone(&self.published.borrow());
+        let mut status = published.status.clone();
+        for task in &mut status.tasks {
+            if let Some(control) = published.running.get(&task.identity) {
+                task.progress = control.progress();
+            }
+        }
+        self.link.fill(&mut status);
+        status
     }
 
     /// Waits for the next change of state (not of progress). False when the worker has ended.
     pub async fn changed(&mut self) -> bool {
-        self.status.changed().await.is_ok()
+        self.published.changed().await.is_ok()
     }
 
-    /// Runs `task` and waits for its end. A task that is held already is joined, not run again.
+    /// Runs `task` and waits for its end. A task that is held already is joined, not run again. The task goes on
+    /// when the caller stops waiting.
     ///
     /// # Errors
     /// [`ExecuteError`] when it was not taken.
     pub async fn execute(&self, task: Box<TaskSpec>) -> Result<Arc<TaskOutcome>, ExecuteError> {
-        drop(task);
-        std::future::pending().await
+        self.ask(|reply| Request::Execute { task, reply }).await.unwrap_or(Err(ExecuteError::Draining))
     }
 
     /// Stops a task.
     pub async fn cancel(&self, task: &TaskId) -> CancelAnswer {
-        let _ = task;
-        std::future::pending().await
+        let reason = "cancelled by CancelTask";
+        let request = |reply| Request::Cancel { task: task.clone(), reason, reply: Some(reply) };
+        self.ask(request).await.unwrap_or(CancelAnswer::NotFound)
     }
 
     /// Follows a held task; None when the worker does not hold it.
     pub async fn watch(&self, task: &TaskId) -> Option<TaskWatch> {
-        let _ = task;
-        std::future::pending().await
+        self.ask(|reply| Request::Watch { task: task.clone(), reply }).await.flatten()
     }
 
     /// Begins to drain; None = with the configured deadline.
     pub fn drain(&self, deadline: Option<Duration>) {
-        let _ = deadline;
+        self.tell(Request::Drain { deadline });
+    }
+
+    /// Stops the running tasks at their next batch and ends; `reason` is what their outcomes say.
+    pub fn abort(&self, reason: &'static str) {
+        self.tell(Request::Abort { reason });
+    }
+
+    /// Whether all tasks were told to stop.
+    pub(super) fn stopping(&self) -> bool {
+        self.published.borrow().stopping
+    }
+
+    /// Stops a task on behalf of the orchestrator.
+    pub(super) fn cancel_unasked(&self, task: TaskId, reason: &'static str) {
+        self.tell(Request::Cancel { task, reason, reply: None });
+    }
+
+    fn tell(&self, request: Request) {
+        // A worker that has ended has nothing left to stop.
+        let _ = self.requests.send(request);
+    }
+
+    /// Sends a request and waits for its answer; None when the worker has ended.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(request(reply));
+        answer.await.ok()
     }
 }
 
 /// The progress of one task, as it moves.
 #[derive(Debug)]
-pub struct TaskWatch {}
+pub struct TaskWatch {
+    pub(super) view: TaskView,
+    pub(super) progress: watch::Receiver<Progress>,
+    pub(super) begun: bool,
+}
 
 impl TaskWatch {
-    /// The next change, the present state first; None after the task's end.
+    /// The next change, the present state first; None after the task's end. Fast changes are merged.
     pub async fn next(&mut self) -> Option<TaskView> {
-        std::future::pending().await
+        if self.begun {
+            let changed = self.progress.changed().await;
+            changed.ok()?;
+            // The end of the task cuts the pause short, so that its last figures are not held back.
+            let ended = async { while self.progress.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(WATCH_INTERVAL, ended).await;
+        }
+        self.begun = true;
+        self.view.progress = *self.progress.borrow();
+        Some(self.view.clone())
     }
 }

@@ -1,0 +1,412 @@
+//! Owns the state: takes events one by one, applies the rules, and carries out what they ask for.
+//!
+//! ```text
+//! link, polls, engine threads, handles, timers --events--> driver --effects--> orchestrator, engine, outbox
+//!                                                            |
+//!                                                            +--publishes--> status (http, grpc, heartbeats)
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
+use super::link::LinkView;
+use super::metrics::Metrics;
+use super::observer::{Notice, RunObserver};
+use super::outbox::{Left, Outbox, OutboxState};
+use super::state::{Effect, Event, Key, Polled, RunId, State, Waiter, transition};
+use super::view::{self, Seen};
+use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus, WorkerId};
+use crate::engine::{Control, Done, Engine};
+use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+
+/// Events that are applied before the status is published once.
+const EVENTS_PER_PUBLISH: usize = 64;
+
+/// What the driver works with.
+pub(super) struct Parts<O> {
+    pub(super) worker_id: WorkerId,
+    pub(super) orchestrator: Arc<O>,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) reports: mpsc::UnboundedSender<Left>,
+    pub(super) link: LinkView,
+    pub(super) metrics: Metrics,
+    pub(super) tracker: TaskTracker,
+    pub(super) task_timeout: Duration,
+    pub(super) drain_timeout: Duration,
+}
+
+/// Ends of the channels that lead to the driver.
+pub(super) struct Inboxes {
+    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    pub(super) requests: mpsc::UnboundedReceiver<Request>,
+    pub(super) notices: mpsc::UnboundedReceiver<Notice>,
+}
+
+/// Ways to the driver that it hands to what it starts.
+#[derive(Clone)]
+pub(super) struct Outlets {
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+}
+
+/// A try in the engine.
+struct Run {
+    control: Arc<Control>,
+    started: Option<Instant>,
+    limit: Duration,
+    timed_out: bool,
+}
+
+/// The driver.
+pub(super) struct Driver<O> {
+    parts: Parts<O>,
+    outlets: Outlets,
+    state: State,
+    runs: HashMap<RunId, Run>,
+    seen: HashMap<Key, Seen>,
+    executing: HashMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
+    cancelling: HashMap<Waiter, oneshot::Sender<CancelAnswer>>,
+    next_waiter: u64,
+    drain_deadline: Option<tokio::time::Instant>,
+    outbox_state: watch::Receiver<OutboxState>,
+    started_at: Instant,
+    publish: watch::Sender<Arc<Published>>,
+    drained: bool,
+}
+
+impl<O: Orchestrator> Driver<O> {
+    pub(super) fn new(
+        parts: Parts<O>,
+        outlets: Outlets,
+        state: State,
+        publish: watch::Sender<Arc<Published>>,
+    ) -> Self {
+        Self {
+            outbox_state: parts.outbox.state(),
+            parts,
+            outlets,
+            state,
+            runs: HashMap::new(),
+            seen: HashMap::new(),
+            executing: HashMap::new(),
+            cancelling: HashMap::new(),
+            next_waiter: 0,
+            drain_deadline: None,
+            started_at: Instant::now(),
+            publish,
+            drained: false,
+        }
+    }
+
+    /// Runs until drained, or until `give_up`.
+    pub(super) async fn run(mut self, mut inboxes: Inboxes, give_up: CancellationToken) {
+        let mut effects = Vec::new();
+        while !self.drained {
+            let next_timeout = self.next_timeout();
+            let drain_deadline = self.drain_deadline;
+            tokio::select! {
+                biased;
+                () = give_up.cancelled() => return,
+                Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
+                Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
+                Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
+                Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
+                () = at(next_timeout) => self.time_out(&mut effects),
+                () = at(drain_deadline) => {
+                    self.drain_deadline = None;
+                    let reason = "the worker was stopped before the task ended";
+                    self.apply(Event::Abort { reason }, &mut effects);
+                }
+            }
+            self.drain_inboxes(&mut inboxes, &mut effects);
+            self.publish();
+        }
+    }
+
+    /// Applies what came in meanwhile, so that a burst is published once.
+    fn drain_inboxes(&mut self, inboxes: &mut Inboxes, effects: &mut Vec<Effect>) {
+        for _ in 0..EVENTS_PER_PUBLISH {
+            if let Ok(notice) = inboxes.notices.try_recv() {
+                self.notice(notice, effects);
+            } else if let Ok(event) = inboxes.events.try_recv() {
+                self.apply(event, effects);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        transition(&mut self.state, event, effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
+        let writable = self.outbox_state.borrow_and_update().trouble.is_none();
+        self.apply(Event::Storage { writable }, effects);
+    }
+
+    fn request(&mut self, request: Request, effects: &mut Vec<Effect>) {
+        self.next_waiter += 1;
+        let waiter = Waiter(self.next_waiter);
+        match request {
+            Request::Execute { task, reply } => {
+                self.executing.insert(waiter, reply);
+                self.apply(Event::Execute { task, waiter }, effects);
+            }
+            Request::Cancel { task, reason, reply } => {
+                let waiter = reply.map(|reply| {
+                    self.cancelling.insert(waiter, reply);
+                    waiter
+                });
+                self.apply(Event::Cancel { task, reason, waiter }, effects);
+            }
+            Request::Watch { task, reply } => {
+                let found =
+                    self.state.records.iter().find(|(_, record)| record.task.identity.task_id == task);
+                let watched = found.and_then(|(key, record)| {
+                    let seen = self.seen.get(key)?;
+                    let progress = seen.progress.subscribe();
+                    Some(TaskWatch { view: view::task(record, seen), progress, begun: false })
+                });
+                // Whoever asked may have gone away.
+                let _ = reply.send(watched);
+            }
+            Request::Drain { deadline } => {
+                let deadline = tokio::time::Instant::now() + deadline.unwrap_or(self.parts.drain_timeout);
+                self.drain_deadline =
+                    Some(self.drain_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+                tracing::info!("draining: no new task is taken");
+                self.apply(Event::Drain, effects);
+            }
+            Request::Abort { reason } => self.apply(Event::Abort { reason }, effects),
+        }
+    }
+
+    fn notice(&mut self, notice: Notice, effects: &mut Vec<Effect>) {
+        match notice {
+            Notice::Started { run, at } => {
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.started = Some(at);
+                }
+            }
+            Notice::Finished { run, finished } => {
+                let started = self.runs.remove(&run).and_then(|run| run.started);
+                let duration = started.map(|started| started.elapsed()).unwrap_or_default();
+                self.apply(Event::Finished { run, finished, duration }, effects);
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<tokio::time::Instant> {
+        let open = self.runs.values().filter(|run| !run.timed_out);
+        open.filter_map(|run| Some(run.started? + run.limit)).min().map(Into::into)
+    }
+
+    fn time_out(&mut self, effects: &mut Vec<Effect>) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        for (id, run) in &mut self.runs {
+            if !run.timed_out && run.started.is_some_and(|started| started + run.limit <= now) {
+                run.timed_out = true;
+                late.push((*id, run.limit));
+            }
+        }
+        for (run, limit) in late {
+            self.apply(Event::TimedOut { run, limit }, effects);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Poll { generation, slots_available } => self.poll(generation, slots_available),
+            Effect::CheckJob { job } => self.check_job(job),
+            Effect::Submit { key, run, task } => self.submit(key, run, task),
+            Effect::Stop { run, reason } => {
+                if let Some(run) = self.runs.get(&run) {
+                    run.control.stop(reason);
+                }
+            }
+            Effect::Retry { run, retries } => {
+                let wait = Backoff::task_retry(retries).next_wait();
+                tracing::warn!(
+                    retries,
+                    wait_seconds = wait.as_secs_f32(),
+                    "a task failed in passing; trying it again"
+                );
+                let events = self.outlets.events.clone();
+                self.parts.tracker.spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let _ = events.send(Event::RetryDue { run });
+                });
+            }
+            Effect::Persist { key, outcome } => {
+                let (events, reports) = (self.outlets.events.clone(), self.parts.reports.clone());
+                let report = Arc::clone(&outcome);
+                let stored = move |sequence| {
+                    // Both ends live as long as the worker.
+                    let _ = events.send(Event::Persisted { key });
+                    let _ = reports.send((sequence, report));
+                };
+                self.parts.outbox.append(outcome, Box::new(stored));
+            }
+            Effect::Release { key, identity, reason } => {
+                let (events, orchestrator) =
+                    (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+                self.parts.tracker.spawn(async move {
+                    if let Err(error) = orchestrator.release(&identity, reason).await {
+                        let task_id = identity.task_id.as_str();
+                        tracing::warn!(task_id, %error, "could not give the task back; its lease will end");
+                    }
+                    let _ = events.send(Event::Released { key });
+                });
+            }
+            Effect::Answer { waiter, answer } => {
+                if let Some(reply) = self.executing.remove(&waiter) {
+                    // Whoever asked may have gone away.
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::AnswerCancel { waiter, answer } => {
+                if let Some(reply) = self.cancelling.remove(&waiter) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Effect::Ended { outcome } => {
+                self.parts.metrics.ended(&outcome);
+                log_end(&outcome);
+            }
+            Effect::Drained => self.drained = true,
+        }
+    }
+
+    fn poll(&self, generation: u64, slots_available: u32) {
+        let request = ClaimRequest {
+            worker_id: self.parts.worker_id.clone(),
+            slots_available,
+            backends: self
+                .parts
+                .engine
+                .capabilities()
+                .backends
+                .iter()
+                .map(|backend| backend.name())
+                .collect(),
+            warm_jobs: self.parts.engine.warm_jobs(),
+        };
+        let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
+        let orchestrator = Arc::clone(&self.parts.orchestrator);
+        self.parts.tracker.spawn(async move {
+            let polled = match orchestrator.claim(&request).await {
+                Ok(claimed) => {
+                    link.contact();
+                    claimed.map_or(Polled::Empty, Polled::Task)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "poll failed");
+                    link.heard(&error, generation);
+                    if matches!(error, OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_)) {
+                        Polled::Failed
+                    } else {
+                        // The link is fine, so the next poll would come back at once.
+                        tracing::warn!(%error, "the orchestrator does not answer polls");
+                        tokio::time::sleep(Backoff::busy().next_wait()).await;
+                        Polled::Empty
+                    }
+                }
+            };
+            let _ = events.send(Event::PollEnded { generation, polled });
+        });
+    }
+
+    fn check_job(&self, job: JobId) {
+        let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+        self.parts.tracker.spawn(async move {
+            // Without an answer the task runs: it is in hand, and would be lost otherwise.
+            let wanted = orchestrator.job_state(&job).await.map_or(true, |state| state.wanted);
+            let _ = events.send(Event::JobChecked { job, wanted });
+        });
+    }
+
+    fn submit(&mut self, key: Key, run: RunId, task: Arc<TaskSpec>) {
+        let seen = self.seen.entry(key).or_insert_with(Seen::now);
+        seen.progress.send_replace(Progress::default());
+        let notices = self.outlets.notices.clone();
+        let progress = Arc::clone(&seen.progress);
+        let observer = RunObserver::new(run, &task, notices.clone(), progress, &self.parts.metrics);
+        let control = Arc::new(Control::new(observer));
+        seen.control = Some(Arc::clone(&control));
+        let limit = task.timeout.unwrap_or(self.parts.task_timeout);
+        self.parts.metrics.submitted(seen.claimed.elapsed().unwrap_or_default());
+        self.runs.insert(run, Run { control: Arc::clone(&control), started: None, limit, timed_out: false });
+        let done = Done::new(move |finished| {
+            let _ = notices.send(Notice::Finished { run, finished });
+        });
+        self.parts.engine.submit(task, control, done);
+    }
+
+    fn publish(&mut self) {
+        let records = &self.state.records;
+        for key in records.keys() {
+            self.seen.entry(*key).or_insert_with(Seen::now);
+        }
+        self.seen.retain(|key, _| records.contains_key(key));
+        let outbox = self.outbox_state.borrow().clone();
+        let published = view::publish(&self.state, &self.seen, &outbox, &self.parts, self.started_at);
+        self.publish.send_replace(Arc::new(published));
+    }
+}
+
+/// Waits until `when`; for ever where there is no such time.
+async fn at(when: Option<tokio::time::Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn log_end(outcome: &TaskOutcome) {
+    let (task_id, job_id) = (outcome.identity.task_id.as_str(), outcome.identity.job_id.as_str());
+    let seconds = outcome.duration.as_secs_f64();
+    let notes = outcome.notes.join("; ");
+    match &outcome.ending {
+        Ok(result) => tracing::info!(
+            task_id,
+            job_id,
+            attempt = outcome.identity.attempt,
+            model_type = outcome.model.as_str(),
+            epoch = outcome.epoch,
+            loss = result.train.loss,
+            accuracy = result.train.accuracy,
+            backend = result.backend.name(),
+            simulated = result.backend.is_simulated(),
+            seconds,
+            notes,
+            "task completed"
+        ),
+        Err(error) if outcome.status() == TaskStatus::Cancelled => {
+            tracing::info!(task_id, job_id, reason = error.message, seconds, "task cancelled");
+        }
+        Err(error) => {
+            tracing::warn!(
+                task_id,
+                job_id,
+                code = error.code.name(),
+                reason = error.message,
+                seconds,
+                notes,
+                "task failed"
+            );
+        }
+    }
+}

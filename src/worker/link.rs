@@ -1,0 +1,217 @@
+//! The link to the orchestrator: registers, notices a loss, registers again, for ever.
+//!
+//! ```text
+//! connecting --registered--> connected (generation n) --a call got no answer--> disconnected --> connecting
+//! ```
+//!
+//! Every use of the link carries the generation it began under, so that ten calls that fail in one outage are one
+//! loss, and a late failure of the last outage does not break the link of today.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::handle::WorkerHandle;
+use super::state::Event;
+use crate::domain::{Capabilities, LinkState, WorkerId, WorkerStatus};
+use crate::engine::Engine;
+use crate::gpu::GpuProbe;
+use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
+use crate::telemetry::host;
+
+/// The link now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinkNow {
+    pub(super) state: LinkState,
+    pub(super) generation: u64,
+    pub(super) registered: Option<Registered>,
+    /// Whether it was ever accepted.
+    pub(super) known: bool,
+}
+
+/// Reads the link, and tells it what calls found out.
+#[derive(Debug, Clone)]
+pub(super) struct LinkView {
+    now: watch::Receiver<LinkNow>,
+    losses: mpsc::UnboundedSender<u64>,
+    last_contact: Arc<Mutex<Option<SystemTime>>>,
+}
+
+impl LinkView {
+    pub(super) fn now(&self) -> LinkNow {
+        *self.now.borrow()
+    }
+
+    /// The contract of the orchestrator, while the link is up.
+    pub(super) fn mode(&self) -> Option<Mode> {
+        let now = self.now();
+        now.registered.filter(|_| now.state == LinkState::Connected).map(|registered| registered.mode)
+    }
+
+    /// Waits until the link is up and returns its generation; None when the link has ended.
+    pub(super) async fn up(&mut self) -> Option<LinkNow> {
+        self.now.wait_for(|now| now.state == LinkState::Connected).await.ok().map(|now| *now)
+    }
+
+    /// Waits for the next change.
+    pub(super) async fn changed(&mut self) -> Option<()> {
+        self.now.changed().await.ok()
+    }
+
+    /// The orchestrator answered.
+    pub(super) fn contact(&self) {
+        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+    }
+
+    /// A call that began under `generation` got no answer, or the orchestrator does not know this worker any more.
+    pub(super) fn lost(&self, generation: u64) {
+        // The link ends only with the worker.
+        let _ = self.losses.send(generation);
+    }
+
+    /// Tells the link what `error` of a call says about it.
+    pub(super) fn heard(&self, error: &OrchestratorError, generation: u64) {
+        match error {
+            OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_) => self.lost(generation),
+            OrchestratorError::Busy(_) | OrchestratorError::Rejected(_) => self.contact(),
+        }
+    }
+
+    /// Writes what the link knows into `status`.
+    pub(super) fn fill(&self, status: &mut WorkerStatus) {
+        let now = self.now();
+        status.link = now.state;
+        status.registered = now.known;
+        status.last_heartbeat = *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Registers and keeps registered.
+pub(super) struct Link<O> {
+    pub(super) orchestrator: Arc<O>,
+    pub(super) identity: Identity,
+    now: watch::Sender<LinkNow>,
+    losses: mpsc::UnboundedReceiver<u64>,
+    last_contact: Arc<Mutex<Option<SystemTime>>>,
+}
+
+/// Who registers.
+pub(super) struct Identity {
+    pub(super) worker_id: WorkerId,
+    pub(super) address: String,
+    pub(super) slots: u32,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) gpus: Arc<dyn GpuProbe>,
+}
+
+impl Identity {
+    fn registration(&self, worker: &WorkerHandle) -> Registration {
+        let machine = host::machine();
+        let engine = self.engine.capabilities();
+        Registration {
+            worker_id: self.worker_id.clone(),
+            capabilities: Capabilities {
+                cpu_cores: machine.cpu_cores,
+                memory_bytes: machine.memory_bytes,
+                max_tasks: self.slots,
+                gpus: self.gpus.snapshot().gpus,
+                model_types: engine.model_types,
+                backends: engine.backends,
+            },
+            address: self.address.clone(),
+            held: worker.status().tasks.into_iter().map(|task| task.identity).collect(),
+        }
+    }
+}
+
+impl<O: Orchestrator> Link<O> {
+    pub(super) fn new(orchestrator: Arc<O>, identity: Identity) -> (Self, LinkView) {
+        let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
+        let (now, view) = watch::channel(first);
+        let (tell_loss, losses) = mpsc::unbounded_channel();
+        let last_contact = Arc::<Mutex<Option<SystemTime>>>::default();
+        let view = LinkView { now: view, losses: tell_loss, last_contact: Arc::clone(&last_contact) };
+        (Self { orchestrator, identity, now, losses, last_contact }, view)
+    }
+
+    /// Runs until `ended`.
+    ///
+    /// # Errors
+    /// [`OrchestratorError::Refused`] when the orchestrator does not accept this worker: trying again is of no use.
+    pub(super) async fn run(
+        mut self,
+        worker: WorkerHandle,
+        events: mpsc::UnboundedSender<Event>,
+        ended: CancellationToken,
+    ) -> Result<(), OrchestratorError> {
+        let mut backoff = Backoff::reconnect();
+        loop {
+            let registration = self.identity.registration(&worker);
+            let answer = tokio::select! {
+                answer = self.orchestrator.register(&registration) => answer,
+                () = ended.cancelled() => return Ok(()),
+            };
+            match answer {
+                Ok(registered) => {
+                    backoff.reset();
+                    let generation = self.connected(registered);
+                    // The driver ends with the worker, and so does this loop.
+                    let _ = events.send(Event::LinkUp { generation, mode: registered.mode });
+                    tokio::select! {
+                        () = self.loss(generation) => {}
+                        () = ended.cancelled() => return Ok(()),
+                    }
+                    tracing::warn!("the link to the orchestrator is lost; reconnecting");
+                    let _ = events.send(Event::LinkDown { generation });
+                    self.set(LinkState::Connecting);
+                }
+                Err(error @ OrchestratorError::Refused(_)) => return Err(error),
+                Err(error) => {
+                    self.set(LinkState::Disconnected);
+                    let wait = backoff.next_wait();
+                    log_failure(&error, wait);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        () = ended.cancelled() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn connected(&self, registered: Registered) -> u64 {
+        let mut generation = 0;
+        self.now.send_modify(|now| {
+            now.generation += 1;
+            now.state = LinkState::Connected;
+            now.registered = Some(registered);
+            now.known = true;
+            generation = now.generation;
+        });
+        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        let mode = registered.mode.name();
+        tracing::info!(mode, worker_id = %self.identity.worker_id, "connected to the orchestrator");
+        generation
+    }
+
+    fn set(&self, state: LinkState) {
+        self.now.send_modify(|now| now.state = state);
+    }
+
+    /// Waits until a call of `generation` got no answer.
+    async fn loss(&mut self, generation: u64) {
+        while let Some(lost) = self.losses.recv().await {
+            if lost == generation {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+fn log_failure(error: &OrchestratorError, wait: Duration) {
+    let retry_in_seconds = wait.as_secs_f32();
+    tracing::warn!(%error, retry_in_seconds, "cannot register with the orchestrator; trying again");
+}

@@ -1,0 +1,53 @@
+//! Hears from the threads that train, and passes it on without waiting.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::metrics::{Metrics, RunMetrics};
+use super::state::RunId;
+use crate::domain::{Progress, TaskIdentity, TaskSpec};
+use crate::engine::{Observer, Step};
+
+/// What a try in the engine tells the driver.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// The engine began to work on it.
+    Started { run: RunId, at: Instant },
+    /// It ended.
+    Finished { run: RunId, finished: crate::engine::Finished },
+}
+
+/// The [`Observer`] of one try.
+pub(super) struct RunObserver {
+    run: RunId,
+    identity: TaskIdentity,
+    notices: mpsc::UnboundedSender<Notice>,
+    progress: Arc<watch::Sender<Progress>>,
+    metrics: RunMetrics,
+}
+
+impl RunObserver {
+    pub(super) fn new(
+        run: RunId,
+        task: &TaskSpec,
+        notices: mpsc::UnboundedSender<Notice>,
+        progress: Arc<watch::Sender<Progress>>,
+        metrics: &Metrics,
+    ) -> Self {
+        Self { run, identity: task.identity.clone(), notices, progress, metrics: metrics.of_run(task) }
+    }
+}
+
+impl Observer for RunObserver {
+    fn started(&self) {
+        // The driver is gone only when the whole worker is.
+        let _ = self.notices.send(Notice::Started { run: self.run, at: Instant::now() });
+    }
+
+    fn stepped(&self, progress: &Progress, step: Step) {
+        self.metrics.stepped(&self.identity, progress, step);
+        self.progress.send_replace(*progress);
+    }
+}

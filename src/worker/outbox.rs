@@ -1,0 +1,192 @@
+//! Outcomes on disk: each is there before it is reported, and goes when it is acknowledged.
+//!
+//! ```text
+//! driver --append--> writer thread --one fdatasync for what waits--> 000001.log 000002.log ...
+//!                        |    ^                                         (deleted from the front, when all in
+//!                        v    +--acknowledge-- reporter                  a file is acknowledged)
+//!                     stored --> driver (slot free) and reporter
+//! ```
+//!
+//! Invariants: `stored` is called after the data is on disk, in the order of the appends; a torn tail or a damaged file
+//! costs what is damaged and never the start; a full disk is waited for, and said.
+//!
+//! An acknowledgement is written without a sync of its own: one lost to a power cut means one more report, which
+//! the orchestrator counts once (extended contract).
+
+mod log;
+mod segment;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::domain::TaskOutcome;
+use crate::wire;
+use log::Log;
+
+/// Outcomes that share one sync at most.
+const MOST_IN_ONE_SYNC: usize = 1024;
+
+/// Between two tries to write to a disk that refused.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Called with the sequence number of an outcome once it is on disk.
+pub(super) type Stored = Box<dyn FnOnce(u64) + Send>;
+
+enum Order {
+    Append { outcome: Arc<TaskOutcome>, stored: Stored },
+    Acknowledge { sequence: u64 },
+}
+
+/// What the outbox says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OutboxState {
+    /// Outcomes on disk that are not acknowledged.
+    pub(super) pending: u64,
+    /// Why nothing can be written at present.
+    pub(super) trouble: Option<String>,
+}
+
+/// The outbox of one worker.
+pub(super) struct Outbox {
+    orders: Option<mpsc::Sender<Order>>,
+    state: watch::Receiver<OutboxState>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// An outcome that an earlier process left.
+pub(super) type Left = (u64, Arc<TaskOutcome>);
+
+impl Outbox {
+    /// Opens the outbox in `folder` and returns what was left there, in order.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written. Damage inside of it is logged and set aside.
+    pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
+        let (mut log, entries) = Log::open(folder)?;
+        let mut left = Vec::with_capacity(entries.len());
+        for (sequence, payload) in entries {
+            match wire::decode_outcome(&payload) {
+                Ok(outcome) => left.push((sequence, Arc::new(outcome))),
+                Err(error) => {
+                    let path = folder.join(format!("{sequence}.unreadable"));
+                    std::fs::write(&path, &payload)?;
+                    log.acknowledge(sequence);
+                    tracing::error!(path = %path.display(), error, "an outcome cannot be read and is set aside");
+                }
+            }
+        }
+        let (orders, inbox) = mpsc::channel();
+        let (tell, state) = watch::channel(OutboxState { pending: log.pending(), trouble: None });
+        let writer = std::thread::Builder::new()
+            .name("outbox".into())
+            .spawn(move || Writer { log, tell, inbox, backlog: VecDeque::new() }.run())?;
+        Ok((Self { orders: Some(orders), state, writer: Some(writer) }, left))
+    }
+
+    /// Puts `outcome` on disk; `stored` is called when it is there. Returns at once.
+    pub(super) fn append(&self, outcome: Arc<TaskOutcome>, stored: Stored) {
+        self.order(Order::Append { outcome, stored });
+    }
+
+    /// The orchestrator has it: it may go.
+    pub(super) fn acknowledge(&self, sequence: u64) {
+        self.order(Order::Acknowledge { sequence });
+    }
+
+    /// Follows what the outbox says of itself.
+    pub(super) fn state(&self) -> watch::Receiver<OutboxState> {
+        self.state.clone()
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // The writer ends only when this sender is dropped.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so already.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    log: Log,
+    tell: watch::Sender<OutboxState>,
+    inbox: mpsc::Receiver<Order>,
+    /// What came in while the disk could not be written.
+    backlog: VecDeque<Order>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(first) = self.backlog.pop_front().or_else(|| self.inbox.recv().ok()) {
+            let mut batch = vec![first];
+            batch.extend(self.backlog.drain(..));
+            batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_SYNC));
+            let mut stored = Vec::new();
+            for order in batch {
+                match order {
+                    Order::Append { outcome, stored: call } => {
+                        let sequence = self.log.push(wire::encode_outcome(&outcome));
+                        stored.push((sequence, call));
+                    }
+                    Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
+                }
+            }
+            if self.flush() == Flushed::GaveUp {
+                tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
+                return;
+            }
+            let pending = self.log.pending();
+            self.tell.send_if_modified(|state| {
+                let before = std::mem::replace(state, OutboxState { pending, trouble: None });
+                before != *state
+            });
+            for (sequence, call) in stored {
+                call(sequence);
+            }
+        }
+    }
+
+    /// Writes until it succeeds: an outcome is worth waiting for a disk that has room again.
+    fn flush(&mut self) -> Flushed {
+        while let Err(error) = self.log.flush() {
+            let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
+            if self.tell.borrow().trouble.as_ref() != Some(&trouble) {
+                tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
+                self.tell.send_modify(|state| state.trouble = Some(trouble));
+            }
+            match self.inbox.recv_timeout(RETRY_INTERVAL) {
+                Ok(order) => self.backlog.push_back(order),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Flushed::GaveUp,
+            }
+        }
+        Flushed::Whole
+    }
+}
+
+/// Whether everything is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flushed {
+    Whole,
+    /// The worker ended while the disk could not be written.
+    GaveUp,
+}

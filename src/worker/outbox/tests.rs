@@ -1,0 +1,117 @@
+//! The outbox over real files: what is kept, what goes, what damage costs.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use super::*;
+use crate::domain::{ErrorCode, JobId, ModelType, TaskError, TaskId, TaskIdentity};
+
+fn outcome(name: &str) -> Arc<TaskOutcome> {
+    Arc::new(TaskOutcome {
+        identity: TaskIdentity {
+            task_id: TaskId::parse(name).unwrap(),
+            job_id: JobId::parse("job").unwrap(),
+            attempt: 1,
+        },
+        model: ModelType::parse("test").unwrap(),
+        epoch: 0,
+        ending: Err(TaskError::new(ErrorCode::Diverged, "x".repeat(2000))),
+        notes: Vec::new(),
+        duration: Duration::from_secs(1),
+    })
+}
+
+/// Appends outcomes and waits until all are on disk.
+fn store(outbox: &Outbox, names: &[String]) -> Vec<u64> {
+    let (stored, numbers) = channel();
+    for name in names {
+        let stored = stored.clone();
+        outbox.append(outcome(name), Box::new(move |sequence| stored.send(sequence).unwrap()));
+    }
+    drop(stored);
+    numbers.iter().collect()
+}
+
+fn names(left: &[Left]) -> Vec<String> {
+    left.iter().map(|(_, outcome)| outcome.identity.task_id.to_string()).collect()
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("t{n}")).collect()
+}
+
+#[test]
+fn what_is_not_acknowledged_is_there_after_a_restart_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert!(left.is_empty());
+    let sequences = store(&outbox, &numbered(10));
+    assert!(sequences.is_sorted());
+    for sequence in &sequences[..4] {
+        outbox.acknowledge(*sequence);
+    }
+    drop(outbox);
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), numbered(10)[4..]);
+    assert_eq!(outbox.state().borrow().pending, 6);
+    for (sequence, _) in left {
+        outbox.acknowledge(sequence);
+    }
+    drop(outbox);
+    let (_outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert!(left.is_empty());
+    let files = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(files, 1, "done segments are deleted");
+}
+
+#[test]
+fn segments_roll_over_and_an_old_outcome_keeps_its_acknowledged_neighbours_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _) = Outbox::open(folder.path()).unwrap();
+    let mut first = Vec::new();
+    for batch in 0..30 {
+        let names: Vec<String> = (0..200).map(|n| format!("b{batch}-{n}")).collect();
+        first.extend(store(&outbox, &names));
+    }
+    let files = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(files >= 2, "6,000 records of 2 KB fill more than one segment, there is {files}");
+    for sequence in &first[1..] {
+        outbox.acknowledge(*sequence);
+    }
+    drop(outbox);
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), ["b0-0"]);
+    let fresh = store(&outbox, &["fresh".to_owned()]);
+    assert!(fresh[0] > *first.last().unwrap(), "sequence numbers are not used twice");
+}
+
+#[test]
+fn damage_costs_what_is_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _) = Outbox::open(folder.path()).unwrap();
+    store(&outbox, &numbered(3));
+    drop(outbox);
+    let segment = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes.truncate(bytes.len() - 7);
+    std::fs::write(&segment, &bytes).unwrap();
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), ["t0", "t1"]);
+    drop(outbox);
+    std::fs::write(&segment, [0xff; 100]).unwrap();
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert!(left.is_empty());
+    assert!(segment.with_extension("damaged").exists(), "a person can look at it");
+    store(&outbox, &numbered(1));
+    drop(outbox);
+    let (_outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), ["t0"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_one_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    assert!(Outbox::open(&file.join("outbox")).is_err());
+}

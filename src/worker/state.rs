@@ -1,0 +1,243 @@
+//! The life of tasks as a pure state machine: events in, effects out; no clock, no lock, no I/O.
+//!
+//! ```text
+//! poll or ExecuteTask
+//!    |           job not wanted                             retryable failure
+//!    v          +---------------+                          +-----------------+
+//! Checking --> Ready --> Running --> Persisting --> gone   |  Running --> Backoff --> Ready
+//!    (base        ^  place free   outcome on disk: slot free
+//!   contract)     |
+//!                 +-- drain deadline: Releasing (extended) or a failure that may be retried (base)
+//! ```
+//!
+//! Invariants, checked by the property tests:
+//! - every record holds exactly one slot; free slots are what is left, never counted apart;
+//! - at most `slots` tasks run; a task that a poll brought beyond that waits, since it cannot be given back;
+//! - a polled task is persisted once or released once, and every waiter is answered once;
+//! - after a drain the machine comes to rest, with no record and no poll left.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::handle::{CancelAnswer, ExecuteError};
+use crate::domain::{JobId, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec};
+use crate::engine::Finished;
+use crate::orchestrator::Mode;
+use crate::wire::ClaimedTask;
+
+mod transition;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub(super) use transition::transition;
+
+/// Outcomes that are kept to answer a task that arrives again, and to be shown.
+const RECENT: usize = 50;
+
+/// Identifies a record for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key(u64);
+
+/// Identifies one try of a task in the engine, so that a late event of an earlier one is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RunId(u64);
+
+/// Identifies somebody who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Waiter(pub(super) u64);
+
+/// What a poll brought.
+#[derive(Debug)]
+pub(super) enum Polled {
+    /// A task, or one that cannot run.
+    Task(ClaimedTask),
+    /// Nothing, for now.
+    Empty,
+    /// No answer.
+    Failed,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The orchestrator accepted this worker.
+    LinkUp { generation: u64, mode: Mode },
+    /// The link of that generation is lost.
+    LinkDown { generation: u64 },
+    /// A poll that was started under that generation of the link came back.
+    PollEnded { generation: u64, polled: Polled },
+    /// A task came by ExecuteTask.
+    Execute { task: Box<TaskSpec>, waiter: Waiter },
+    /// The orchestrator said whether the tasks of a job are wanted.
+    JobChecked { job: JobId, wanted: bool },
+    /// The engine ended a try.
+    Finished { run: RunId, finished: Finished, duration: Duration },
+    /// A try has run for too long.
+    TimedOut { run: RunId, limit: Duration },
+    /// The wait before the next try is over.
+    RetryDue { run: RunId },
+    /// Somebody wants a task to stop.
+    Cancel { task: TaskId, reason: &'static str, waiter: Option<Waiter> },
+    /// Somebody wants all tasks of a job to stop.
+    CancelJob { job: JobId, reason: &'static str },
+    /// The outcome of a record is on disk.
+    Persisted { key: Key },
+    /// A task was given back.
+    Released { key: Key },
+    /// Whether outcomes can be put on disk at present.
+    Storage { writable: bool },
+    /// Take no more tasks.
+    Drain,
+    /// Do not wait for running tasks any longer.
+    Abort { reason: &'static str },
+}
+
+/// Something to be done.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Ask the orchestrator for a task.
+    Poll { generation: u64, slots_available: u32 },
+    /// Ask the orchestrator whether a job is wanted; answered by [`Event::JobChecked`].
+    CheckJob { job: JobId },
+    /// Hand a task to the engine.
+    Submit { key: Key, run: RunId, task: Arc<TaskSpec> },
+    /// Ask the engine to stop a try.
+    Stop { run: RunId, reason: TaskError },
+    /// Send [`Event::RetryDue`] after a wait that grows with `retries`.
+    Retry { run: RunId, retries: u32 },
+    /// Put an outcome on disk and report it; answered by [`Event::Persisted`].
+    Persist { key: Key, outcome: Arc<TaskOutcome> },
+    /// Give a task back; answered by [`Event::Released`].
+    Release { key: Key, identity: TaskIdentity, reason: &'static str },
+    /// Tell those who wait how a task ended.
+    Answer { waiter: Waiter, answer: Result<Arc<TaskOutcome>, ExecuteError> },
+    /// Tell somebody what became of a cancellation.
+    AnswerCancel { waiter: Waiter, answer: CancelAnswer },
+    /// A task ended: to be logged and counted.
+    Ended { outcome: Arc<TaskOutcome> },
+    /// Draining is over.
+    Drained,
+}
+
+/// Whether tasks are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Admission {
+    /// Yes.
+    Open,
+    /// No; those that are held go on.
+    Draining,
+    /// No, and those that are held stop.
+    Stopping,
+}
+
+/// Where a record is on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Stage {
+    Checking,
+    Ready,
+    Running(RunId),
+    Backoff(RunId),
+    Persisting(Arc<TaskOutcome>),
+    Releasing,
+}
+
+/// A held task.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) task: Arc<TaskSpec>,
+    /// The newest hand-out of it; the outcome is reported under this one.
+    pub(super) attempt: u32,
+    pub(super) stage: Stage,
+    pub(super) retries: u32,
+    pub(super) stopping: bool,
+    polled: bool,
+    waiters: Vec<Waiter>,
+}
+
+impl Record {
+    /// The task under the attempt that counts.
+    pub(super) fn identity(&self) -> TaskIdentity {
+        TaskIdentity { attempt: self.attempt, ..self.task.identity.clone() }
+    }
+}
+
+/// What never changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) slots: u32,
+    pub(super) max_task_retries: u32,
+}
+
+/// Everything the worker knows about its tasks.
+#[derive(Debug)]
+pub(super) struct State {
+    limits: Limits,
+    pub(super) admission: Admission,
+    pub(super) link: Option<(u64, Mode)>,
+    pub(super) polls: u32,
+    pub(super) records: BTreeMap<Key, Record>,
+    /// Ended tasks with the work they did, newest last.
+    recent: VecDeque<(Arc<TaskSpec>, Arc<TaskOutcome>)>,
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    interruption: &'static str,
+    writable: bool,
+    next_id: u64,
+    drained: bool,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            admission: Admission::Open,
+            link: None,
+            polls: 0,
+            records: BTreeMap::new(),
+            recent: VecDeque::new(),
+            completed: 0,
+            failed: 0,
+            interruption: "",
+            writable: true,
+            next_id: 0,
+            drained: false,
+        }
+    }
+
+    /// Ended tasks, newest last.
+    pub(super) fn recent(&self) -> impl Iterator<Item = &Arc<TaskOutcome>> {
+        self.recent.iter().map(|(_, outcome)| outcome)
+    }
+
+    /// Slots there are.
+    pub(super) fn slots(&self) -> u32 {
+        self.limits.slots
+    }
+
+    /// Slots without a task and without a poll.
+    pub(super) fn free_slots(&self) -> u32 {
+        let held = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+        self.limits.slots.saturating_sub(held.saturating_add(self.polls))
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn find(&self, task: &TaskId) -> Option<Key> {
+        self.records.iter().find(|(_, record)| record.task.identity.task_id == *task).map(|(key, _)| *key)
+    }
+
+    fn find_run(&self, stage: &Stage) -> Option<Key> {
+        self.records.iter().find(|(_, record)| record.stage == *stage).map(|(key, _)| *key)
+    }
+
+    fn speaks_base(&self) -> bool {
+        matches!(self.link, Some((_, Mode::Base)))
+    }
+}

@@ -1,0 +1,303 @@
+//! No sequence of events leaks a slot, reports a task twice, or loses an outcome.
+//!
+//! A little world stands around the state machine: it holds what is under way (polls, questions, tries, writes,
+//! waits) and lets chance choose what happens next, late and repeated events among it. In the end it drains, lets
+//! everything that is under way come back, and counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::tests::{failure, success, task};
+use super::*;
+use crate::domain::ErrorCode;
+
+/// One thing that chance may choose, with a number that picks among what is under way.
+#[derive(Debug, Clone, Copy)]
+enum Chance {
+    LinkUp { base: bool },
+    LinkDown,
+    PollBrings { which: u8, attempt: u8 },
+    PollEmpty,
+    PollFails,
+    Execute { which: u8 },
+    JobAnswer { wanted: bool },
+    Finish { pick: u8, how: u8 },
+    FinishAgain { pick: u8 },
+    TimeOut { pick: u8 },
+    RetryDue { pick: u8 },
+    Cancel { which: u8 },
+    CancelJob,
+    Written { pick: u8 },
+    GivenBack { pick: u8 },
+    Storage { writable: bool },
+    Drain,
+    Abort,
+}
+
+fn chance() -> impl Strategy<Value = Chance> {
+    prop_oneof![
+        3 => any::<bool>().prop_map(|base| Chance::LinkUp { base }),
+        1 => Just(Chance::LinkDown),
+        8 => (0..12_u8, 0..4_u8).prop_map(|(which, attempt)| Chance::PollBrings { which, attempt }),
+        2 => Just(Chance::PollEmpty),
+        1 => Just(Chance::PollFails),
+        4 => (0..12_u8).prop_map(|which| Chance::Execute { which }),
+        4 => prop::bool::weighted(0.8).prop_map(|wanted| Chance::JobAnswer { wanted }),
+        10 => (any::<u8>(), 0..6_u8).prop_map(|(pick, how)| Chance::Finish { pick, how }),
+        1 => any::<u8>().prop_map(|pick| Chance::FinishAgain { pick }),
+        2 => any::<u8>().prop_map(|pick| Chance::TimeOut { pick }),
+        4 => any::<u8>().prop_map(|pick| Chance::RetryDue { pick }),
+        2 => (0..12_u8).prop_map(|which| Chance::Cancel { which }),
+        1 => Just(Chance::CancelJob),
+        8 => any::<u8>().prop_map(|pick| Chance::Written { pick }),
+        4 => any::<u8>().prop_map(|pick| Chance::GivenBack { pick }),
+        1 => any::<bool>().prop_map(|writable| Chance::Storage { writable }),
+        1 => Just(Chance::Drain),
+        1 => Just(Chance::Abort),
+    ]
+}
+
+const SLOTS: u32 = 3;
+
+struct World {
+    state: State,
+    generation: u64,
+    polls: Vec<u64>,
+    questions: Vec<JobId>,
+    /// Tries in the engine, with the code they were asked to stop with.
+    tries: BTreeMap<RunId, Option<ErrorCode>>,
+    ended_tries: Vec<RunId>,
+    waits: Vec<RunId>,
+    writes: Vec<Key>,
+    releases: Vec<Key>,
+    /// Records that owe the orchestrator an answer.
+    owed: BTreeSet<Key>,
+    waiting: BTreeSet<Waiter>,
+    answered: BTreeSet<Waiter>,
+    next_waiter: u64,
+    persisted: BTreeMap<Key, u32>,
+    released: BTreeMap<Key, u32>,
+    drained: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            state: State::new(Limits { slots: SLOTS, max_task_retries: 2 }),
+            generation: 0,
+            polls: Vec::new(),
+            questions: Vec::new(),
+            tries: BTreeMap::new(),
+            ended_tries: Vec::new(),
+            waits: Vec::new(),
+            writes: Vec::new(),
+            releases: Vec::new(),
+            owed: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            next_waiter: 0,
+            persisted: BTreeMap::new(),
+            released: BTreeMap::new(),
+            drained: 0,
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let before = self.state.completed + self.state.failed;
+        let mut effects = Vec::new();
+        transition(&mut self.state, event, &mut effects);
+        let mut ended = 0;
+        for effect in effects {
+            match effect {
+                Effect::Poll { generation, .. } => self.polls.push(generation),
+                Effect::CheckJob { job } => self.questions.push(job),
+                Effect::Submit { run, .. } => assert!(self.tries.insert(run, None).is_none()),
+                Effect::Stop { run, reason } => {
+                    let told = self.tries.get_mut(&run).expect("only a try that runs is stopped");
+                    // The first reason counts, as in the engine.
+                    told.get_or_insert(reason.code);
+                }
+                Effect::Retry { run, .. } => self.waits.push(run),
+                Effect::Persist { key, .. } => {
+                    *self.persisted.entry(key).or_default() += 1;
+                    self.writes.push(key);
+                }
+                Effect::Release { key, .. } => {
+                    *self.released.entry(key).or_default() += 1;
+                    self.releases.push(key);
+                }
+                Effect::Answer { waiter, .. } => {
+                    assert!(self.waiting.remove(&waiter), "{waiter:?} was answered and did not wait");
+                    assert!(self.answered.insert(waiter));
+                }
+                Effect::AnswerCancel { .. } => {}
+                Effect::Ended { .. } => ended += 1,
+                Effect::Drained => self.drained += 1,
+            }
+        }
+        assert_eq!(self.state.completed + self.state.failed - before, ended);
+        self.owed.extend(self.state.records.iter().filter(|(_, record)| record.polled).map(|(key, _)| *key));
+        self.check();
+    }
+
+    /// What holds after every event.
+    fn check(&self) {
+        let running = self.state.records.values().filter(|r| matches!(r.stage, Stage::Running(_))).count();
+        assert_eq!(running, self.tries.len(), "the engine has what the records say");
+        assert!(running <= SLOTS as usize);
+        assert_eq!(self.state.polls as usize, self.polls.len());
+        assert!(self.polls.len() <= SLOTS as usize);
+        assert!(
+            self.state.records.len() <= 2 * SLOTS as usize,
+            "each slot holds one task, or a poll may bring one"
+        );
+        let writing = self.state.records.values().filter(|r| matches!(r.stage, Stage::Persisting(_))).count();
+        assert_eq!(writing, self.writes.len());
+        let releasing = self.state.records.values().filter(|r| r.stage == Stage::Releasing).count();
+        assert_eq!(releasing, self.releases.len());
+        for key in self.persisted.keys() {
+            assert!(!self.released.contains_key(key), "a task is reported or given back");
+        }
+        assert!(self.persisted.values().chain(self.released.values()).all(|times| *times == 1));
+        let waiters: usize = self.state.records.values().map(|record| record.waiters.len()).sum();
+        assert_eq!(waiters, self.waiting.len(), "everyone who waits is known to a record");
+        let ready = self.state.records.values().any(|record| record.stage == Stage::Ready);
+        assert!(!ready || running == SLOTS as usize, "a task that is ready runs when there is a place");
+    }
+
+    fn happen(&mut self, chance: Chance) {
+        let pick_from = |len: usize, pick: u8| (len > 0).then(|| usize::from(pick) % len);
+        match chance {
+            Chance::LinkUp { base } => {
+                self.generation += 1;
+                let mode = if base { Mode::Base } else { Mode::Extended };
+                self.on(Event::LinkUp { generation: self.generation, mode });
+            }
+            Chance::LinkDown => self.on(Event::LinkDown { generation: self.generation }),
+            Chance::PollBrings { which, attempt } => {
+                let task = task(&format!("t{which}"), attempt.into());
+                self.end_poll(Polled::Task(Ok(task)));
+            }
+            Chance::PollEmpty => self.end_poll(Polled::Empty),
+            Chance::PollFails => self.end_poll(Polled::Failed),
+            Chance::Execute { which } => {
+                self.next_waiter += 1;
+                let waiter = Waiter(self.next_waiter);
+                self.waiting.insert(waiter);
+                self.on(Event::Execute { task: task(&format!("t{which}"), 0), waiter });
+            }
+            Chance::JobAnswer { wanted } => {
+                if let Some(job) = self.questions.pop() {
+                    self.on(Event::JobChecked { job, wanted });
+                }
+            }
+            Chance::Finish { pick, how } => {
+                if let Some(n) = pick_from(self.tries.len(), pick) {
+                    self.finish(n, how);
+                }
+            }
+            Chance::FinishAgain { pick } => {
+                if let Some(n) = pick_from(self.ended_tries.len(), pick) {
+                    let run = self.ended_tries[n];
+                    self.on(Event::Finished { run, finished: success(), duration: Duration::ZERO });
+                }
+            }
+            Chance::TimeOut { pick } => {
+                if let Some(n) = pick_from(self.tries.len(), pick) {
+                    let run = *self.tries.keys().nth(n).expect("picked among them");
+                    self.on(Event::TimedOut { run, limit: Duration::from_secs(1) });
+                }
+            }
+            Chance::RetryDue { pick } => {
+                if let Some(n) = pick_from(self.waits.len(), pick) {
+                    let run = self.waits.swap_remove(n);
+                    self.on(Event::RetryDue { run });
+                }
+            }
+            Chance::Cancel { which } => {
+                let task = TaskId::parse(&format!("t{which}")).expect("a valid id");
+                self.on(Event::Cancel { task, reason: "unwanted", waiter: None });
+            }
+            Chance::CancelJob => {
+                let job = JobId::parse("job").expect("a valid id");
+                self.on(Event::CancelJob { job, reason: "unwanted" });
+            }
+            Chance::Written { pick } => {
+                if let Some(n) = pick_from(self.writes.len(), pick) {
+                    let key = self.writes.swap_remove(n);
+                    self.on(Event::Persisted { key });
+                }
+            }
+            Chance::GivenBack { pick } => {
+                if let Some(n) = pick_from(self.releases.len(), pick) {
+                    let key = self.releases.swap_remove(n);
+                    self.on(Event::Released { key });
+                }
+            }
+            Chance::Storage { writable } => self.on(Event::Storage { writable }),
+            Chance::Drain => self.on(Event::Drain),
+            Chance::Abort => self.on(Event::Abort { reason: "the worker was stopped" }),
+        }
+    }
+
+    fn end_poll(&mut self, polled: Polled) {
+        if let Some(generation) = self.polls.pop() {
+            self.on(Event::PollEnded { generation, polled });
+        }
+    }
+
+    fn finish(&mut self, n: usize, how: u8) {
+        let run = *self.tries.keys().nth(n).expect("picked among them");
+        let told = self.tries.remove(&run).expect("picked among them");
+        self.ended_tries.push(run);
+        let finished = match (told, how) {
+            (Some(code), 1..) => failure(code),
+            (_, 0..3) => success(),
+            (_, 3) => failure(ErrorCode::Diverged),
+            _ => failure(ErrorCode::DeviceLost),
+        };
+        self.on(Event::Finished { run, finished, duration: Duration::ZERO });
+    }
+
+    /// Drains and lets come back what is under way, until nothing is.
+    fn come_to_rest(&mut self) {
+        self.on(Event::Drain);
+        for _ in 0..1_000 {
+            self.happen(Chance::PollEmpty);
+            self.happen(Chance::JobAnswer { wanted: true });
+            self.happen(Chance::Finish { pick: 0, how: 0 });
+            self.happen(Chance::RetryDue { pick: 0 });
+            self.happen(Chance::Written { pick: 0 });
+            self.happen(Chance::GivenBack { pick: 0 });
+            if self.drained > 0 {
+                break;
+            }
+        }
+        assert_eq!(self.drained, 1, "a drain ends, and ends once: {:?}", self.state);
+        assert!(self.state.records.is_empty() && self.polls.is_empty() && self.waiting.is_empty());
+        assert_eq!(self.state.free_slots(), SLOTS);
+        let settled: BTreeSet<Key> = self.persisted.keys().chain(self.released.keys()).copied().collect();
+        assert_eq!(settled, self.owed, "what a poll brought is reported or given back, and nothing else is");
+        self.on(Event::Drain);
+        self.on(Event::Abort { reason: "again" });
+        assert_eq!(self.drained, 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_slot_leaks_nothing_is_reported_twice_and_nothing_is_lost(
+        chances in prop::collection::vec(chance(), 0..120),
+    ) {
+        let mut world = World::new();
+        world.on(Event::LinkUp { generation: 0, mode: Mode::Extended });
+        for chance in chances {
+            world.happen(chance);
+        }
+        world.come_to_rest();
+    }
+}

@@ -1,0 +1,378 @@
+//! The rules: what each event does to the state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Admission, Effect, Event, Key, Polled, RECENT, Record, RunId, Stage, State, Waiter};
+use crate::domain::{ErrorCode, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
+use crate::engine::Finished;
+use crate::worker::handle::{CancelAnswer, ExecuteError};
+
+/// Applies `event`; what has to be done is added to `effects`.
+pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &mut Vec<Effect>) {
+    match event {
+        Event::LinkUp { generation, mode } => state.link = Some((generation, mode)),
+        Event::LinkDown { generation } => lose_link(state, generation),
+        Event::PollEnded { generation, polled } => {
+            state.polls = state.polls.saturating_sub(1);
+            match polled {
+                Polled::Task(Ok(task)) => arrive_by_poll(state, task, effects),
+                Polled::Task(Err(rejected)) => {
+                    let outcome = TaskOutcome {
+                        identity: rejected.identity,
+                        model: rejected.model,
+                        epoch: rejected.epoch,
+                        ending: Err(rejected.error.into()),
+                        notes: Vec::new(),
+                        duration: Duration::ZERO,
+                    };
+                    hold_outcome(state, rejected_task(&outcome), outcome, effects);
+                }
+                Polled::Empty => {}
+                Polled::Failed => lose_link(state, generation),
+            }
+        }
+        Event::Execute { task, waiter } => arrive_by_execute(state, task, waiter, effects),
+        Event::JobChecked { job, wanted } => {
+            let of_job =
+                |record: &Record| record.stage == Stage::Checking && record.task.identity.job_id == job;
+            for key in keys(state, of_job) {
+                if wanted {
+                    set_stage(state, key, Stage::Ready);
+                } else {
+                    let error =
+                        TaskError::new(ErrorCode::Cancelled, "the job was cancelled before the task started");
+                    end(state, key, Ended::unstarted(error), effects);
+                }
+            }
+        }
+        Event::Finished { run, finished, duration } => finish(state, run, finished, duration, effects),
+        Event::TimedOut { run, limit } => {
+            if let Some(key) = state.find_run(&Stage::Running(run)) {
+                let reason = format!("the task ran longer than its time-out of {} s", limit.as_secs_f64());
+                stop(state, key, TaskError::new(ErrorCode::TimedOut, reason), effects);
+            }
+        }
+        Event::RetryDue { run } => {
+            if let Some(key) = state.find_run(&Stage::Backoff(run)) {
+                set_stage(state, key, Stage::Ready);
+            }
+        }
+        Event::Cancel { task, reason, waiter } => {
+            let answer = cancel(state, &task, reason, effects);
+            effects.extend(waiter.map(|waiter| Effect::AnswerCancel { waiter, answer }));
+        }
+        Event::CancelJob { job, reason } => {
+            for key in keys(state, |record| record.task.identity.job_id == job) {
+                stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
+            }
+        }
+        Event::Persisted { key } => {
+            if let Some(Record { task, stage: Stage::Persisting(outcome), .. }) = state.records.remove(&key) {
+                remember(state, task, outcome);
+            }
+        }
+        Event::Released { key } => {
+            state.records.remove(&key);
+        }
+        Event::Storage { writable } => state.writable = writable,
+        Event::Drain => state.admission = state.admission.max(Admission::Draining),
+        Event::Abort { reason } => {
+            state.admission = Admission::Stopping;
+            state.interruption = reason;
+            for key in keys(state, |_| true) {
+                stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
+            }
+        }
+    }
+    settle(state, effects);
+}
+
+/// Starts what can start: tasks that are ready, polls for free slots; and notices the end of a drain.
+fn settle(state: &mut State, effects: &mut Vec<Effect>) {
+    let running = state.records.values().filter(|record| matches!(record.stage, Stage::Running(_))).count();
+    let places = (state.limits.slots as usize).saturating_sub(running);
+    for key in keys(state, |record| record.stage == Stage::Ready).into_iter().take(places) {
+        let run = RunId(state.fresh_id());
+        if let Some(record) = state.records.get_mut(&key) {
+            record.stage = Stage::Running(run);
+            effects.push(Effect::Submit { key, run, task: Arc::clone(&record.task) });
+        }
+    }
+    if state.admission == Admission::Open {
+        if let Some((generation, _)) = state.link.filter(|_| state.writable) {
+            let mut free = state.free_slots();
+            while free > 0 {
+                state.polls += 1;
+                effects.push(Effect::Poll { generation, slots_available: free });
+                free -= 1;
+            }
+        }
+    } else if state.polls == 0 && state.records.is_empty() && !state.drained {
+        state.drained = true;
+        effects.push(Effect::Drained);
+    }
+}
+
+fn lose_link(state: &mut State, generation: u64) {
+    if state.link.is_some_and(|(current, _)| current == generation) {
+        state.link = None;
+    }
+}
+
+fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, effects: &mut Vec<Effect>) {
+    let attempt = task.identity.attempt;
+    if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
+        match &record.stage {
+            Stage::Persisting(_) | Stage::Releasing => {}
+            _ => {
+                record.polled = true;
+                record.attempt = record.attempt.max(attempt);
+                return;
+            }
+        }
+    }
+    if let Some(known) = known_outcome(state, &task) {
+        let outcome = TaskOutcome { identity: task.identity.clone(), ..TaskOutcome::clone(&known) };
+        hold_outcome(state, Arc::from(task), outcome, effects);
+        return;
+    }
+    let (key, record) = hold(state, Arc::from(task), Stage::Ready);
+    record.polled = true;
+    begin(state, key, effects);
+}
+
+fn arrive_by_execute(state: &mut State, task: Box<TaskSpec>, waiter: Waiter, effects: &mut Vec<Effect>) {
+    let refuse = |error| Effect::Answer { waiter, answer: Err(error) };
+    if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
+        match &record.stage {
+            Stage::Releasing => effects.push(refuse(ExecuteError::Draining)),
+            _ if !record.task.is_same_work(&task) => effects.push(refuse(ExecuteError::Conflict)),
+            Stage::Persisting(outcome) => {
+                effects.push(Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) });
+            }
+            _ => record.waiters.push(waiter),
+        }
+        return;
+    }
+    if let Some(outcome) = known_outcome(state, &task) {
+        effects.push(Effect::Answer { waiter, answer: Ok(outcome) });
+    } else if state.admission != Admission::Open {
+        effects.push(refuse(ExecuteError::Draining));
+    } else if state.records.len() >= state.limits.slots as usize {
+        effects.push(refuse(ExecuteError::Busy { slots: state.limits.slots }));
+    } else {
+        let (key, record) = hold(state, Arc::from(task), Stage::Ready);
+        record.waiters.push(waiter);
+        begin(state, key, effects);
+    }
+}
+
+/// The outcome of the same work, when it completed a short while ago.
+fn known_outcome(state: &State, task: &TaskSpec) -> Option<Arc<TaskOutcome>> {
+    let persisting = state.records.values().filter_map(|record| match &record.stage {
+        Stage::Persisting(outcome) => Some((&record.task, outcome)),
+        _ => None,
+    });
+    let recent = state.recent.iter().rev().map(|(task, outcome)| (task, outcome));
+    persisting
+        .chain(recent)
+        .find(|(done, outcome)| done.is_same_work(task) && outcome.ending.is_ok())
+        .map(|(_, outcome)| Arc::clone(outcome))
+}
+
+/// A new record with a slot of its own.
+fn hold(state: &mut State, task: Arc<TaskSpec>, stage: Stage) -> (Key, &mut Record) {
+    let key = Key(state.fresh_id());
+    let attempt = task.identity.attempt;
+    let record =
+        Record { task, attempt, stage, retries: 0, stopping: false, polled: false, waiters: Vec::new() };
+    (key, state.records.entry(key).insert_entry(record).into_mut())
+}
+
+/// A record for an outcome that is known before anything ran.
+fn hold_outcome(state: &mut State, task: Arc<TaskSpec>, outcome: TaskOutcome, effects: &mut Vec<Effect>) {
+    let outcome = Arc::new(outcome);
+    let (key, record) = hold(state, task, Stage::Persisting(Arc::clone(&outcome)));
+    record.polled = true;
+    count(state, &outcome, effects);
+    effects.push(Effect::Persist { key, outcome });
+}
+
+/// First step of a new record: ask for its job where only the base contract can tell.
+fn begin(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
+    if state.admission == Admission::Stopping {
+        let reason = state.interruption;
+        stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
+    } else if state.speaks_base() {
+        let Some(job) = state.records.get(&key).map(|record| record.task.identity.job_id.clone()) else {
+            return;
+        };
+        let asked =
+            keys(state, |record| record.stage == Stage::Checking && record.task.identity.job_id == job);
+        set_stage(state, key, Stage::Checking);
+        if asked.is_empty() {
+            effects.push(Effect::CheckJob { job });
+        }
+    }
+}
+
+fn finish(state: &mut State, run: RunId, finished: Finished, duration: Duration, effects: &mut Vec<Effect>) {
+    let Some(key) = state.find_run(&Stage::Running(run)) else { return };
+    let Some(record) = state.records.get_mut(&key) else { return };
+    let code = finished.ending.as_ref().err().map(|error| error.code);
+    let may_retry = code.is_some_and(ErrorCode::is_retryable)
+        && record.retries < state.limits.max_task_retries
+        && !record.stopping
+        && state.admission != Admission::Stopping;
+    if may_retry {
+        record.retries += 1;
+        record.stage = Stage::Backoff(run);
+        effects.push(Effect::Retry { run, retries: record.retries });
+    } else if code == Some(ErrorCode::Interrupted) {
+        give_back(state, key, duration, effects);
+    } else {
+        end(state, key, Ended { finished, duration }, effects);
+    }
+}
+
+/// Stops a record wherever it is; one whose outcome is known goes on to report it.
+fn stop(state: &mut State, key: Key, reason: TaskError, effects: &mut Vec<Effect>) {
+    let Some(record) = state.records.get_mut(&key) else { return };
+    match record.stage {
+        Stage::Checking | Stage::Ready | Stage::Backoff(_) => {
+            if reason.code == ErrorCode::Interrupted {
+                give_back(state, key, Duration::ZERO, effects);
+            } else {
+                end(state, key, Ended::unstarted(reason), effects);
+            }
+        }
+        Stage::Running(run) => {
+            record.stopping = true;
+            effects.push(Effect::Stop { run, reason });
+        }
+        Stage::Persisting(_) | Stage::Releasing => {}
+    }
+}
+
+fn cancel(state: &mut State, task: &TaskId, reason: &'static str, effects: &mut Vec<Effect>) -> CancelAnswer {
+    if let Some(key) = state.find(task) {
+        let ended = matches!(state.records.get(&key), Some(Record { stage: Stage::Persisting(_), .. }));
+        stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
+        if ended { CancelAnswer::AlreadyEnded } else { CancelAnswer::Stopping }
+    } else if state.recent().any(|outcome| outcome.identity.task_id == *task) {
+        CancelAnswer::AlreadyEnded
+    } else {
+        CancelAnswer::NotFound
+    }
+}
+
+/// An interrupted task goes back to the orchestrator, or where that cannot take it, fails as retryable.
+fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<Effect>) {
+    let reason = state.interruption;
+    let extended = !state.speaks_base();
+    let Some(record) = state.records.get_mut(&key) else { return };
+    let error = TaskError::new(ErrorCode::Interrupted, reason);
+    if record.polled && extended && record.attempt > 0 {
+        let identity = record.identity();
+        let waiters = std::mem::take(&mut record.waiters);
+        record.stage = Stage::Releasing;
+        let task = Arc::clone(&record.task);
+        let outcome =
+            Arc::new(outcome_of(&task, identity.clone(), Ended { finished: failed(error), duration }));
+        effects.extend(answers(waiters, &outcome));
+        effects.push(Effect::Release { key, identity, reason });
+    } else {
+        end(state, key, Ended { finished: failed(error), duration }, effects);
+    }
+}
+
+/// How a task ended, before it is known whom to tell.
+struct Ended {
+    finished: Finished,
+    duration: Duration,
+}
+
+impl Ended {
+    fn unstarted(error: TaskError) -> Self {
+        Self { finished: failed(error), duration: Duration::ZERO }
+    }
+}
+
+fn failed(error: TaskError) -> Finished {
+    Finished { ending: Err(error), notes: Vec::new() }
+}
+
+fn outcome_of(task: &TaskSpec, identity: TaskIdentity, ended: Ended) -> TaskOutcome {
+    let notes = task.notes.iter().cloned().chain(ended.finished.notes).collect();
+    TaskOutcome {
+        identity,
+        model: task.model.clone(),
+        epoch: task.epoch,
+        ending: ended.finished.ending,
+        notes,
+        duration: ended.duration,
+    }
+}
+
+fn answers(waiters: Vec<Waiter>, outcome: &Arc<TaskOutcome>) -> impl Iterator<Item = Effect> {
+    waiters.into_iter().map(|waiter| Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) })
+}
+
+/// Ends a record: tells those who wait, and persists the outcome of a polled one.
+fn end(state: &mut State, key: Key, ended: Ended, effects: &mut Vec<Effect>) {
+    let Some(record) = state.records.get_mut(&key) else { return };
+    let outcome = Arc::new(outcome_of(&record.task, record.identity(), ended));
+    effects.extend(answers(std::mem::take(&mut record.waiters), &outcome));
+    if record.polled {
+        record.stage = Stage::Persisting(Arc::clone(&outcome));
+        effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome) });
+    } else if let Some(record) = state.records.remove(&key) {
+        remember(state, record.task, Arc::clone(&outcome));
+    }
+    count(state, &outcome, effects);
+}
+
+fn count(state: &mut State, outcome: &Arc<TaskOutcome>, effects: &mut Vec<Effect>) {
+    if outcome.status() == TaskStatus::Completed {
+        state.completed += 1;
+    } else {
+        state.failed += 1;
+    }
+    effects.push(Effect::Ended { outcome: Arc::clone(outcome) });
+}
+
+fn remember(state: &mut State, task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
+    if state.recent.len() == RECENT {
+        state.recent.pop_front();
+    }
+    state.recent.push_back((task, outcome));
+}
+
+fn set_stage(state: &mut State, key: Key, stage: Stage) {
+    if let Some(record) = state.records.get_mut(&key) {
+        record.stage = stage;
+    }
+}
+
+/// Keys of the records that fit, oldest first.
+fn keys(state: &State, fits: impl Fn(&Record) -> bool) -> Vec<Key> {
+    state.records.iter().filter(|(_, record)| fits(record)).map(|(key, _)| *key).collect()
+}
+
+/// What stands for a task that could not be read.
+fn rejected_task(outcome: &TaskOutcome) -> Arc<TaskSpec> {
+    Arc::new(TaskSpec {
+        identity: outcome.identity.clone(),
+        model: outcome.model.clone(),
+        dataset_path: String::new(),
+        hyperparameters: crate::domain::Hyperparameters::default(),
+        notes: Vec::new(),
+        epoch: outcome.epoch,
+        batches: 0..1,
+        total_epochs: None,
+        timeout: None,
+        lease: None,
+        initial_weights: bytes::Bytes::new(),
+    })
+}

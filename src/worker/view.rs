@@ -1,0 +1,90 @@
+//! The state as others see it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::driver::Parts;
+use super::handle::Published;
+use super::outbox::OutboxState;
+use super::state::{Admission, Key, Record, Stage, State};
+use crate::domain::{LinkState, Progress, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
+use crate::engine::Control;
+
+/// What the driver keeps beside a record, since the state machine has no clock and no channels.
+pub(super) struct Seen {
+    pub(super) claimed: SystemTime,
+    pub(super) progress: Arc<watch::Sender<Progress>>,
+    pub(super) control: Option<Arc<Control>>,
+}
+
+impl Seen {
+    /// For a record that appeared now.
+    pub(super) fn now() -> Self {
+        Self { claimed: SystemTime::now(), progress: Arc::new(watch::Sender::default()), control: None }
+    }
+}
+
+/// One record.
+pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
+    let phase = match record.stage {
+        Stage::Checking | Stage::Ready | Stage::Backoff(_) => TaskPhase::Waiting,
+        Stage::Running(_) if record.stopping => TaskPhase::Stopping,
+        Stage::Running(_) => TaskPhase::Running,
+        Stage::Persisting(_) | Stage::Releasing => TaskPhase::Reporting,
+    };
+    TaskView {
+        identity: record.identity(),
+        model: record.task.model.clone(),
+        epoch: record.task.epoch,
+        phase,
+        progress: seen.control.as_ref().map(|control| control.progress()).unwrap_or_default(),
+        claimed_at: seen.claimed,
+        retries: record.retries,
+    }
+}
+
+/// Everything. What the link knows is filled in when somebody reads.
+pub(super) fn publish<O>(
+    state: &State,
+    seen: &HashMap<Key, Seen>,
+    outbox: &OutboxState,
+    parts: &Parts<O>,
+    started_at: Instant,
+) -> Published {
+    let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
+    let reasons: Vec<String> = outbox.trouble.iter().cloned().collect();
+    let phase = if state.admission != Admission::Open {
+        WorkerPhase::Draining
+    } else if !reasons.is_empty() {
+        WorkerPhase::Degraded
+    } else if state.records.is_empty() {
+        WorkerPhase::Idle
+    } else {
+        WorkerPhase::Busy
+    };
+    let status = WorkerStatus {
+        worker_id: parts.worker_id.clone(),
+        phase,
+        reasons,
+        started_at,
+        slots_total: state.slots(),
+        slots_busy: u32::try_from(state.records.len()).unwrap_or(u32::MAX),
+        slots_polling: state.polls,
+        tasks: tracked().map(|(record, seen)| task(record, seen)).collect(),
+        recent: state.recent().cloned().collect(),
+        completed_tasks: state.completed,
+        failed_tasks: state.failed,
+        link: LinkState::Connecting,
+        registered: false,
+        last_heartbeat: None,
+        backend: parts.engine.capabilities().default_backend,
+        outbox_pending: outbox.pending,
+    };
+    let running = tracked()
+        .filter_map(|(record, seen)| Some((record.identity(), Arc::clone(seen.control.as_ref()?))))
+        .collect();
+    Published { status, stopping: state.admission == Admission::Stopping, running }
+}
