@@ -1,0 +1,182 @@
+//! The worker and programs that are not ours: an orchestrator in Python, a client that knows only reflection,
+//! Prometheus.
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::*;
+use tensorfleet_worker::dev::Contract;
+
+/// Python with the packages of tests/peers/requirements.txt.
+fn python() -> PathBuf {
+    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python");
+    assert!(python.exists(), "{} is missing: scripts/test makes it", python.display());
+    python
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
+}
+
+#[test]
+fn an_orchestrator_that_knows_only_the_base_contract_gets_each_task_once() {
+    let mut peer = Command::new(python())
+        .arg(script("base_orchestrator.py"))
+        .arg("20")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(peer.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let port = u16::try_from(next()["port"].as_u64().unwrap()).unwrap();
+    let worker = WorkerProcess::start(SocketAddr::from(([127, 0, 0, 1], port)), &[]);
+    let report = next();
+    assert_eq!(report["completed"], true, "{report}");
+    for counts in ["handed_out", "reported"] {
+        let counts = report[counts].as_array().unwrap();
+        assert_eq!(counts.len(), 200);
+        assert!(counts.iter().all(|count| *count == 1), "{report}");
+    }
+    assert_eq!(report["failures"], Value::Array(Vec::new()));
+    assert!(report["last_loss"].as_f64().unwrap() < 0.5, "it trained: {report}");
+    let unknown = report["unknown_methods"].as_object().unwrap();
+    assert_eq!(unknown.keys().collect::<Vec<_>>(), ["RegisterWorker"], "only the question which contract it is");
+    let errors = worker.log().into_iter().filter(|line| line["level"] == "ERROR" || line["level"] == "WARN");
+    assert_eq!(errors.count(), 0, "an empty poll is no outage");
+    let health = worker.get_json("/health");
+    assert_eq!((&health["completed_tasks"], &health["orchestrator_connection"]), (&200.into(), &"connected".into()));
+    assert!(health["last_heartbeat"].is_string());
+    peer.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(wait(&mut peer).success());
+}
+
+#[test]
+fn a_client_that_knows_nothing_lists_the_services_and_asks_for_the_status() {
+    let worker = WorkerProcess::start(SocketAddr::from(([127, 0, 0, 1], 1)), &[("WORKER_ID", "known-by-name")]);
+    let output = Command::new(python())
+        .arg(script("reflect.py"))
+        .arg(worker.grpc.to_string())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let services: Vec<&str> = answer["services"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+    for service in ["worker.WorkerService", "grpc.health.v1.Health"] {
+        assert!(services.contains(&service), "{services:?}");
+    }
+    assert_eq!(answer["status"]["worker_id"], "known-by-name");
+    assert_eq!(answer["status"]["status"], "IDLE");
+}
+
+/// The program `name` of Debian's package prometheus.
+fn program(name: &str) -> Command {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap();
+    assert!(found.status.success(), "{name} is missing: scripts/test installs the package prometheus");
+    Command::new(name)
+}
+
+/// Asks Prometheus until `query` has a result.
+fn query(prometheus: SocketAddr, query: &str) -> Vec<Value> {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        let (status, body) = get(prometheus, &format!("/api/v1/query?query={query}"));
+        if status == 200 {
+            let answer: Value = serde_json::from_str(&body).unwrap();
+            let result = answer["data"]["result"].as_array().unwrap();
+            if !result.is_empty() {
+                return result.clone();
+            }
+        }
+        assert!(Instant::now() < limit, "{query} has no result: {body}");
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_scrapes_the_worker_while_it_trains_and_promtool_finds_nothing() {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "2")]);
+    let mut long = real_job(1_000);
+    long.dataset_path = "builtin:digits".into();
+    let job = submit(orchestrator.local_addr(), long).await;
+    let some = orchestrator.board().wait_for(|board| board.job(&job).ok().filter(|job| job.completed > 3));
+    tokio::time::timeout(PATIENCE, some).await.unwrap();
+
+    let (status, metrics) = worker.get("/metrics");
+    assert_eq!(status, 200);
+    for name in [
+        "worker_task_duration_seconds_bucket{",
+        "worker_tasks_completed_total{",
+        "worker_tasks_failed_total 0",
+        "worker_training_loss{",
+        "worker_training_accuracy{",
+        "worker_validation_loss{",
+        "worker_validation_accuracy{",
+        "worker_cpu_usage_percent ",
+        "worker_memory_usage_bytes ",
+        "worker_concurrent_tasks ",
+        "worker_training_samples_total{",
+        "worker_training_batches_total{",
+        "worker_training_step_seconds_count{",
+        "worker_slots{",
+        "worker_task_queue_seconds_count",
+        "worker_orchestrator_up 1",
+        "worker_orchestrator_rpc_seconds_count{",
+        "worker_heartbeats_total{",
+        "worker_outbox_pending ",
+        "worker_build_info{",
+        "worker_gpus 0",
+        "process_resident_memory_bytes ",
+    ] {
+        assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} is missing in\n{metrics}");
+    }
+    assert!(metrics.contains("backend=\"cpu\""));
+
+    let mut promtool = program("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let checked = promtool.wait_with_output().unwrap();
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    let target = worker.http;
+    std::fs::write(
+        &config,
+        format!("scrape_configs: [{{job_name: w, scrape_interval: 1s, static_configs: [{{targets: ['{target}']}}]}}]"),
+    )
+    .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut prometheus = program("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()))
+        .arg(format!("--web.listen-address={free}"))
+        .arg("--log.level=info")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (tell, ready) = std::sync::mpsc::channel();
+    let log = BufReader::new(prometheus.stderr.take().unwrap());
+    // Read to the end: a program whose standard error is closed dies of the next line it logs.
+    std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            if line.contains("Server is ready to receive web requests") {
+                let _ = tell.send(());
+            }
+        }
+    });
+    ready.recv_timeout(PATIENCE).expect("Prometheus did not start");
+    let up = query(free, "up==1");
+    assert_eq!(up[0]["metric"]["job"], "w");
+    let completed = query(free, "sum(worker_tasks_completed_total)>0");
+    assert!(completed[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap() > 0.0);
+    query(free, "worker_training_loss");
+    let _ = prometheus.kill();
+    let _ = prometheus.wait();
+}
