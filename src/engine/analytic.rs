@@ -48,7 +48,7 @@ impl Analytic {
         if let Err(reason) = control.check() {
             return done.finish(Finished { ending: Err(reason), notes });
         }
-        control.started();
+        control.started(Backend::Analytic);
         let seed = seeds::of_job(&task.identity.job_id, &task.hyperparameters);
         let mut generator = seeds::stream(seed, Purpose::Analytic, task.epoch, task.batches.start);
         let noise = [generator.random(), generator.random()];

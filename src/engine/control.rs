@@ -12,14 +12,12 @@ pub struct Step {
     pub duration: Duration,
     /// Rows that went through the model in it.
     pub samples: u64,
-    /// What made it.
-    pub backend: Backend,
 }
 
 /// Hears from a running task, on the thread that trains: implementations return at once.
 pub trait Observer: Send + Sync + 'static {
     /// The engine began to work on the task; its time-out counts from here.
-    fn started(&self);
+    fn started(&self, backend: Backend);
 
     /// One step was made.
     fn stepped(&self, progress: &Progress, step: Step);
@@ -76,8 +74,8 @@ impl Control {
     }
 
     /// The engine begins to work on the task.
-    pub fn started(&self) {
-        self.observer.started();
+    pub fn started(&self, backend: Backend) {
+        self.observer.started(backend);
     }
 
     /// One step was made.
@@ -109,7 +107,7 @@ mod tests {
     struct Deaf;
 
     impl Observer for Deaf {
-        fn started(&self) {}
+        fn started(&self, _: Backend) {}
         fn stepped(&self, _: &Progress, _: Step) {}
     }
 

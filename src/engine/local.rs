@@ -73,7 +73,7 @@ impl LocalTraining {
     /// The reason to stop, or `Diverged`; the model is then as it was before the epoch.
     pub fn run_epoch(&mut self, epoch: u32, control: &Control) -> Result<TaskResult, TaskError> {
         control.check()?;
-        control.started();
+        control.started(self.backend());
         let slice = Slice { epoch, batches: 0..self.batches_per_epoch() };
         self.session.run(&slice, Validation::Full, control)
     }

@@ -8,7 +8,7 @@ use prometheus::{
     Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use crate::domain::{ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec};
+use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec};
 use crate::engine::Step;
 use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
 
@@ -202,19 +202,24 @@ struct StepMetrics {
 }
 
 impl RunMetrics {
-    /// One step was made.
-    pub(super) fn stepped(&self, task: &TaskIdentity, progress: &Progress, step: Step) {
-        let of_task = [task.job_id.as_str(), task.task_id.as_str()];
-        self.metrics.loss.set(&of_task, progress.loss);
-        self.metrics.accuracy.set(&of_task, progress.accuracy);
-        let counts = self.of_backend.get_or_init(|| {
-            let labels = [self.model.as_str(), step.backend.name()];
+    /// The engine began to work on it.
+    pub(super) fn started(&self, backend: Backend) {
+        self.of_backend.get_or_init(|| {
+            let labels = [self.model.as_str(), backend.name()];
             StepMetrics {
                 samples: self.metrics.samples.with_label_values(&labels),
                 batches: self.metrics.batches.with_label_values(&labels),
                 step: self.metrics.step.with_label_values(&labels),
             }
         });
+    }
+
+    /// One step was made.
+    pub(super) fn stepped(&self, task: &TaskIdentity, progress: &Progress, step: Step) {
+        let of_task = [task.job_id.as_str(), task.task_id.as_str()];
+        self.metrics.loss.set(&of_task, progress.loss);
+        self.metrics.accuracy.set(&of_task, progress.accuracy);
+        let Some(counts) = self.of_backend.get() else { return };
         counts.samples.inc_by(step.samples as f64);
         counts.batches.inc();
         counts.step.observe(step.duration.as_secs_f64());

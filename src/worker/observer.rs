@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::metrics::{Metrics, RunMetrics};
 use super::state::RunId;
-use crate::domain::{Progress, TaskIdentity, TaskSpec};
+use crate::domain::{Backend, Progress, TaskIdentity, TaskSpec};
 use crate::engine::{Observer, Step};
 
 /// What a try in the engine tells the driver.
@@ -41,7 +41,8 @@ impl RunObserver {
 }
 
 impl Observer for RunObserver {
-    fn started(&self) {
+    fn started(&self, backend: Backend) {
+        self.metrics.started(backend);
         // The driver is gone only when the whole worker is.
         let _ = self.notices.send(Notice::Started { run: self.run, at: Instant::now() });
     }

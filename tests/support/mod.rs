@@ -1,7 +1,7 @@
 //! Real workers as processes, asked over real sockets.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,7 +15,7 @@ use tensorfleet_worker::domain::JobId;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tensorfleet_worker::wire::{pb, worker_pb};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 /// Time limit for what has to happen; generous, since machines of a build farm are slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,7 +109,7 @@ impl WorkerProcess {
 
     /// A client of the worker's own service.
     pub async fn client(&self) -> WorkerServiceClient<Channel> {
-        WorkerServiceClient::connect(format!("http://{}", self.grpc)).await.unwrap()
+        WorkerServiceClient::new(channel(self.grpc).await)
     }
 
     /// GET of a path: status code and body.
@@ -188,9 +188,13 @@ pub fn config(contract: Contract) -> DevConfig {
     }
 }
 
+async fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+}
+
 /// A client of an orchestrator.
 pub async fn client_of(orchestrator: SocketAddr) -> OrchestratorServiceClient<Channel> {
-    OrchestratorServiceClient::connect(format!("http://{orchestrator}")).await.unwrap()
+    OrchestratorServiceClient::new(channel(orchestrator).await)
 }
 
 /// Sends a job and returns its id.

@@ -148,7 +148,7 @@ impl Line {
             return Finished { ending: Err(reason), notes: Vec::new() };
         }
         let ending = catch_unwind(AssertUnwindSafe(|| {
-            control.started();
+            control.started(self.key.backend);
             self.train(submission, work, data)
         }));
         let ending = ending.unwrap_or_else(|panic| {
