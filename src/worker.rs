@@ -188,6 +188,7 @@ impl<O: Orchestrator> Worker<O> {
             worker_id,
             orchestrator: Arc::clone(&with.orchestrator),
             engine: Arc::clone(&with.engine),
+            capabilities: with.engine.capabilities(),
             outbox: Arc::clone(&outbox),
             reports,
             link: link_view.clone(),

@@ -23,7 +23,7 @@ use super::outbox::{Left, Outbox, OutboxState};
 use super::state::{Effect, Event, Key, Polled, RunId, State, Waiter, transition};
 use super::view::{self, Seen};
 use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus, WorkerId};
-use crate::engine::{Control, Done, Engine};
+use crate::engine::{Control, Done, Engine, EngineCapabilities};
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
 
 /// Events that are applied before the status is published once.
@@ -34,6 +34,8 @@ pub(super) struct Parts<O> {
     pub(super) worker_id: WorkerId,
     pub(super) orchestrator: Arc<O>,
     pub(super) engine: Arc<dyn Engine>,
+    /// What the engine can do, asked once.
+    pub(super) capabilities: EngineCapabilities,
     pub(super) outbox: Arc<Outbox>,
     pub(super) reports: mpsc::UnboundedSender<Left>,
     pub(super) link: LinkView,
@@ -294,11 +296,7 @@ impl<O: Orchestrator> Driver<O> {
         let request = ClaimRequest {
             worker_id: self.parts.worker_id.clone(),
             slots_available,
-            backends: self
-                .parts
-                .engine
-                .capabilities()
-                .backends
+            backends: self.parts.capabilities.backends
                 .iter()
                 .map(|backend| backend.name())
                 .collect(),

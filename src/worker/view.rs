@@ -80,7 +80,7 @@ pub(super) fn publish<O>(
         link: LinkState::Connecting,
         registered: false,
         last_heartbeat: None,
-        backend: parts.engine.capabilities().default_backend,
+        backend: parts.capabilities.default_backend,
         outbox_pending: outbox.pending,
     };
     let running = tracked()
