@@ -1,1 +1,145 @@
 //! The HTTP server: metrics, health, profile and the JSON of the live page.
+//!
+//! ```text
+//! TcpListener --accept--> connection (HTTP/1.1, time-outs) --> router --> views of WorkerStatus, HostUsage, GPUs
+//!                                                                +------> metrics text
+//!                                                                +------> profile (own blocking thread)
+//! ```
+//!
+//! Everything is read from snapshots, so that no request waits for the worker and the worker for no request. A client
+//! that sends nothing, or reads nothing, loses its connection after a while and costs no more than that.
+//!
+//! Errors are JSON: `{"error": {"code", "message", "field"?, "value"?, "allowed"?}}`.
+//!
+//! Deliberately absent: anything that changes the worker (gRPC does that).
+
+mod accept;
+mod problem;
+mod profile;
+mod routes;
+mod status_metrics;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::gpu::GpuProbe;
+use crate::telemetry::host::HostProbe;
+use crate::worker::WorkerHandle;
+
+use accept::Patience;
+pub use status_metrics::StatusCollector;
+
+/// Configuration of the HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    /// METRICS_PORT, on all addresses; port 0 = any free one.
+    pub listen: SocketAddr,
+}
+
+impl Config {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// [`Error::Bind`] when it is not to be had.
+    pub fn bind(&self) -> Result<TcpListener, Error> {
+        TcpListener::bind(self.listen).map_err(|source| Error::Bind { listen: self.listen, source })
+    }
+}
+
+/// Why the HTTP server cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is not to be had.
+    #[error(
+        "METRICS_PORT: cannot listen on {listen} ({source}); allowed: a free port that this user may take, or 0 for any"
+    )]
+    Bind {
+        /// The address that was asked for.
+        listen: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The listener cannot be used.
+    #[error("METRICS_PORT: the listening socket cannot be used: {0}")]
+    Listener(io::Error),
+    /// The metrics of the worker's status are in the registry already.
+    #[error("metrics of the worker's status cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What the server shows.
+#[derive(Clone)]
+pub struct Sources {
+    /// The worker.
+    pub handle: WorkerHandle,
+    /// Use of the machine.
+    pub host: HostProbe,
+    /// The GPUs.
+    pub gpu: Arc<dyn GpuProbe>,
+    /// What /metrics writes.
+    pub registry: Registry,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+/// What all requests share.
+#[derive(Clone)]
+struct Shared {
+    sources: Sources,
+    /// One permit: the process can be profiled by one request at a time.
+    profiles: Arc<Semaphore>,
+}
+
+/// The server, built and not started.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    sources: Sources,
+    patience: Patience,
+}
+
+impl Server {
+    /// Builds the server on `listener` and registers the metrics of the worker's status.
+    ///
+    /// # Errors
+    /// [`Error::Metrics`] when such metrics are registered already.
+    pub fn new(listener: TcpListener, sources: Sources) -> Result<Self, Error> {
+        StatusCollector::new(sources.handle.clone(), Arc::clone(&sources.gpu))?
+            .register(&sources.registry)?;
+        Ok(Self { listener, sources, patience: Patience::default() })
+    }
+
+    /// Where it listens, with the port that was found.
+    ///
+    /// # Errors
+    /// [`Error::Listener`] when the system does not tell.
+    pub fn local_addr(&self) -> Result<SocketAddr, Error> {
+        self.listener.local_addr().map_err(Error::Listener)
+    }
+
+    /// Serves until `shutdown`, then ends when the requests under way are answered, or a few seconds later.
+    ///
+    /// # Errors
+    /// [`Error::Listener`] when the socket cannot be used.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let shared = Shared { sources: self.sources, profiles: Arc::new(Semaphore::new(1)) };
+        self.listener.set_nonblocking(true).map_err(Error::Listener)?;
+        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(Error::Listener)?;
+        accept::serve(listener, routes::router(shared), self.patience, shutdown).await;
+        Ok(())
+    }
+}

@@ -73,18 +73,9 @@ impl Filter {
     }
 }
 
-/// The comma-separated parts of a filter; commas inside of `[{...}]` belong to a part.
+/// The comma-separated parts of a filter.
 fn directives(raw: &str) -> Vec<&str> {
-    let mut depth = 0_i32;
-    let split = |c: char| {
-        match c {
-            '[' | '{' => depth += 1,
-            ']' | '}' => depth -= 1,
-            _ => {}
-        }
-        c == ',' && depth == 0
-    };
-    raw.split(split).map(str::trim).filter(|part| !part.is_empty()).collect()
+    raw.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
 }
 
 fn is_level(word: &str) -> bool {

@@ -110,6 +110,13 @@ impl WorkerHandle {
         self.ask(|reply| Request::Watch { task: task.clone(), reply }).await.flatten()
     }
 
+    /// A handle of a worker that does nothing but say what is put into the sender; for tests of those who read it.
+    #[cfg(test)]
+    pub(crate) fn fixed(status: WorkerStatus) -> (watch::Sender<Arc<WorkerStatus>>, Self) {
+        let (sender, status) = watch::channel(Arc::new(status));
+        (sender, Self { status })
+    }
+
     /// Begins to drain; None = with the configured deadline.
     pub fn drain(&self, deadline: Option<Duration>) {
         self.tell(Request::Drain { deadline });
