@@ -12,6 +12,7 @@
 //! Deliberately absent: anything generated from protobuf (see [`crate::wire`]) and anything that waits.
 
 mod backend;
+mod health;
 mod hyperparameters;
 mod ids;
 mod invalid;
@@ -21,6 +22,7 @@ mod status;
 mod task;
 
 pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
+pub use health::{Health, rfc3339, unready_reasons};
 pub use hyperparameters::{Hyperparameters, Loss, Optimizer, Problem, Strictness};
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;

@@ -14,11 +14,19 @@
 
 mod backoff;
 mod client;
+mod config;
 mod error;
+mod metrics;
+mod status;
+
+#[cfg(test)]
+mod tests;
 
 pub use backoff::Backoff;
-pub use client::{Client, Config, ConfigError};
+pub use client::Client;
+pub use config::{Config, ConfigError, Deadlines};
 pub use error::OrchestratorError;
+pub use metrics::Metrics;
 
 use std::time::Duration;
 

@@ -1,17 +1,297 @@
 //! The gRPC client.
+//!
+//! ```text
+//! trait Orchestrator --> call: deadline, token, metrics --> one lazy channel --> orchestrator
+//! ```
+//!
+//! Invariants: every call has a deadline that covers connecting too; a broken connection is made anew by the next
+//! call; the mode is what the last registration that was answered found. Nothing is logged here: errors go to the
+//! caller, who knows what they mean for its work.
 
-/// Where the orchestrator is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// `http://host:port` or `https://host:port`, checked.
-    pub endpoint: String,
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::config::{Config, ConfigError, Deadlines};
+use super::metrics::Metrics;
+use super::{
+    ClaimRequest, Heartbeat, HeartbeatAnswer, JobState, Mode, Orchestrator, OrchestratorError, Registered,
+    Registration, status,
+};
+use crate::domain::{InvalidField, JobId, Strictness, TaskId, TaskIdentity, TaskOutcome, TaskView, WorkerId};
+use crate::wire::pb::{self, orchestrator_service_client::OrchestratorServiceClient};
+use crate::wire::{self, ClaimedTask, saturated};
+
+/// Largest message in bytes: weights travel in reports and in tasks that go on from a state.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+type Grpc = OrchestratorServiceClient<Channel>;
+
+/// The orchestrator behind an address.
+#[derive(Debug)]
+pub struct Client {
+    grpc: Grpc,
+    token: Option<MetadataValue<Ascii>>,
+    worker_id: WorkerId,
+    strictness: Strictness,
+    deadlines: Deadlines,
+    extended: AtomicBool,
+    metrics: Metrics,
 }
 
-/// An address that cannot be one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
+impl Client {
+    /// A client that connects when it is first used. `strictness` is for the hyperparameters of claimed tasks.
+    ///
+    /// Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// A file of `config` cannot be used.
+    pub fn new(
+        config: Config,
+        worker_id: WorkerId,
+        strictness: Strictness,
+        metrics: Metrics,
+    ) -> Result<Self, ConfigError> {
+        let grpc = Grpc::new(config.channel()?)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self {
+            grpc,
+            token: config.token()?,
+            worker_id,
+            strictness,
+            deadlines: config.deadlines,
+            extended: AtomicBool::new(false),
+            metrics,
+        })
+    }
 
-/// The client.
-#[derive(Debug)]
-pub struct Client;
+    /// The contract that the last answered registration found; base before the first.
+    pub fn mode(&self) -> Mode {
+        if self.extended.load(Ordering::Relaxed) { Mode::Extended } else { Mode::Base }
+    }
+
+    async fn call<Q, A, F>(
+        &self,
+        method: &'static str,
+        deadline: Duration,
+        message: Q,
+        rpc: impl FnOnce(Grpc, Request<Q>) -> F,
+    ) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = Request::new(message);
+        request.set_timeout(deadline);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        let started = Instant::now();
+        // Beside the deadline of the request, which does not count the time that connecting takes.
+        let answer = match tokio::time::timeout(deadline, rpc(self.grpc.clone(), request)).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer to {method} within {deadline:?}"))),
+        };
+        self.metrics.observe(method, &answer, started.elapsed());
+        answer
+    }
+}
+
+#[async_trait]
+impl Orchestrator for Client {
+    async fn register(&self, registration: &Registration) -> Result<Registered, OrchestratorError> {
+        let held = registration
+            .held
+            .iter()
+            .map(|task| pb::TaskAttempt { task_id: task.task_id.to_string(), attempt: task.attempt });
+        let message = pb::RegisterWorkerRequest {
+            worker_id: registration.worker_id.to_string(),
+            capabilities: Some((&registration.capabilities).into()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: registration.address.clone(),
+            resume: held.collect(),
+        };
+        let answer = self
+            .call("RegisterWorker", self.deadlines.other, message, |mut grpc, request| async move {
+                grpc.register_worker(request).await
+            })
+            .await;
+        let registered = match answer {
+            Ok(answer) if answer.accepted => Registered {
+                mode: Mode::Extended,
+                heartbeat_interval: seconds(answer.heartbeat_interval_seconds),
+                lease: seconds(answer.lease_seconds),
+            },
+            Ok(answer) => return Err(OrchestratorError::Refused(answer.message)),
+            Err(status) if status::is_unimplemented(&status) => {
+                Registered { mode: Mode::Base, heartbeat_interval: None, lease: None }
+            }
+            Err(status) => return Err(status::error(&status)),
+        };
+        self.extended.store(registered.mode == Mode::Extended, Ordering::Relaxed);
+        Ok(registered)
+    }
+
+    /// Do not drop the future before it ends: a base orchestrator takes the task from its queue before it answers,
+    /// so a poll that is given up loses a task.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Option<ClaimedTask>, OrchestratorError> {
+        let message = pb::AssignTaskRequest {
+            worker_id: request.worker_id.to_string(),
+            slots_available: saturated(request.slots_available.into()),
+            backends: request.backends.iter().map(|backend| (*backend).to_owned()).collect(),
+            gpu_memory_available_bytes: 0,
+            job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
+        };
+        let answer = self
+            .call("AssignTask", self.deadlines.claim, message, |mut grpc, request| async move {
+                grpc.assign_task(request).await
+            })
+            .await;
+        match answer {
+            Ok(task) if task.task_id.is_empty() => Ok(None),
+            Ok(task) => Ok(Some(wire::task_from_assignment(task, self.strictness))),
+            Err(status) if status::is_empty_poll(&status) => Ok(None),
+            Err(status) => Err(status::error(&status)),
+        }
+    }
+
+    /// An orchestrator that does not have the call (any more) asks for a new registration, which finds out what it
+    /// is.
+    async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, OrchestratorError> {
+        if self.mode() == Mode::Base {
+            return Ok(HeartbeatAnswer::default());
+        }
+        let message = pb::HeartbeatRequest {
+            worker_id: heartbeat.worker_id.to_string(),
+            status: heartbeat.phase.name().to_owned(),
+            tasks: heartbeat.tasks.iter().map(|task| wire::progress(task, &self.worker_id)).collect(),
+            cpu_usage_percent: heartbeat.host.cpu_percent,
+            memory_usage_bytes: heartbeat.host.memory_bytes,
+            gpus: heartbeat.gpus.iter().map(Into::into).collect(),
+            slots_available: saturated(heartbeat.slots_available.into()),
+        };
+        let answer = self
+            .call("Heartbeat", self.deadlines.other, message, |mut grpc, request| async move {
+                grpc.heartbeat(request).await
+            })
+            .await;
+        match answer {
+            Ok(answer) => Ok(HeartbeatAnswer {
+                cancel: task_ids(&answer.cancel_task_ids),
+                drain: answer.drain,
+                reregister: answer.reregister,
+                renewed: task_ids(&answer.leases_renewed),
+            }),
+            Err(status) if status::is_unimplemented(&status) => {
+                Ok(HeartbeatAnswer { reregister: true, ..HeartbeatAnswer::default() })
+            }
+            Err(status) => Err(status::error(&status)),
+        }
+    }
+
+    /// With the base contract the job hears its figures, and the answer is always false.
+    async fn report_progress(&self, task: &TaskView) -> Result<bool, OrchestratorError> {
+        let answer = match self.mode() {
+            Mode::Extended => {
+                let message = wire::progress(task, &self.worker_id);
+                self.call("ReportProgress", self.deadlines.other, message, |mut grpc, request| async move {
+                    grpc.report_progress(request).await
+                })
+                .await
+                .map(|answer| answer.cancel)
+            }
+            Mode::Base => {
+                let message = pb::JobMetricsRequest {
+                    job_id: task.identity.job_id.to_string(),
+                    epoch: saturated(task.epoch.into()),
+                    loss: task.progress.loss,
+                    accuracy: task.progress.accuracy,
+                };
+                self.call("UpdateJobMetrics", self.deadlines.other, message, |mut grpc, request| async move {
+                    grpc.update_job_metrics(request).await
+                })
+                .await
+                .map(|_| false)
+            }
+        };
+        answer.map_err(|status| status::error(&status))
+    }
+
+    /// A report that is answered but not acknowledged is [`OrchestratorError::Busy`]: it was not counted, and the
+    /// caller has to come back with it as often as it is ready to.
+    async fn report(&self, outcome: &TaskOutcome) -> Result<(), OrchestratorError> {
+        let message = wire::completion(outcome, &self.worker_id);
+        let answer = self
+            .call("ReportTaskCompletion", self.deadlines.report, message, |mut grpc, request| async move {
+                grpc.report_task_completion(request).await
+            })
+            .await;
+        match answer {
+            Ok(answer) if answer.acknowledged => Ok(()),
+            Ok(answer) => {
+                Err(OrchestratorError::Busy(format!("report not acknowledged: {}", answer.message)))
+            }
+            Err(status) => Err(status::error(&status)),
+        }
+    }
+
+    async fn release(&self, task: &TaskIdentity, reason: &str) -> Result<bool, OrchestratorError> {
+        if self.mode() == Mode::Base {
+            return Ok(false);
+        }
+        let message = pb::ReleaseTaskRequest {
+            task_id: task.task_id.to_string(),
+            attempt: task.attempt,
+            worker_id: self.worker_id.to_string(),
+            reason: reason.to_owned(),
+        };
+        let answer = self
+            .call("ReleaseTask", self.deadlines.other, message, |mut grpc, request| async move {
+                grpc.release_task(request).await
+            })
+            .await;
+        match answer {
+            Ok(_) => Ok(true),
+            Err(status) if status::is_unimplemented(&status) => Ok(false),
+            Err(status) => Err(status::error(&status)),
+        }
+    }
+
+    /// A job that the orchestrator does not know is still wanted: it may have forgotten the job in a restart while
+    /// its task is in our hands, and a task that is trained once too often is better than a lost one.
+    async fn job_state(&self, job: &JobId) -> Result<JobState, OrchestratorError> {
+        let message = pb::GetJobStatusRequest { job_id: job.to_string() };
+        let answer = self
+            .call("GetJobStatus", self.deadlines.other, message, |mut grpc, request| async move {
+                grpc.get_job_status(request).await
+            })
+            .await;
+        match answer {
+            Ok(answer) => {
+                let wanted = !matches!(answer.status.as_str(), "CANCELLED" | "FAILED");
+                Ok(JobState {
+                    wanted,
+                    ended: !wanted || answer.status == "COMPLETED",
+                    total_tasks: u32::try_from(answer.total_tasks).unwrap_or(0),
+                })
+            }
+            Err(status) if status::is_unknown_job(&status) => {
+                Ok(JobState { wanted: true, ended: false, total_tasks: 0 })
+            }
+            Err(status) => Err(status::error(&status)),
+        }
+    }
+}
+
+fn seconds(count: u32) -> Option<Duration> {
+    (count > 0).then(|| Duration::from_secs(count.into()))
+}
+
+/// Ids that are none of ours are left out: nothing that we hold is called so.
+fn task_ids(raw: &[String]) -> Vec<TaskId> {
+    raw.iter().map(String::as_str).map(TaskId::parse).filter_map(Result::<_, InvalidField>::ok).collect()
+}

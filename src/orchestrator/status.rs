@@ -1,0 +1,131 @@
+//! What a gRPC status means.
+//!
+//! A status may come from the orchestrator or from our own end of the connection, with the same codes. They are told
+//! apart by the source: a status that was made here of a broken connection carries it, and one that came over the
+//! wire cannot.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+
+use super::OrchestratorError;
+use crate::wire::NO_TASKS_AVAILABLE;
+
+/// How tonic begins the message of a status that it made of an HTTP answer without any gRPC in it.
+const NOT_GRPC: &str = "grpc-status header missing";
+
+/// How tonic begins the message of a status that it made of an answer that broke off.
+const BROKE_OFF: &str = "protocol error: missing grpc-status trailer";
+
+/// The error that stands for `status`.
+pub(super) fn error(status: &Status) -> OrchestratorError {
+    let text = describe(status);
+    if status.source().is_some() || status.message().starts_with(BROKE_OFF) {
+        return OrchestratorError::Unreachable(text);
+    }
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => OrchestratorError::Unreachable(text),
+        Code::Unauthenticated | Code::PermissionDenied => OrchestratorError::Refused(text),
+        Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown | Code::Ok => {
+            OrchestratorError::Busy(text)
+        }
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss => OrchestratorError::Rejected(text),
+    }
+}
+
+/// Whether the orchestrator itself says that it does not have the method: neither a broken connection nor a web
+/// server that happens to answer 404 says so.
+pub(super) fn is_unimplemented(status: &Status) -> bool {
+    status.code() == Code::Unimplemented
+        && status.source().is_none()
+        && !status.message().starts_with(NOT_GRPC)
+}
+
+/// Whether a poll ended without a task.
+pub(super) fn is_empty_poll(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::NotFound) && status.message().contains(NO_TASKS_AVAILABLE)
+}
+
+/// Whether the orchestrator does not know the job; a base one may say so in words only.
+pub(super) fn is_unknown_job(status: &Status) -> bool {
+    match status.code() {
+        Code::NotFound => true,
+        Code::Unknown => status.source().is_none() && status.message().contains("not found"),
+        _ => false,
+    }
+}
+
+/// Code, message and what lies under it, in one line.
+fn describe(status: &Status) -> String {
+    let mut text = match status.message() {
+        "" => status.code().description().to_owned(),
+        message => message.to_owned(),
+    };
+    let mut source = status.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_its_meaning() {
+        let kind = |code: Code| match error(&Status::new(code, "x")) {
+            OrchestratorError::Unreachable(_) => "unreachable",
+            OrchestratorError::Busy(_) => "busy",
+            OrchestratorError::Refused(_) => "refused",
+            OrchestratorError::Rejected(_) => "rejected",
+        };
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
+            assert_eq!(kind(code), "unreachable", "{code:?}");
+        }
+        for code in [Code::ResourceExhausted, Code::Aborted, Code::Internal, Code::Unknown] {
+            assert_eq!(kind(code), "busy", "{code:?}");
+        }
+        for code in [Code::Unauthenticated, Code::PermissionDenied] {
+            assert_eq!(kind(code), "refused", "{code:?}");
+        }
+        for code in [
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::FailedPrecondition,
+            Code::AlreadyExists,
+            Code::OutOfRange,
+            Code::Unimplemented,
+            Code::DataLoss,
+        ] {
+            assert_eq!(kind(code), "rejected", "{code:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_its_code_a_broken_connection_is_no_answer() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("connection reset")));
+        assert!(matches!(error(&broken), OrchestratorError::Unreachable(text) if text.contains("reset")));
+        assert!(!is_unknown_job(&Status::from_error("host not found".into())));
+    }
+
+    #[test]
+    fn an_empty_poll_is_told_by_its_words() {
+        assert!(is_empty_poll(&Status::unknown("no tasks available")));
+        assert!(is_empty_poll(&Status::not_found("no tasks available")));
+        assert!(!is_empty_poll(&Status::unknown("out of memory")));
+        assert!(!is_empty_poll(&Status::unavailable("no tasks available")));
+    }
+}

@@ -1,0 +1,119 @@
+//! What is allowed, what is heard, and how it looks.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tracing::subscriber::with_default;
+
+use super::*;
+
+/// Keeps what was written.
+#[derive(Clone, Default)]
+struct Paper(Arc<Mutex<Vec<u8>>>);
+
+impl Paper {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn objects(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Paper {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+fn filter(raw: &str) -> Filter {
+    raw.parse().unwrap()
+}
+
+#[test]
+fn levels_and_filters_are_allowed_and_nothing_else() {
+    for good in ["info", "TRACE", "off", "warn,h2=trace", "tensorfleet_worker[task{id=a,b=c}]=debug,info"] {
+        assert_eq!(filter(good).to_string(), good);
+    }
+    for bad in ["", " ", ",", "inof", "loud", "5", "info,loud", "a=loud", "info=debug=trace"] {
+        let error = bad.parse::<Filter>().unwrap_err();
+        assert!(error.to_string().contains("trace"), "{bad}");
+    }
+    assert_eq!("json".parse(), Ok(LogFormat::Json));
+    assert!("JSON!".parse::<LogFormat>().unwrap_err().to_string().contains("pretty"));
+}
+
+#[test]
+fn a_line_is_one_flat_object() {
+    let paper = Paper::default();
+    with_default(json(&filter("info"), paper.clone()), || {
+        let job = tracing::info_span!("job", job_id = "j1", level = "mine");
+        let _job = job.enter();
+        let task = tracing::info_span!("task", task_id = %"t\"1", attempt = tracing::field::Empty);
+        let _task = task.enter();
+        task.record("attempt", 3);
+        tracing::warn!(loss = 0.5, simulated = true, job_id = "inner", "it is\nslow");
+        tracing::debug!("not heard");
+    });
+    let lines = paper.objects();
+    assert_eq!(lines.len(), 1);
+    let line = &lines[0];
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["target"], "tensorfleet_worker::telemetry::logs::tests");
+    assert_eq!(line["message"], "it is\nslow");
+    assert_eq!(line["loss"], 0.5);
+    assert_eq!(line["simulated"], true);
+    assert_eq!(line["task_id"], "t\"1");
+    assert_eq!(line["attempt"], 3);
+    assert_eq!(line["job_id"], "inner");
+    assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+    assert!(line.as_object().unwrap().values().all(|value| !value.is_object() && !value.is_array()));
+}
+
+#[test]
+fn dependencies_are_heard_from_warn_on_unless_named() {
+    let heard = |raw: &str| {
+        let paper = Paper::default();
+        with_default(json(&filter(raw), paper.clone()), || {
+            tracing::info!(target: "h2::codec", "h2 info");
+            tracing::warn!(target: "wgpu_core::device", "wgpu warn");
+            tracing::debug!(target: "burn_fusion", "burn debug");
+            tracing::info!(target: "tensorfleet_worker::app", "own info");
+        });
+        paper.objects().iter().map(|line| line["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(heard("info"), ["wgpu warn", "own info"]);
+    assert_eq!(heard("info,h2=info"), ["h2 info", "wgpu warn", "own info"]);
+    assert_eq!(heard("trace,burn=debug"), ["wgpu warn", "burn debug", "own info"]);
+    assert_eq!(heard("error"), [""; 0]);
+    assert_eq!(heard("off"), [""; 0]);
+}
+
+#[test]
+fn lines_for_people_have_colours_only_where_wanted() {
+    let line = |paint| {
+        let paper = Paper::default();
+        with_default(pretty(&Filter::default(), paint, paper.clone()), || {
+            tracing::info!(task_id = "t1", "begun")
+        });
+        paper.text()
+    };
+    let plain = line(Paint::Plain);
+    assert!(plain.contains("INFO") && plain.contains("begun") && plain.contains("task_id=\"t1\""), "{plain}");
+    assert!(!plain.contains('\u{1b}'));
+    assert!(line(Paint::Ansi).contains('\u{1b}'));
+}
