@@ -29,7 +29,7 @@ mod tests;
 pub use exit::{Exit, Failure};
 pub use flags::ConfigFlags;
 pub use job::Setting;
-pub use report::{Epoch, Metrics};
+pub use report::{Epoch, Final, Metrics};
 
 use std::ffi::OsString;
 

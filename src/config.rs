@@ -24,7 +24,7 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use parse::{duration, endpoint};
+pub(crate) use parse::duration;
 pub use layers::{Environment, FlagValues, Layers, Source, Values};
 pub use problem::{ConfigErrors, Problem};
 pub use show::Row;

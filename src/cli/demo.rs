@@ -112,7 +112,7 @@ async fn submit(args: &Args, cluster: &Cluster) -> Result<JobId, Failure> {
         num_workers: crate::wire::saturated(args.workers.into()),
         epochs: crate::wire::saturated(args.epochs.into()),
     };
-    let created = Remote::connect(cluster.orchestrator_uri()).await?.create(request).await?;
+    let created = Remote::new(&cluster.orchestrator_config()?)?.create(request).await?;
     Ok(JobId::parse(&created.job_id)?)
 }
 

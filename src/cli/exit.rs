@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::app::AppError;
 use crate::config::ConfigErrors;
-use crate::domain::{InvalidField, TaskError};
+use crate::domain::{ErrorCode, InvalidField, TaskError};
+use crate::orchestrator;
 use crate::telemetry::logs;
 
 /// The exit codes of every command.
@@ -42,6 +43,9 @@ pub enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
+    /// The orchestrator cannot be reached as it is configured.
+    #[error(transparent)]
+    Orchestrator(#[from] orchestrator::ConfigError),
     /// A flag has a value that it does not take.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
@@ -109,8 +113,9 @@ impl Failure {
     /// The exit code for it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Invalid(_) => Exit::BadUsage.code(),
+            Self::Config(_) | Self::Invalid(_) | Self::Orchestrator(_) => Exit::BadUsage.code(),
             Self::App(error) => error.exit_code(),
+            Self::Training(error) if error.code == ErrorCode::InvalidArgument => Exit::BadUsage.code(),
             Self::Training(_) | Self::Refused { .. } | Self::EndedEarly(_) | Self::Draw(_) => {
                 Exit::Failed.code()
             }

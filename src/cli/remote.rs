@@ -1,12 +1,14 @@
 //! An orchestrator as its clients see it: jobs go in, their state comes out.
 
+use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use tonic::Code;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 
 use super::{Failure, ui};
-use crate::orchestrator::Backoff;
+use crate::orchestrator::{Backoff, Config, ConfigError};
 use crate::wire::pb;
 use crate::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
@@ -19,26 +21,31 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the state of a followed job is asked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// An orchestrator that answered once.
+/// The orchestrator at an address.
 #[derive(Debug)]
 pub(super) struct Remote {
     address: String,
     client: OrchestratorServiceClient<Channel>,
+    token: Option<MetadataValue<Ascii>>,
 }
 
 impl Remote {
-    /// Connects to `address`, an URI.
+    /// The orchestrator that `config` names; connects with the first call.
     ///
     /// # Errors
-    /// It does not answer.
-    pub(super) async fn connect(address: String) -> Result<Self, Failure> {
-        let unreachable = |reason: String| Failure::Unreachable { address: address.clone(), reason };
-        let endpoint = Channel::from_shared(address.clone())
-            .map_err(|error| unreachable(error.to_string()))?
-            .connect_timeout(CALL_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
-        let channel = endpoint.connect().await.map_err(|error| unreachable(innermost(&error)))?;
-        Ok(Self { client: OrchestratorServiceClient::new(channel), address })
+    /// A file of `config` cannot be used.
+    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
+        let address = config.endpoint.clone();
+        Ok(Self { client: OrchestratorServiceClient::new(config.channel()?), token: config.token()?, address })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(CALL_TIMEOUT);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        request
     }
 
     /// Gives it a job.
@@ -46,6 +53,7 @@ impl Remote {
     /// # Errors
     /// It refuses the job, or does not answer any more.
     pub(super) async fn create(&mut self, request: pb::TrainingJobRequest) -> Result<pb::TrainingJobResponse, Failure> {
+        let request = self.request(request);
         match self.client.create_training_job(request).await {
             Ok(created) => Ok(created.into_inner()),
             Err(status) => Err(self.failure(&status)),
@@ -63,7 +71,7 @@ impl Remote {
         let mut heard = Instant::now();
         let mut said = None;
         loop {
-            let request = pb::GetJobStatusRequest { job_id: job_id.to_owned() };
+            let request = self.request(pb::GetJobStatusRequest { job_id: job_id.to_owned() });
             match self.client.get_job_status(request).await {
                 Ok(status) => {
                     backoff.reset();
@@ -95,7 +103,7 @@ impl Remote {
     fn failure(&self, status: &tonic::Status) -> Failure {
         let address = self.address.clone();
         if may_pass(status) {
-            Failure::Unreachable { address, reason: status.message().to_owned() }
+            Failure::Unreachable { address, reason: innermost(status) }
         } else {
             Failure::Refused { address, reason: format!("{:?}: {}", status.code(), status.message()) }
         }
@@ -107,11 +115,13 @@ fn may_pass(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
-/// The last cause, which says more than "transport error".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
+/// The last cause, which says more than "transport error", or the message where there is no cause.
+fn innermost(status: &tonic::Status) -> String {
+    let mut cause = status.source();
+    let mut reason = status.message().to_owned();
+    while let Some(error) = cause {
+        reason = error.to_string();
+        cause = error.source();
     }
-    cause.to_string()
+    reason
 }

@@ -78,7 +78,8 @@ pub struct Metrics {
     /// Each epoch.
     pub epochs: Vec<Epoch>,
     /// After the last epoch.
-    pub r#final: Option<Final>,
+    #[serde(rename = "final")]
+    pub last: Option<Final>,
     /// Wall time of the training, without reading the data.
     pub seconds: f64,
     /// Training samples a second of that time.

@@ -7,8 +7,9 @@ use super::job::{self, Setting, Settings};
 use super::remote::Remote;
 use super::signals::Signals;
 use super::{Exit, Failure, ui};
-use crate::config::{Environment, Variable};
-use crate::domain::{InvalidField, JobId, ModelType};
+use crate::config::{Config, ConfigErrors, Environment, Layers};
+use crate::domain::{JobId, ModelType};
+use crate::orchestrator;
 use crate::wire::pb;
 
 /// Arguments of `submit`.
@@ -16,7 +17,7 @@ use crate::wire::pb;
 pub struct Args {
     /// Where the orchestrator listens: host:port, http://host:port or https://host:port
     /// [env: ORCHESTRATOR_ADDRESS] [default: localhost:50051]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, visible_alias = "orchestrator-address", value_name = "ADDRESS")]
     pub orchestrator: Option<String>,
     /// What is trained
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
@@ -67,7 +68,7 @@ struct Summary {
 /// # Errors
 /// A flag is wrong, the orchestrator does not answer, or it refuses the job.
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
-    let address = address(args.orchestrator, environment)?;
+    let config = orchestrator(args.orchestrator, environment)?;
     let settings = Settings::check(args.settings)?;
     for note in &settings.notes {
         ui::tell(&format!("note: {note}"));
@@ -85,7 +86,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         num_workers: crate::wire::saturated(args.workers.into()),
         epochs: crate::wire::saturated(args.epochs.into()),
     };
-    let mut remote = Remote::connect(address).await?;
+    let mut remote = Remote::new(&config)?;
     let created = remote.create(request).await?;
     if !args.json {
         ui::say(&format!(
@@ -148,13 +149,13 @@ fn finish(job_id: String, ended: pb::GetJobStatusResponse, json: bool) -> Result
     Ok(exit)
 }
 
-/// Flag over environment over default, as an URI.
-fn address(flag: Option<String>, environment: &Environment) -> Result<String, InvalidField> {
-    let variable = Variable::find("ORCHESTRATOR_ADDRESS");
-    let from_environment = || {
-        let names = variable.iter().flat_map(|variable| variable.names());
-        names.filter_map(|name| environment.get(name)).find(|text| !text.trim().is_empty()).cloned()
-    };
-    let raw = flag.or_else(from_environment).unwrap_or_else(|| "localhost:50051".to_owned());
-    crate::config::endpoint(&raw).map_err(|allowed| InvalidField::new("--orchestrator", &raw, allowed))
+/// Flag over environment over default; of the environment only what concerns the orchestrator.
+fn orchestrator(
+    flag: Option<String>,
+    environment: &Environment,
+) -> Result<orchestrator::Config, ConfigErrors> {
+    let flags = flag.map(|address| ("ORCHESTRATOR_ADDRESS", address)).into_iter().collect();
+    let mut environment = environment.clone();
+    environment.retain(|name, _| name.starts_with("ORCHESTRATOR_") || name == "AUTH_TOKEN_FILE");
+    Ok(Config::resolve(&Layers { flags, environment, file: None })?.config.orchestrator)
 }

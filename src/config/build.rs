@@ -153,9 +153,14 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
 }
 
 fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {
-    reader.read("ORCHESTRATOR_ADDRESS", |raw| {
-        Some(orchestrator::Config { endpoint: raw.trim().to_owned() })
-    })
+    let address = reader.read("ORCHESTRATOR_ADDRESS", |raw| orchestrator::Config::parse(raw).ok());
+    let ca_file = reader.read("ORCHESTRATOR_TLS_CA", parse::path);
+    let token_file = reader.read("AUTH_TOKEN_FILE", parse::path);
+    let address = address?;
+    if ca_file.is_some() && !address.endpoint.starts_with("https://") {
+        reader.conflict("ORCHESTRATOR_TLS_CA", "unset, since ORCHESTRATOR_ADDRESS is not https://");
+    }
+    Some(orchestrator::Config { ca_file, token_file, ..address })
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

@@ -72,11 +72,3 @@ pub(super) fn boolean(raw: &str) -> Option<bool> {
 pub(super) fn path(raw: &str) -> Option<PathBuf> {
     (!raw.trim().is_empty() && !raw.contains('\0')).then(|| PathBuf::from(raw))
 }
-
-/// An orchestrator's address as an URI.
-///
-/// # Errors
-/// What would be right.
-pub(crate) fn endpoint(raw: &str) -> Result<String, String> {
-    Ok(format!("http://{raw}"))
-}

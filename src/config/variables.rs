@@ -105,10 +105,23 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "ORCHESTRATOR_ADDRESS",
         Some("localhost:50051"),
-        "host:port, http://host:port or https://host:port",
+        "host:port, http://host:port or https://host:port, port 1 to 65535, IPv6 in brackets",
         "Where the orchestrator listens",
     )
     .or(&["ORCHESTRATOR_ADDR"]),
+    variable(
+        "ORCHESTRATOR_TLS_CA",
+        None,
+        "the path of a PEM file, only with https:// in ORCHESTRATOR_ADDRESS",
+        "Authorities that may vouch for an https:// orchestrator; by default those of this machine",
+    ),
+    variable(
+        "AUTH_TOKEN_FILE",
+        None,
+        "the path of a file with one token",
+        "File with the bearer token that goes with every call to the orchestrator",
+    )
+    .secret(),
     variable("WORKER_PORT", Some("50052"), PORT, "Port of the gRPC server").or(&["PORT"]),
     variable("METRICS_PORT", Some("2112"), PORT, "Port of the HTTP server: metrics, health, profile"),
     variable(
@@ -231,16 +244,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("TLS_CA", None, PEM_FILE, "Authorities that are trusted").without_effect(Support::Refused),
     variable("TLS_CLIENT_CA", None, PEM_FILE, "Authorities whose clients may call the worker")
         .without_effect(Support::Refused),
-    variable("ORCHESTRATOR_TLS_CA", None, PEM_FILE, "Authorities that may vouch for the orchestrator")
-        .without_effect(Support::Refused),
     variable("ORCHESTRATOR_TLS_CERT", None, PEM_FILE, "Certificate that the orchestrator gets to see")
         .without_effect(Support::Refused),
     variable("ORCHESTRATOR_TLS_KEY", None, PEM_FILE, "Private key of that certificate")
         .secret()
         .without_effect(Support::Refused),
     variable("ORCHESTRATOR_TLS_SERVER_NAME", None, "a host name", "Name in the orchestrator's certificate")
-        .without_effect(Support::Refused),
-    variable("AUTH_TOKEN_FILE", None, "the path of a file", "File with the bearer token")
-        .secret()
         .without_effect(Support::Refused),
 ];

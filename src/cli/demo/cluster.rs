@@ -16,6 +16,7 @@ use crate::cli::signals::Signals;
 use crate::cli::{Failure, ui};
 use crate::config::{Config, FlagValues, Layers};
 use crate::dev::{BoardHandle, DevConfig, DevOrchestrator};
+use crate::orchestrator;
 use crate::worker::WorkerHandle;
 
 /// What may differ between demonstrations.
@@ -85,9 +86,12 @@ impl Cluster {
         self.orchestrator.board()
     }
 
-    /// Where clients reach the orchestrator.
-    pub(super) fn orchestrator_uri(&self) -> String {
-        format!("http://{}", self.orchestrator.local_addr())
+    /// How clients reach the orchestrator.
+    ///
+    /// # Errors
+    /// None: it listens on an address that is one.
+    pub(super) fn orchestrator_config(&self) -> Result<orchestrator::Config, orchestrator::ConfigError> {
+        orchestrator::Config::parse(&self.orchestrator.local_addr().to_string())
     }
 
     /// Where to look.
