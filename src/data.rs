@@ -1,14 +1,107 @@
 //! Data: from a dataset_path to numbers that train.
 //!
 //! ```text
-//! dataset_path --source--> bytes --decode--> Table --prepare--> Dataset (encoded, imputed, split, scaled)
+//! dataset_path --source--> bytes --decode--> Table --prepare--> Dataset
+//!              builtin:NAME          CSV, columnar     target, split, then fitted on the training part only:
+//!              DATA_ROOT/...         one pass or two   impute, encode, scale ([`Preprocessor`])
 //! ```
+//!
+//! Invariants:
+//! - Nothing outside of [`Config::root`] is read, whatever the path says and wherever links lead.
+//! - Every limit of [`Config`] is checked before memory is taken for what exceeds it.
+//! - The same bytes and options give the same [`Dataset`], bit for bit, on any number of threads.
+//! - All figures of a [`Dataset`] are finite, and no held-out row has touched a figure that was fitted.
+//! - `check` is called at least every 65,536 cells read, so a cancelled task stops while it loads.
+//!
+//! Deliberately absent: minibatches and shuffling (the trainer's), URLs and Parquet (a scheme is one arm of
+//! `source`, a format one function beside `decode`), and any cache between jobs.
+
+mod dataset;
+mod decode;
+mod error;
+mod prepare;
+mod preprocess;
+mod sniff;
+mod source;
+mod split;
+mod table;
+mod target;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
+
+use crate::domain::{Problem, TaskError};
+
+pub use dataset::{Dataset, Part, TargetKind, Targets};
+pub use error::{DataError, Malformed};
+pub use preprocess::{Encoding, FeatureColumn, Preprocessor};
+pub use source::{Builtin, Source};
+pub use table::Table;
 
 /// Where data may come from, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Local data sets must resolve inside of this folder.
     pub root: PathBuf,
+    /// Largest file, in bytes.
+    pub max_bytes: u64,
+    /// Most rows, header not counted.
+    pub max_rows: u32,
+    /// Most columns, target included.
+    pub max_columns: usize,
+    /// Most cells (rows times columns), in the file and once more after encoding; a cell takes 4 bytes.
+    pub max_cells: u64,
+}
+
+impl Config {
+    /// Data under `root`, at most 4 GiB, 20 million rows, 10,000 columns and 500 million cells of it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            max_bytes: 4 << 30,
+            max_rows: 20_000_000,
+            max_columns: 10_000,
+            max_cells: 500_000_000,
+        }
+    }
+}
+
+/// What a task wants of its data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadOptions {
+    /// Name of the target column; the last one where absent.
+    pub target: Option<String>,
+    /// What the target is.
+    pub problem: Problem,
+    /// Share of the rows to hold out, in [0, 0.9]; 0 holds none out.
+    pub validation_split: f64,
+    /// Decides which rows are held out.
+    pub seed: u64,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { target: None, problem: Problem::Auto, validation_split: 0.2, seed: 0 }
+    }
+}
+
+/// Asked now and then whether to go on; an error ends the work with it.
+pub type Check<'a> = &'a dyn Fn() -> Result<(), TaskError>;
+
+/// Finds, reads and prepares the data set at `path`, a dataset_path as a task gives it.
+///
+/// # Errors
+/// [`DataError`] says what is wrong with the path, the file or the target; [`DataError::Stopped`] carries the
+/// reason of `check`.
+pub fn load(
+    path: &str,
+    options: &LoadOptions,
+    config: &Config,
+    check: Check<'_>,
+) -> Result<Dataset, DataError> {
+    check()?;
+    let mut opened = Source::parse(path, config)?.open(config)?;
+    let table = decode::decode(&mut opened, config, check)?;
+    prepare::prepare(path, &table, options, &prepare::Limits { max_cells: config.max_cells, check })
 }

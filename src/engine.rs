@@ -12,11 +12,31 @@
 //! Deliberately absent: async code, the network protocol and metrics registries. The worker hears of progress
 //! through [`Observer`].
 
+mod analytic;
 mod config;
 mod control;
+mod device;
+mod error;
+mod local;
+mod minibatches;
+mod neural_network;
+mod placement;
+mod priority;
+mod seeds;
+mod session;
+mod sessions;
+mod trainer;
+mod training;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
+pub use error::EngineError;
+pub use local::{LocalTraining, Predictions};
+pub use sessions::SessionLimits;
+pub use training::TrainingEngine;
 
 use std::sync::Arc;
 

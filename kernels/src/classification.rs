@@ -1,0 +1,176 @@
+//! Softmax and its cross-entropy.
+
+/// Sums over rows; divide by their number for means.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ClassificationSums {
+    /// Sum of the cross-entropy, in nats.
+    pub loss: f64,
+    /// Rows whose greatest logit is that of the target; the first of equal ones counts.
+    pub correct: u64,
+}
+
+/// Cross-entropy of softmax(`logits`) against `targets`, summed over rows.
+///
+/// `logits` has shape [rows, `classes`], `targets` shape [rows] with ids below `classes`. Stable for any finite
+/// logits: log(sum(exp(x))) is taken relative to the row's maximum.
+///
+/// # Panics
+/// When the shapes do not fit or a target is not below `classes`.
+pub fn softmax_cross_entropy(logits: &[f32], classes: usize, targets: &[u32]) -> ClassificationSums {
+    check(logits, classes, targets.len());
+    let mut sums = ClassificationSums::default();
+    for (row, &target) in logits.chunks_exact(classes).zip(targets) {
+        let (max, argmax) = greatest(row);
+        let sum: f64 = row.iter().map(|&logit| f64::from((logit - max).exp())).sum();
+        sums.loss += sum.ln() - f64::from(row[target as usize] - max);
+        sums.correct += u64::from(argmax == target as usize);
+    }
+    sums
+}
+
+/// As [`softmax_cross_entropy`], and writes the gradient of the *mean* loss by the logits into `gradient`, shape
+/// [rows, `classes`]: (softmax(logits) - onehot(target)) / rows.
+///
+/// # Panics
+/// When the shapes do not fit or a target is not below `classes`.
+pub fn softmax_cross_entropy_gradient(
+    logits: &[f32],
+    classes: usize,
+    targets: &[u32],
+    gradient: &mut [f32],
+) -> ClassificationSums {
+    check(logits, classes, targets.len());
+    assert_eq!(gradient.len(), logits.len(), "gradient must have the shape of logits");
+    let share = 1.0 / targets.len() as f32;
+    let mut sums = ClassificationSums::default();
+    let rows = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes)).zip(targets);
+    for ((row, slopes), &target) in rows {
+        let (max, argmax) = greatest(row);
+        let sum = exponentials(row, max, slopes);
+        let scale = share * (1.0 / sum) as f32;
+        for slope in slopes.iter_mut() {
+            *slope *= scale;
+        }
+        slopes[target as usize] -= share;
+        sums.loss += sum.ln() - f64::from(row[target as usize] - max);
+        sums.correct += u64::from(argmax == target as usize);
+    }
+    sums
+}
+
+/// Turns `values`, shape [rows, `classes`], from logits into probabilities in place; each row adds up to 1.
+///
+/// # Panics
+/// When `values` is not a whole number of rows.
+pub fn softmax(values: &mut [f32], classes: usize) {
+    assert!(classes > 0 && values.len().is_multiple_of(classes), "values must be rows of {classes} classes");
+    for row in values.chunks_exact_mut(classes) {
+        let (max, _) = greatest(row);
+        let mut sum = 0.0;
+        for value in row.iter_mut() {
+            *value = (*value - max).exp();
+            sum += f64::from(*value);
+        }
+        let scale = (1.0 / sum) as f32;
+        for value in row {
+            *value *= scale;
+        }
+    }
+}
+
+fn check(logits: &[f32], classes: usize, rows: usize) {
+    assert!(classes > 0, "there must be a class");
+    assert_eq!(logits.len(), rows * classes, "logits must have shape [{rows}, {classes}]");
+}
+
+fn exponentials(row: &[f32], max: f32, out: &mut [f32]) -> f64 {
+    let mut sum = 0.0;
+    for (out, &logit) in out.iter_mut().zip(row) {
+        *out = (logit - max).exp();
+        sum += f64::from(*out);
+    }
+    sum
+}
+
+/// The greatest value and its first index.
+fn greatest(row: &[f32]) -> (f32, usize) {
+    let mut best = (row[0], 0);
+    for (index, &value) in row.iter().enumerate().skip(1) {
+        if value > best.0 {
+            best = (value, index);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::tests::Noise;
+
+    fn reference(logits: &[f32], classes: usize, targets: &[u32]) -> (f64, u64, Vec<f64>) {
+        let (mut loss, mut correct, mut gradient) = (0.0, 0, Vec::new());
+        for (row, &target) in logits.chunks(classes).zip(targets) {
+            let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
+            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = row.iter().map(|v| (v - max).exp()).sum();
+            loss += sum.ln() + max - row[target as usize];
+            correct += u64::from(row.iter().position(|&v| v == max) == Some(target as usize));
+            for (class, v) in row.iter().enumerate() {
+                let hot = f64::from(u8::from(class == target as usize));
+                gradient.push(((v - max).exp() / sum - hot) / targets.len() as f64);
+            }
+        }
+        (loss, correct, gradient)
+    }
+
+    #[test]
+    fn loss_hits_and_gradient_agree_with_the_naive_ones() {
+        let mut noise = Noise(1);
+        for case in 0..300 {
+            let (rows, classes) = (1 + noise.below(40), 1 + noise.below(20));
+            let scale = [0.1, 3.0, 80.0][case % 3];
+            let logits: Vec<f32> = (0..rows * classes).map(|_| (noise.unit() - 0.5) * scale).collect();
+            let targets: Vec<u32> = (0..rows).map(|_| noise.below(classes) as u32).collect();
+            let (loss, correct, slopes) = reference(&logits, classes, &targets);
+            let sums = softmax_cross_entropy(&logits, classes, &targets);
+            assert!((sums.loss - loss).abs() <= 1e-5 * (1.0 + loss.abs()), "{} {loss}", sums.loss);
+            assert_eq!(sums.correct, correct);
+            let mut gradient = vec![0.0; logits.len()];
+            assert_eq!(softmax_cross_entropy_gradient(&logits, classes, &targets, &mut gradient), sums);
+            for (got, want) in gradient.iter().zip(&slopes) {
+                assert!((f64::from(*got) - want).abs() <= 1e-6, "{got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn probabilities_add_up_to_one_and_keep_their_order() {
+        let mut noise = Noise(2);
+        for _ in 0..100 {
+            let classes = 1 + noise.below(12);
+            let logits: Vec<f32> = (0..classes * 5).map(|_| noise.unit() * 40.0).collect();
+            let mut values = logits.clone();
+            softmax(&mut values, classes);
+            for (row, before) in values.chunks(classes).zip(logits.chunks(classes)) {
+                assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                assert_eq!(greatest(row).1, greatest(before).1);
+            }
+        }
+    }
+
+    #[test]
+    fn enormous_logits_are_no_overflow_and_nan_is_seen() {
+        let sums = softmax_cross_entropy(&[1e30, -1e30, 0.0, 3e38, 3e38, -3e38], 3, &[0, 1]);
+        assert!(sums.loss.is_finite());
+        assert!((sums.loss - 2.0_f64.ln()).abs() < 1e-6);
+        assert!(softmax_cross_entropy(&[f32::NAN, 0.0], 2, &[1]).loss.is_nan());
+        assert!(!softmax_cross_entropy(&[f32::INFINITY, 0.0], 2, &[1]).loss.is_finite());
+    }
+
+    #[test]
+    #[should_panic(expected = "shape")]
+    fn a_wrong_shape_is_a_defect() {
+        softmax_cross_entropy(&[0.0; 5], 2, &[0, 1]);
+    }
+}

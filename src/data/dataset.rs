@@ -1,0 +1,141 @@
+//! What training gets: two parts of finished numbers, and what they mean.
+
+use super::Preprocessor;
+
+/// A data set that is ready to train on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// The dataset_path it came from.
+    pub path: String,
+    /// Name of each feature, in the order of [`Part::features`]: the column's, or `COLUMN=VALUE` of a one-hot one.
+    pub feature_names: Vec<String>,
+    /// Name of the target column.
+    pub target_name: String,
+    /// What the target is.
+    pub target: TargetKind,
+    /// The rows to train on; never empty.
+    pub train: Part,
+    /// The rows held out; empty where validation_split is 0.
+    pub validation: Part,
+    /// How features were made of columns; applies to new rows too.
+    pub preprocessor: Preprocessor,
+    /// What its owner should know: rows that were dropped, columns that were left out.
+    pub notes: Vec<String>,
+}
+
+/// What the target is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TargetKind {
+    /// Classes; the id of a class is its place in `labels`.
+    Classes {
+        /// At least two, sorted: by number where all are numbers, else by text.
+        labels: Vec<String>,
+    },
+    /// A number, standardised: a value `v` of [`Targets::Values`] stands for `v * std + mean`.
+    Value {
+        /// Mean over the training part.
+        mean: f64,
+        /// Standard deviation over the training part, above 0.
+        std: f64,
+    },
+}
+
+/// Some rows of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Index in the file of each row, ascending, from 0, header not counted.
+    pub rows: Vec<u32>,
+    /// Row-major, `rows.len()` times the number of features; all finite.
+    pub features: Vec<f32>,
+    /// One a row.
+    pub targets: Targets,
+}
+
+/// Targets of some rows, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// Class ids, each below the number of labels.
+    Classes(Vec<u32>),
+    /// Standardised values.
+    Values(Vec<f32>),
+}
+
+impl Dataset {
+    /// Number of features of a row, at least one.
+    pub fn width(&self) -> usize {
+        self.feature_names.len()
+    }
+
+    /// Number of classes; `None` for regression.
+    pub fn classes(&self) -> Option<usize> {
+        match &self.target {
+            TargetKind::Classes { labels } => Some(labels.len()),
+            TargetKind::Value { .. } => None,
+        }
+    }
+
+    /// Memory that its figures take, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        [&self.train, &self.validation]
+            .iter()
+            .map(|part| 4 * (part.rows.len() + part.features.len() + part.targets.len()))
+            .sum()
+    }
+}
+
+impl Part {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+impl Targets {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes(ids) => ids.len(),
+            Self::Values(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Collects notes; many of one kind become one line, so that a wide table cannot flood a report.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    groups: Vec<(&'static str, Vec<String>)>,
+}
+
+/// Most items of one kind that a note lists.
+const LISTED: usize = 5;
+
+impl Notes {
+    /// Adds `item` under `heading`.
+    pub(super) fn add(&mut self, heading: &'static str, item: String) {
+        match self.groups.iter_mut().find(|(known, _)| *known == heading) {
+            Some((_, items)) => items.push(item),
+            None => self.groups.push((heading, vec![item])),
+        }
+    }
+
+    /// One line a heading.
+    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+        self.groups.iter().map(|(heading, items)| {
+            let listed = items.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+            match items.len().checked_sub(LISTED) {
+                None | Some(0) => format!("{heading}: {listed}"),
+                Some(more) => format!("{heading}: {listed} and {more} more"),
+            }
+        })
+    }
+}

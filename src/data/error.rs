@@ -1,0 +1,247 @@
+//! Everything that can be wrong with a data set, in words that help whoever sent it.
+
+use std::io;
+
+use crate::domain::{ErrorCode, InvalidField, TaskError};
+
+/// Why a data set cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A field of the request is wrong.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// The path leads out of DATA_ROOT.
+    #[error("dataset_path: {} leads out of DATA_ROOT; allowed: a path inside of it", shown(.path))]
+    OutsideRoot {
+        /// As it was given.
+        path: String,
+    },
+    /// There is no such file.
+    #[error("dataset_path: {} does not exist under DATA_ROOT (looked for {tried})", shown(.path))]
+    NotFound {
+        /// As it was given.
+        path: String,
+        /// The names that were looked for, relative to DATA_ROOT.
+        tried: String,
+    },
+    /// DATA_ROOT itself cannot be used.
+    #[error("DATA_ROOT: {} is not a folder that can be read: {source}", shown(.root))]
+    Root {
+        /// The folder.
+        root: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The path names something that is no regular file.
+    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV file", shown(.path))]
+    NotAFile {
+        /// As it was given.
+        path: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The file may not or cannot be read.
+    #[error("dataset_path: {} cannot be read: {source}", shown(.path))]
+    Unreadable {
+        /// As it was given.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file became another one between two looks at it.
+    #[error("dataset_path: {} changed while it was read", shown(.path))]
+    Changed {
+        /// As it was given.
+        path: String,
+    },
+    /// Not CSV at all.
+    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header", shown(.path))]
+    NotCsv {
+        /// As it was given.
+        path: String,
+        /// What its first bytes say it is.
+        looks_like: &'static str,
+    },
+    /// Nothing in it.
+    #[error("dataset_path: {} is empty; allowed: CSV with a header and at least one row", shown(.path))]
+    Empty {
+        /// As it was given.
+        path: String,
+    },
+    /// A header and nothing below.
+    #[error("dataset_path: {} has a header but no rows", shown(.path))]
+    HeaderOnly {
+        /// As it was given.
+        path: String,
+    },
+    /// A line that is wrong.
+    #[error("dataset_path: {}, line {line}: {problem}", shown(.path))]
+    Line {
+        /// As it was given.
+        path: String,
+        /// Counted from 1, header included.
+        line: u64,
+        /// What is wrong with it.
+        problem: Malformed,
+    },
+    /// A limit of this worker was passed.
+    #[error("dataset_path: {} has more than {limit} {unit}, the limit of this worker", shown(.path))]
+    TooLarge {
+        /// As it was given.
+        path: String,
+        /// The limit.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// No row has a target.
+    #[error("target column {}: no row has a value", shown(.column))]
+    NoTarget {
+        /// The target column.
+        column: String,
+    },
+    /// The target never changes.
+    #[error("target column {}: every row has the same value, {}; there is nothing to learn", shown(.column), shown(.value))]
+    OneValue {
+        /// The target column.
+        column: String,
+        /// That value.
+        value: String,
+    },
+    /// More classes than a classifier takes.
+    #[error(
+        "target column {}: more than {limit} different values to take as classes; allowed: at most {limit}, or \
+         numbers with hyperparameter task=regression",
+        shown(.column)
+    )]
+    TooManyClasses {
+        /// The target column.
+        column: String,
+        /// Most classes.
+        limit: usize,
+    },
+    /// A number was needed and there was a word.
+    #[error("column {}: numbers are needed, but line {line} has {}", shown(.column), shown(.word))]
+    NotNumeric {
+        /// The column.
+        column: String,
+        /// The first line with a word, header included.
+        line: u64,
+        /// That word.
+        word: String,
+    },
+    /// Nothing to learn from.
+    #[error("dataset_path: {} has no column to learn from beside the target {}{why}", shown(.path), shown(.target))]
+    NoFeatures {
+        /// As it was given.
+        path: String,
+        /// The target column.
+        target: String,
+        /// Which columns were left out and why; empty where there was none.
+        why: String,
+    },
+    /// A column that the preprocessor was fitted with is not there.
+    #[error("column {} is missing; the model was trained with it", shown(.column))]
+    MissingColumn {
+        /// Its name.
+        column: String,
+    },
+    /// A column that was fitted as words holds free text now.
+    #[error("column {}: more than {limit} different words", shown(.column))]
+    TooManyWords {
+        /// Its name.
+        column: String,
+        /// Most different words.
+        limit: usize,
+    },
+    /// Somebody asked to stop.
+    #[error(transparent)]
+    Stopped(#[from] TaskError),
+}
+
+/// What can be wrong with one line of a CSV file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// More or fewer fields than the header.
+    #[error("{found} fields, but the header has {expected}")]
+    Ragged {
+        /// Fields of this line.
+        found: usize,
+        /// Fields of the header.
+        expected: usize,
+    },
+    /// Not UTF-8.
+    #[error("field {field} is not UTF-8; save the file in UTF-8")]
+    NotUtf8 {
+        /// Which field, from 1.
+        field: usize,
+    },
+    /// A NUL byte: binary content.
+    #[error("a NUL byte, so the file is not text")]
+    NulByte,
+    /// A quoted field that does not end, most likely.
+    #[error("a row of more than {limit_bytes} bytes; is a quote left open?")]
+    LongRow {
+        /// Longest row, in bytes.
+        limit_bytes: u64,
+    },
+    /// Two columns of one name.
+    #[error("columns {first} and {second} are both called {}; does the file lack a header?", shown(.name))]
+    DuplicateColumn {
+        /// The name.
+        name: String,
+        /// The first of them, from 1.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+}
+
+impl DataError {
+    /// The kind of failure, as a task reports it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::OutsideRoot { .. } => ErrorCode::PermissionDenied,
+            Self::NotFound { .. } | Self::Root { .. } => ErrorCode::NotFound,
+            Self::Unreadable { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
+                _ => ErrorCode::Unavailable,
+            },
+            Self::Changed { .. } => ErrorCode::Unavailable,
+            Self::TooLarge { .. } => ErrorCode::ResourceExhausted,
+            Self::Stopped(reason) => reason.code,
+            Self::Invalid(_)
+            | Self::NotAFile { .. }
+            | Self::NotCsv { .. }
+            | Self::Empty { .. }
+            | Self::HeaderOnly { .. }
+            | Self::Line { .. }
+            | Self::NoTarget { .. }
+            | Self::OneValue { .. }
+            | Self::TooManyClasses { .. }
+            | Self::NotNumeric { .. }
+            | Self::NoFeatures { .. }
+            | Self::MissingColumn { .. }
+            | Self::TooManyWords { .. } => ErrorCode::InvalidArgument,
+        }
+    }
+}
+
+impl From<DataError> for TaskError {
+    fn from(error: DataError) -> Self {
+        match error {
+            DataError::Stopped(reason) => reason,
+            other => Self::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+/// Longest part of a foreign text that is repeated, in characters.
+const SHOWN_CHARS: usize = 80;
+
+/// `text` in quotes, shortened, without control characters: it comes from outside and goes into logs.
+pub(super) fn shown(text: &str) -> String {
+    let cut: String = text.chars().take(SHOWN_CHARS).collect();
+    let dots = if cut.len() < text.len() { "…" } else { "" };
+    format!("\"{}{dots}\"", cut.escape_debug().to_string().replace("\\'", "'"))
+}

@@ -1,0 +1,119 @@
+use std::sync::mpsc;
+use std::time::Instant;
+
+use super::super::tests::{Recorder, task, wait_for};
+use super::*;
+use crate::domain::{ErrorCode, TaskError};
+
+const NO_TIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::ZERO;
+
+fn engine(delay: RangeInclusive<Duration>) -> Analytic {
+    Analytic::new(AnalyticProfile::Engine, delay)
+}
+
+fn run(analytic: &Analytic, task: &TaskSpec) -> (Arc<Control>, mpsc::Receiver<Finished>) {
+    let (sender, receiver) = mpsc::channel();
+    let control = Arc::new(Control::new(Recorder::default()));
+    let done = Done::new(move |finished| {
+        let _ = sender.send(finished);
+    });
+    analytic.start(task, Arc::clone(&control), done, Vec::new());
+    (control, receiver)
+}
+
+#[test]
+fn without_delay_a_task_has_ended_when_the_call_returns() {
+    let analytic = engine(NO_TIME);
+    let (control, finished) = run(&analytic, &task("job", "test", 3, 100..200));
+    let result = finished.try_recv().unwrap().ending.unwrap();
+    assert_eq!((result.steps, result.samples), (100, 3200));
+    assert_eq!((result.backend, result.device.as_str()), (Backend::Analytic, "analytic"));
+    assert!(result.weights.is_empty() && result.validation.is_none());
+    assert!(control.progress().simulated);
+    assert_eq!(control.progress().step, 100);
+}
+
+#[test]
+fn the_same_task_gives_the_same_figures_and_another_slice_others() {
+    let figures = |task: &TaskSpec| {
+        let (_, finished) = run(&engine(NO_TIME), task);
+        finished.try_recv().unwrap().ending.unwrap().train
+    };
+    let first = figures(&task("job", "neural_network", 3, 0..100));
+    assert_eq!(first, figures(&task("job", "neural_network", 3, 0..100)));
+    assert_ne!(first.loss, figures(&task("job", "neural_network", 3, 100..200)).loss);
+    assert_ne!(first.loss, figures(&task("job2", "neural_network", 3, 0..100)).loss);
+}
+
+#[test]
+fn twenty_thousand_tasks_without_delay_are_a_matter_of_a_second() {
+    let analytic = engine(NO_TIME);
+    let task = task("job", "xgboost", 1, 0..100);
+    let began = Instant::now();
+    for _ in 0..20_000 {
+        let (_, finished) = run(&analytic, &task);
+        assert!(finished.try_recv().unwrap().ending.is_ok());
+    }
+    // A tenth of the rate that a release build has to reach, since this one is not optimised.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_wait_reports_progress_and_ends() {
+    let delay = Duration::from_millis(40)..=Duration::from_millis(60);
+    let analytic = engine(delay);
+    let recorder = Recorder::default();
+    let steps = recorder.steps.clone();
+    let control = Arc::new(Control::new(recorder));
+    let (sender, finished) = mpsc::channel();
+    let began = Instant::now();
+    let done = Done::new(move |finished| sender.send(finished).unwrap());
+    analytic.start(&task("job", "cnn", 1, 0..10), control, done, vec!["a note".to_owned()]);
+    let end = wait_for(&finished);
+    assert!(began.elapsed() >= Duration::from_millis(40));
+    assert_eq!(end.notes, ["a note"]);
+    let steps = steps.lock().unwrap();
+    assert_eq!(steps.iter().map(|(progress, _)| progress.step).collect::<Vec<_>>(), [2, 5, 7, 10]);
+    assert_eq!(steps.iter().map(|(_, step)| step.samples).sum::<u64>(), end.ending.unwrap().samples);
+}
+
+#[test]
+fn a_thousand_waiting_tasks_have_one_thread_and_each_stops_at_once() {
+    let hour = Duration::from_secs(3600);
+    let analytic = engine(hour..=hour);
+    let task = task("job", "cnn", 1, 0..10);
+    let waiting: Vec<_> = (0..1000).map(|_| run(&analytic, &task)).collect();
+    // Tests that run at the same time have timers of their own, a handful.
+    assert!(threads_named("analytic-timer").is_none_or(|count| (1..20).contains(&count)));
+    for (control, finished) in &waiting[..500] {
+        control.stop(TaskError::new(ErrorCode::Cancelled, "unwanted"));
+        let end = finished.try_recv().expect("ended inside of stop");
+        assert_eq!(end.ending.unwrap_err().code, ErrorCode::Cancelled);
+    }
+    drop(analytic);
+    for (_, finished) in &waiting[500..] {
+        assert_eq!(wait_for(finished).ending.unwrap_err().code, ErrorCode::Interrupted);
+    }
+}
+
+#[test]
+fn a_task_stopped_before_its_start_never_waits() {
+    let hour = Duration::from_secs(3600);
+    let analytic = engine(hour..=hour);
+    let control = Arc::new(Control::new(Recorder::default()));
+    control.stop(TaskError::new(ErrorCode::TimedOut, "late"));
+    let (sender, finished) = mpsc::channel();
+    let done = Done::new(move |finished| sender.send(finished).unwrap());
+    analytic.start(&task("job", "cnn", 1, 0..10), control, done, Vec::new());
+    assert_eq!(finished.try_recv().unwrap().ending.unwrap_err().code, ErrorCode::TimedOut);
+}
+
+/// Threads of this process with that name, where the system tells.
+fn threads_named(name: &str) -> Option<usize> {
+    let tasks = std::fs::read_dir("/proc/self/task").ok()?;
+    let named = tasks.flatten().filter(|entry| {
+        let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        comm.trim() == name
+    });
+    Some(named.count())
+}

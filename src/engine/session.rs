@@ -1,0 +1,157 @@
+//! A job's data, model and optimizer, and how a slice changes them.
+//!
+//! ```text
+//! run(slice): mark --> train --> evaluate held-out rows --> weights --> result
+//!                        |          |
+//!                        +-- stop, time-out, divergence: roll back to the mark
+//! ```
+//!
+//! Invariant: a slice counts as a whole or not at all. After an error the session is as it was before the slice, so
+//! that a retry gives what an undisturbed run would have given.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Control;
+use super::device::ComputeDevice;
+use super::minibatches::{diverged, permutation};
+use super::seeds::Purpose;
+use super::trainer::{Blueprint, ModelEntry, Slice, Trainer};
+use crate::data::{self, Dataset, LoadOptions};
+use crate::domain::{Hyperparameters, Metrics, TaskError, TaskResult};
+
+/// Held-out rows that may be evaluated for each trained one in the middle of an epoch. A forward pass costs about a
+/// third of a training step, so that 0.6 rows a sample are a fifth of the task.
+const VALIDATION_ROWS_PER_SAMPLE: f64 = 0.6;
+
+/// What a session is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionPlan {
+    /// What is trained.
+    pub(crate) entry: &'static ModelEntry,
+    /// On which rows, a dataset_path as a task gives it.
+    pub(crate) dataset_path: String,
+    /// How.
+    pub(crate) hyperparameters: Hyperparameters,
+    /// The job's seed.
+    pub(crate) seed: u64,
+    /// Where.
+    pub(crate) device: ComputeDevice,
+}
+
+/// Which held-out rows are evaluated after a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Validation {
+    /// As many as cost a fifth of the slice; always the same ones.
+    Sample,
+    /// All.
+    Full,
+}
+
+/// A job's training under way.
+pub(crate) struct Session {
+    data: Arc<Dataset>,
+    trainer: Box<dyn Trainer>,
+    learning_rate: f64,
+    device: ComputeDevice,
+    /// Positions of the held-out rows, in the order in which they are sampled.
+    held_out: Vec<u32>,
+}
+
+impl Session {
+    /// Loads the data and builds the model, with `initial_weights` where they are not empty.
+    ///
+    /// # Errors
+    /// What `check` says; what is wrong with data set, hyperparameters or weights.
+    pub(crate) fn open(
+        plan: &SessionPlan,
+        initial_weights: &[u8],
+        data: &data::Config,
+        check: &dyn Fn() -> Result<(), TaskError>,
+    ) -> Result<Self, TaskError> {
+        let SessionPlan { entry, dataset_path, hyperparameters, seed, device } = plan;
+        let options = LoadOptions {
+            target: hyperparameters.target.clone(),
+            problem: hyperparameters.problem,
+            validation_split: hyperparameters.validation_split,
+            seed: *seed,
+        };
+        let data = Arc::new(data::load(dataset_path, &options, data, check).map_err(TaskError::from)?);
+        let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
+        let mut trainer = (entry.build)(&blueprint)?;
+        if !initial_weights.is_empty() {
+            trainer.load_weights(initial_weights)?;
+        }
+        let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());
+        let learning_rate = hyperparameters.learning_rate;
+        Ok(Self { data, trainer, learning_rate, device: device.clone(), held_out })
+    }
+
+    /// Trains `slice` and evaluates.
+    ///
+    /// # Errors
+    /// The reason to stop, or `Diverged`; the session is then as it was before.
+    pub(crate) fn run(
+        &mut self,
+        slice: &Slice,
+        validation: Validation,
+        control: &Control,
+    ) -> Result<TaskResult, TaskError> {
+        self.trainer.mark();
+        let result = self.advance(slice, validation, control);
+        if result.is_err() {
+            self.trainer.roll_back();
+        }
+        result
+    }
+
+    fn advance(
+        &mut self,
+        slice: &Slice,
+        validation: Validation,
+        control: &Control,
+    ) -> Result<TaskResult, TaskError> {
+        let trained = self.trainer.train(slice, control)?;
+        let rows = match validation {
+            Validation::Full => self.held_out.len(),
+            Validation::Sample => (trained.samples as f64 * VALIDATION_ROWS_PER_SAMPLE).ceil() as usize,
+        };
+        let validation = self.evaluate(rows, control)?;
+        if let Some(metrics) = validation.filter(|metrics| !metrics.loss.is_finite()) {
+            let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
+            return Err(diverged("validation loss", metrics.loss, &place, self.learning_rate));
+        }
+        Ok(TaskResult {
+            train: trained.metrics,
+            validation,
+            samples: trained.samples,
+            steps: trained.steps,
+            backend: self.device.backend,
+            device: self.device.name.clone(),
+            weights: Bytes::from(self.trainer.weights()?),
+        })
+    }
+
+    fn evaluate(&self, rows: usize, control: &Control) -> Result<Option<Metrics>, TaskError> {
+        match self.held_out.get(..rows.min(self.held_out.len())) {
+            None | Some([]) => Ok(None),
+            Some(rows) => self.trainer.evaluate(rows, control).map(Some),
+        }
+    }
+
+    /// The prepared rows.
+    pub(crate) fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// The model.
+    pub(crate) fn trainer(&self) -> &dyn Trainer {
+        &*self.trainer
+    }
+
+    /// Memory it holds, in bytes, roughly.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.data.memory_bytes() as u64 + self.trainer.memory_bytes()
+    }
+}

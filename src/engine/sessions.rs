@@ -1,0 +1,211 @@
+//! The sessions of all jobs: one thread each, tasks in order of arrival, the least used ones leave.
+//!
+//! ```text
+//! submit --> table (key -> line) --> line: queue ==> thread "train-JOB": Session { data, model, optimizer }
+//!                |                     ^ Control::stop takes a waiting task out and ends it at once
+//!                +-- forget(job), more than 16 idle, more memory than allowed: the line is closed
+//! ```
+//!
+//! A session is found by (job, model, data set, backend, hyperparameters). Tasks of one job that differ in one of
+//! these get sessions of their own, so that nothing is ever mixed up; hyperparameter `backend` counts only by what
+//! it was resolved to.
+//!
+//! Invariants: a closed line is not in the table and ends what it has before its thread leaves; only idle lines are
+//! evicted, and never the one used last; no task is ended while a lock is held. The lock of the table comes before
+//! that of a line.
+//!
+//! Deliberately absent: checkpoints. A session that left starts again from its first weights.
+
+mod line;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use self::line::Line;
+use super::session::SessionPlan;
+use super::{Control, Done, Finished};
+use crate::data;
+use crate::domain::{Backend, ErrorCode, Hyperparameters, JobId, TaskError, TaskSpec};
+
+/// What idle sessions may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Sessions that wait for their next task.
+    pub idle: usize,
+    /// Memory of all sessions, in bytes, estimated; idle ones leave when it is passed.
+    pub memory_bytes: u64,
+}
+
+impl Default for SessionLimits {
+    /// 16 idle sessions, 2 GiB.
+    fn default() -> Self {
+        Self { idle: 16, memory_bytes: 2 << 30 }
+    }
+}
+
+impl SessionLimits {
+    /// A quarter of `memory_bytes`, the physical memory of the machine.
+    pub fn for_machine(memory_bytes: u64) -> Self {
+        Self { memory_bytes: memory_bytes / 4, ..Self::default() }
+    }
+}
+
+/// What tells sessions apart.
+#[derive(Debug, Clone, PartialEq)]
+struct Key {
+    job: JobId,
+    model: &'static str,
+    dataset_path: String,
+    backend: Backend,
+    hyperparameters: Hyperparameters,
+}
+
+impl Key {
+    fn new(job: &JobId, plan: &SessionPlan) -> Self {
+        Self {
+            job: job.clone(),
+            model: plan.entry.name,
+            dataset_path: plan.dataset_path.clone(),
+            backend: plan.device.backend,
+            hyperparameters: Hyperparameters { backend: None, ..plan.hyperparameters.clone() },
+        }
+    }
+}
+
+/// One task on its way to a session.
+pub(crate) struct Submission {
+    /// The task.
+    pub(crate) task: Arc<TaskSpec>,
+    /// Its control.
+    pub(crate) control: Arc<Control>,
+    /// Its end.
+    pub(crate) done: Done,
+}
+
+struct Shared {
+    lines: Mutex<Vec<Arc<Line>>>,
+    limits: SessionLimits,
+    data: data::Config,
+}
+
+/// All sessions.
+pub(crate) struct Sessions(Arc<Shared>);
+
+impl Sessions {
+    /// No session yet.
+    pub(crate) fn new(limits: SessionLimits, data: data::Config) -> Self {
+        Self(Arc::new(Shared { lines: Mutex::default(), limits, data }))
+    }
+
+    /// Queues a task at the session that `plan` describes; opens one where there is none.
+    pub(crate) fn submit(&self, plan: SessionPlan, submission: Submission) {
+        let key = Key::new(&submission.task.identity.job_id, &plan);
+        let control = Arc::clone(&submission.control);
+        let mut lines = self.0.lock();
+        let line = match lines.iter().find(|line| line.key == key) {
+            Some(line) => Arc::clone(line),
+            None => match self.open(key, plan) {
+                Ok(line) => {
+                    lines.push(Arc::clone(&line));
+                    line
+                }
+                Err(error) => {
+                    drop(lines);
+                    return submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
+                }
+            },
+        };
+        // Under the lock of the table, so that the line cannot be closed in between.
+        let number = line.push(submission);
+        drop(lines);
+        let line = Arc::downgrade(&line);
+        let asked = Arc::downgrade(&control);
+        control.on_stop(move || {
+            let (Some(line), Some(control)) = (line.upgrade(), asked.upgrade()) else { return };
+            if let (Some(submission), Err(reason)) = (line.take_out(number), control.check()) {
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
+        });
+    }
+
+    fn open(&self, key: Key, plan: SessionPlan) -> Result<Arc<Line>, TaskError> {
+        let name: String = format!("train-{}", key.job).chars().filter(|c| *c != '\0').collect();
+        let line = Arc::new(Line::new(key, plan));
+        let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
+        let data = self.0.data.clone();
+        let idle = move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.evict();
+            }
+        };
+        let thread = thread::Builder::new().name(name).spawn(move || work.run(&data, &idle));
+        thread.map(|_| line).map_err(|error| {
+            TaskError::new(ErrorCode::Unavailable, format!("a thread for the session could not start: {error}"))
+        })
+    }
+
+    /// Jobs whose session is loaded.
+    pub(crate) fn warm_jobs(&self) -> Vec<JobId> {
+        let lines = self.0.lock();
+        let mut jobs: Vec<JobId> =
+            lines.iter().filter(|line| line.is_warm()).map(|line| line.key.job.clone()).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        jobs
+    }
+
+    /// Closes the sessions of `job`; what they have queued still runs.
+    pub(crate) fn forget(&self, job: &JobId) {
+        self.0.lock().retain(|line| {
+            let other = line.key.job != *job;
+            if !other {
+                line.close();
+            }
+            other
+        });
+    }
+}
+
+impl Drop for Sessions {
+    /// Waiting tasks end as interrupted; running ones go on to their end.
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut *self.0.lock());
+        for line in lines {
+            line.close();
+            for submission in line.take_all() {
+                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes idle sessions, least recently used first, until the limits are kept.
+    fn evict(&self) {
+        let mut lines = self.lock();
+        let mut idle: Vec<_> =
+            lines.iter().filter_map(|line| Some((line.idle_since()?, Arc::clone(line)))).collect();
+        idle.sort_by_key(|(since, _)| *since);
+        let mut count = idle.len();
+        let mut memory: u64 = lines.iter().map(|line| line.memory_bytes()).sum();
+        for (_, line) in &idle {
+            let fits = count <= self.limits.idle && memory <= self.limits.memory_bytes;
+            if fits || count == 1 {
+                break;
+            }
+            count -= 1;
+            memory -= line.memory_bytes();
+            tracing::info!(job_id = %line.key.job, model = line.key.model, "an idle session leaves");
+            line.close();
+            lines.retain(|other| !Arc::ptr_eq(other, line));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

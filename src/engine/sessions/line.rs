@@ -1,0 +1,201 @@
+//! One session's queue and the thread that works it off.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::{Key, Submission};
+use crate::data;
+use crate::domain::{ErrorCode, TaskError, TaskResult};
+use crate::engine::session::{Session, SessionPlan, Validation};
+use crate::engine::trainer::Slice;
+use crate::engine::{Finished, priority};
+
+struct State {
+    waiting: VecDeque<(u64, Submission)>,
+    last_number: u64,
+    running: bool,
+    closed: bool,
+    used: Instant,
+}
+
+/// A session's queue.
+pub(super) struct Line {
+    pub(super) key: Key,
+    plan: SessionPlan,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// 0 while nothing is loaded.
+    memory_bytes: AtomicU64,
+}
+
+/// What the thread of a line owns.
+#[derive(Default)]
+struct Work {
+    session: Option<Session>,
+    /// Said with the next result.
+    news: Vec<String>,
+}
+
+impl Line {
+    pub(super) fn new(key: Key, plan: SessionPlan) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            last_number: 0,
+            running: false,
+            closed: false,
+            used: Instant::now(),
+        };
+        Self {
+            key,
+            plan,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            memory_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues `submission` and returns its number.
+    pub(super) fn push(&self, submission: Submission) -> u64 {
+        let mut state = self.lock();
+        state.last_number += 1;
+        let number = state.last_number;
+        state.waiting.push_back((number, submission));
+        drop(state);
+        self.changed.notify_one();
+        number
+    }
+
+    /// Takes a task out that still waits.
+    pub(super) fn take_out(&self, number: u64) -> Option<Submission> {
+        let mut state = self.lock();
+        let place = state.waiting.iter().position(|(waiting, _)| *waiting == number)?;
+        state.waiting.remove(place).map(|(_, submission)| submission)
+    }
+
+    /// Takes all tasks out that still wait.
+    pub(super) fn take_all(&self) -> Vec<Submission> {
+        self.lock().waiting.drain(..).map(|(_, submission)| submission).collect()
+    }
+
+    /// Lets the thread leave once the queue is empty.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// When it was used last, if it has nothing to do.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let state = self.lock();
+        (!state.running && state.waiting.is_empty()).then_some(state.used)
+    }
+
+    /// Memory of its session in bytes, estimated; 0 while nothing is loaded.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether its session is loaded.
+    pub(super) fn is_warm(&self) -> bool {
+        self.memory_bytes() > 0
+    }
+
+    /// The thread: works until the line is closed and empty; `idle` is called after each task.
+    pub(super) fn run(&self, data: &data::Config, idle: &dyn Fn()) {
+        priority::lower_this_thread();
+        let mut work = Work::default();
+        while let Some(submission) = self.next() {
+            let finished = self.work_on(&submission, &mut work, data);
+            let memory = work.session.as_ref().map_or(0, |session| session.memory_bytes().max(1));
+            self.memory_bytes.store(memory, Ordering::Relaxed);
+            let mut state = self.lock();
+            state.running = false;
+            state.used = Instant::now();
+            drop(state);
+            idle();
+            let done = submission.done;
+            // A listener that panics must not take the tasks that wait with it.
+            if catch_unwind(AssertUnwindSafe(|| done.finish(finished))).is_err() {
+                tracing::error!(job_id = %self.key.job, "the listener of a task's end panicked");
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Submission> {
+        let mut state = self.lock();
+        loop {
+            if let Some((_, submission)) = state.waiting.pop_front() {
+                state.running = true;
+                return Some(submission);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work_on(&self, submission: &Submission, work: &mut Work, data: &data::Config) -> Finished {
+        let control = &submission.control;
+        if let Err(reason) = control.check() {
+            return Finished { ending: Err(reason), notes: Vec::new() };
+        }
+        let ending = catch_unwind(AssertUnwindSafe(|| {
+            control.started();
+            self.train(submission, work, data)
+        }));
+        let ending = ending.unwrap_or_else(|panic| {
+            // Nobody knows in which state it is.
+            work.session = None;
+            work.news = vec![
+                "the session was lost to a panic of its trainer and has started again from its first weights"
+                    .to_owned(),
+            ];
+            Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", message(&*panic))))
+        });
+        let notes = if ending.is_ok() { std::mem::take(&mut work.news) } else { Vec::new() };
+        Finished { ending, notes }
+    }
+
+    fn train(
+        &self,
+        submission: &Submission,
+        work: &mut Work,
+        data: &data::Config,
+    ) -> Result<TaskResult, TaskError> {
+        let Submission { task, control, .. } = submission;
+        let session = match &mut work.session {
+            Some(session) => session,
+            empty => {
+                let opened = Session::open(&self.plan, &task.initial_weights, data, &|| control.check())?;
+                work.news.extend(opened.data().notes.iter().cloned());
+                tracing::debug!(
+                    job_id = %self.key.job,
+                    model = self.key.model,
+                    rows = opened.data().train.rows.len(),
+                    device = %self.plan.device.name,
+                    "a session is loaded"
+                );
+                empty.insert(opened)
+            }
+        };
+        let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
+        let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
+        session.run(&slice, validation, control)
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

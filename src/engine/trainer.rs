@@ -1,0 +1,150 @@
+//! What a model has to be able to do, and the table of those that can be trained for real.
+//!
+//! A new model is one file with a [`Trainer`] and one line in [`MODELS`].
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Control;
+use super::device::ComputeDevice;
+use super::neural_network::NeuralNetwork;
+use crate::data::Dataset;
+use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
+
+/// What a trainer is built from.
+pub(crate) struct Blueprint<'a> {
+    /// The prepared rows.
+    pub(crate) data: &'a Arc<Dataset>,
+    /// How they are trained.
+    pub(crate) hyperparameters: &'a Hyperparameters,
+    /// Where.
+    pub(crate) device: &'a ComputeDevice,
+    /// The job's seed.
+    pub(crate) seed: u64,
+}
+
+/// A part of the training of a job: minibatches [start, end) of an epoch, or as many rounds or trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slice {
+    /// Epoch, as the orchestrator numbers it.
+    pub(crate) epoch: u32,
+    /// Minibatches of it, modulo the number there are.
+    pub(crate) batches: Range<u32>,
+}
+
+/// What a slice yields.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Trained {
+    /// On the rows of the slice, each as it was before its own step.
+    pub(crate) metrics: Metrics,
+    /// Rows that went through the model.
+    pub(crate) samples: u64,
+    /// Steps made.
+    pub(crate) steps: u64,
+}
+
+/// A model in training, its optimizer included. Lives on one thread.
+///
+/// What it computes follows from its blueprint and its slices alone: the same ones give the same bits on the CPU.
+pub(crate) trait Trainer: Send {
+    /// Remembers the state that [`Trainer::roll_back`] returns to.
+    fn mark(&mut self);
+
+    /// Returns to the state of the last [`Trainer::mark`], as if nothing had happened since.
+    fn roll_back(&mut self);
+
+    /// Minibatches of one pass over the training rows.
+    fn batches_per_epoch(&self) -> u32;
+
+    /// Trains `slice`. Looks at `control` before each step and tells it after each.
+    ///
+    /// # Errors
+    /// The reason to stop, or `Diverged`; the state is then somewhere in the slice until it is rolled back.
+    fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError>;
+
+    /// Quality on the held-out rows at `rows` (positions in the validation part).
+    ///
+    /// # Errors
+    /// The reason to stop.
+    fn evaluate(&self, rows: &[u32], control: &Control) -> Result<Metrics, TaskError>;
+
+    /// The model's output for every held-out row, in order: a probability a class, shape [rows, classes], or the
+    /// standardised value, shape [rows].
+    fn predict(&self) -> Vec<f32>;
+
+    /// The model in the file format of its type.
+    ///
+    /// # Errors
+    /// Defects of ours alone.
+    fn weights(&self) -> Result<Vec<u8>, TaskError>;
+
+    /// Takes over a model as [`Trainer::weights`] writes it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for `model_weights` when it is not one, or not one of this shape.
+    fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError>;
+
+    /// Memory that the model and its optimizer take, in bytes, roughly.
+    fn memory_bytes(&self) -> u64;
+}
+
+type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
+
+/// A model that is trained for real.
+#[derive(Debug)]
+pub(crate) struct ModelEntry {
+    /// Its model_type.
+    pub(crate) name: &'static str,
+    /// Other names for it.
+    pub(crate) aliases: &'static [&'static str],
+    /// File name of its weights.
+    pub(crate) weights_file_name: &'static str,
+    /// Makes one, untrained.
+    pub(crate) build: Build,
+}
+
+/// Every model that is trained for real.
+pub(crate) const MODELS: &[ModelEntry] = &[ModelEntry {
+    name: "neural_network",
+    aliases: &["mlp", "dnn"],
+    weights_file_name: "model.safetensors",
+    build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
+}];
+
+impl ModelEntry {
+    /// The entry of `model`, by name or alias.
+    pub(crate) fn of(model: &ModelType) -> Option<&'static Self> {
+        let model = model.as_str();
+        MODELS.iter().find(|entry| entry.name == model || entry.aliases.contains(&model))
+    }
+
+    /// All that can be trained, for messages: `neural_network (mlp, dnn)`.
+    pub(crate) fn list() -> String {
+        let show = |entry: &Self| match entry.aliases {
+            [] => entry.name.to_owned(),
+            aliases => format!("{} ({})", entry.name, aliases.join(", ")),
+        };
+        MODELS.iter().map(show).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_found_by_name_and_alias_and_no_name_means_two() {
+        for name in ["neural_network", "mlp", "dnn"] {
+            let entry = ModelEntry::of(&ModelType::parse(name).unwrap()).unwrap();
+            assert_eq!(entry.name, "neural_network");
+        }
+        assert!(ModelEntry::of(&ModelType::parse("gpt2").unwrap()).is_none());
+        let mut names: Vec<_> =
+            MODELS.iter().flat_map(|e| std::iter::once(&e.name).chain(e.aliases)).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(ModelEntry::list(), "neural_network (mlp, dnn)");
+    }
+}

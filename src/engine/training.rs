@@ -1,0 +1,106 @@
+//! The engine: places each task, then hands it to a session or to the analytic curves.
+
+use std::sync::Arc;
+
+use super::analytic::Analytic;
+use super::device::{Devices, SoftwareAdapters};
+use super::placement::{Placement, Placer};
+use super::session::SessionPlan;
+use super::sessions::{SessionLimits, Sessions, Submission};
+use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
+use crate::domain::{JobId, TaskSpec};
+
+/// Trains on the devices of this machine, and simulates what they cannot train.
+pub struct TrainingEngine {
+    placer: Placer,
+    analytic: Analytic,
+    sessions: Sessions,
+}
+
+impl TrainingEngine {
+    /// Looks for devices, which takes up to 20 seconds where a graphics driver hangs, and warns once where nothing
+    /// will be trained.
+    ///
+    /// # Errors
+    /// The machine lacks what `config` demands.
+    pub fn new(config: Config) -> Result<Self, EngineError> {
+        Self::with_limits(config, SessionLimits::default())
+    }
+
+    /// As [`Self::new`], with limits of its own for idle sessions.
+    ///
+    /// # Errors
+    /// The machine lacks what `config` demands.
+    pub fn with_limits(config: Config, limits: SessionLimits) -> Result<Self, EngineError> {
+        let devices = devices(&config);
+        let engine = Self::on(config, devices, limits)?;
+        if let Some(warning) = engine.placer.warning() {
+            tracing::warn!("{warning}");
+        }
+        Ok(engine)
+    }
+
+    pub(super) fn on(config: Config, devices: Devices, limits: SessionLimits) -> Result<Self, EngineError> {
+        let placer = Placer::new(&config, devices)?;
+        priority::lower_shared_pool();
+        Ok(Self {
+            placer,
+            analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
+            sessions: Sessions::new(limits, config.data),
+        })
+    }
+}
+
+/// The devices that `config` allows to look for.
+pub(super) fn devices(config: &Config) -> Devices {
+    if !Placer::wants_probe(config) {
+        return Devices::cpu_only();
+    }
+    Devices::probe(if config.allow_software_adapter {
+        SoftwareAdapters::Allowed
+    } else {
+        SoftwareAdapters::Ignored
+    })
+}
+
+impl Engine for TrainingEngine {
+    fn capabilities(&self) -> EngineCapabilities {
+        self.placer.capabilities()
+    }
+
+    fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done) {
+        match self.placer.place(&task) {
+            Err(error) => done.finish(Finished { ending: Err(error), notes: Vec::new() }),
+            Ok(Placement::Analytic(note)) => {
+                if let Some(note) = &note {
+                    tracing::warn!(task_id = %task.identity.task_id, job_id = %task.identity.job_id, "{note}");
+                }
+                self.analytic.start(&task, control, done, note.into_iter().collect());
+            }
+            Ok(Placement::Train(entry, device)) => {
+                let plan = SessionPlan {
+                    entry,
+                    dataset_path: task.dataset_path.clone(),
+                    hyperparameters: task.hyperparameters.clone(),
+                    seed: seeds::of_job(&task.identity.job_id, &task.hyperparameters),
+                    device,
+                };
+                self.sessions.submit(plan, Submission { task, control, done });
+            }
+        }
+    }
+
+    fn warm_jobs(&self) -> Vec<JobId> {
+        self.sessions.warm_jobs()
+    }
+
+    fn forget(&self, job: &JobId) {
+        self.sessions.forget(job);
+    }
+}
+
+impl std::fmt::Debug for TrainingEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrainingEngine").field("placer", &self.placer).finish_non_exhaustive()
+    }
+}
