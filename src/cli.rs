@@ -1,1 +1,119 @@
 //! The command line.
+//!
+//! ```text
+//! arguments --parse--> Cli --execute--> one file a command --> Exit, or Failure with one clear line
+//! ```
+//!
+//! Invariants: with `--json` standard output holds JSON and nothing else; progress, logs and failures go to
+//! standard error; a closed standard output ends nothing and panics nowhere; exit codes are those of [`Exit`].
+//!
+//! Deliberately absent: the process environment and the process's exit. Both belong to `main`.
+
+pub mod config;
+pub mod demo;
+mod exit;
+mod flags;
+mod job;
+pub mod orchestrator;
+mod remote;
+mod report;
+pub mod run;
+mod signals;
+pub mod submit;
+pub mod train;
+mod ui;
+
+#[cfg(test)]
+mod tests;
+
+pub use exit::{Exit, Failure};
+pub use flags::ConfigFlags;
+pub use job::Setting;
+pub use report::{Epoch, Final, Metrics};
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{Config, Environment, Layers};
+use crate::telemetry::logs;
+
+/// The compute worker of TensorFleet.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tensorfleet-worker",
+    version,
+    about = "The compute worker of TensorFleet: pulls training tasks, trains them, reports as it goes",
+    after_help = "Without a command, `run` is meant: its flags may follow directly.\n\
+                  Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 the environment lacks \
+                  something, 130 interrupted."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the worker (default)
+    Run(run::Args),
+    /// Train one real job with an orchestrator and workers in this process, and show how it goes
+    Demo(demo::Args),
+    /// Train one model here, without an orchestrator
+    Train(train::Args),
+    /// Run an orchestrator in memory, for development only
+    Orchestrator(orchestrator::Args),
+    /// Send a job to an orchestrator
+    Submit(submit::Args),
+    /// Show or check the configuration
+    Config(config::Args),
+}
+
+impl Cli {
+    /// Reads the arguments, the program's name first; without a command they are those of `run`.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that help or the version was asked for; [`clap::Error::exit_code`] tells.
+    pub fn parse_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        let about_itself = ["-h", "--help", "-V", "--version"];
+        let means_run = match arguments.get(1).map(|first| first.to_string_lossy()) {
+            None => true,
+            Some(first) => first.starts_with('-') && !about_itself.contains(&first.as_ref()),
+        };
+        if means_run {
+            arguments.insert(arguments.len().min(1), "run".into());
+        }
+        if arguments.len() == 1 {
+            arguments.insert(0, Self::command().get_name().into());
+        }
+        Self::try_parse_from(arguments)
+    }
+}
+
+/// Carries out `command`. Needs a tokio runtime, except for [`Command::Config`].
+///
+/// # Errors
+/// Why it could not be carried out; the command itself has told nothing of it.
+pub async fn execute(command: Command, environment: &Environment) -> Result<Exit, Failure> {
+    match command {
+        Command::Run(args) => run::execute(args, environment).await,
+        Command::Demo(args) => demo::execute(args, environment).await,
+        Command::Train(args) => train::execute(args, environment).await,
+        Command::Orchestrator(args) => orchestrator::execute(args, environment).await,
+        Command::Submit(args) => submit::execute(args, environment).await,
+        Command::Config(args) => config::execute(args, environment),
+    }
+}
+
+/// Starts the logs of a command that is not the worker itself: LOG_LEVEL and LOG_FORMAT, else `level`.
+fn start_logs(environment: &Environment, level: &str) -> Result<(), Failure> {
+    let of_logs = |name: &str| name.starts_with("LOG_");
+    let mut environment = environment.clone();
+    environment.retain(|name, text| of_logs(name) && !text.trim().is_empty());
+    environment.entry("LOG_LEVEL".to_owned()).or_insert_with(|| level.to_owned());
+    let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
+    Ok(logs::init(&config.logs)?)
+}

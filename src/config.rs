@@ -1,1 +1,85 @@
 //! Raw strings to one checked configuration.
+//!
+//! ```text
+//! flags > environment > file > defaults --layers--> Values (text, and where it came from)
+//!                                                      |
+//!                              VARIABLES, the one table +--build--> Config (checked) or every error at once
+//!                                                      +--show---> rows for people, secrets masked
+//! ```
+//!
+//! Invariants: every variable is in [`VARIABLES`], and only there; nothing here reads the process environment
+//! (the caller passes a map), so the same input gives the same configuration; all that is wrong is reported
+//! together, each with its name, its source, its value and what would be right; a secret's value is never
+//! repeated.
+//!
+//! Deliberately absent: opening, binding or creating anything. That is [`crate::app`]'s to do.
+
+mod build;
+mod layers;
+mod parse;
+mod problem;
+mod show;
+mod variables;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use parse::duration;
+pub use layers::{Environment, FlagValues, Layers, Source, Values};
+pub use problem::{ConfigErrors, Problem};
+pub use show::Row;
+pub use variables::{Support, VARIABLES, Variable, nearest};
+
+use std::net::SocketAddr;
+
+use crate::domain::Strictness;
+use crate::telemetry::logs;
+use crate::{engine, orchestrator, worker};
+
+/// The checked configuration: each room's own one, and what belongs to none.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The worker's.
+    pub worker: worker::Config,
+    /// The engine's, with that of its data.
+    pub engine: engine::Config,
+    /// The orchestrator's client's.
+    pub orchestrator: orchestrator::Config,
+    /// Where the gRPC server listens (WORKER_PORT).
+    pub grpc_listen: SocketAddr,
+    /// Where the HTTP server listens (METRICS_PORT).
+    pub http_listen: SocketAddr,
+    /// The logs'.
+    pub logs: logs::Config,
+    /// What happens to hyperparameters that nobody knows (STRICT_HYPERPARAMETERS).
+    pub strictness: Strictness,
+}
+
+/// A configuration, and what is worth telling about it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The configuration.
+    pub config: Config,
+    /// Every variable with its value and where that came from.
+    pub rows: Vec<Row>,
+    /// What is set but has no effect; for the log.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Puts the layers on each other and checks all of it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in one report.
+    pub fn resolve(layers: &Layers) -> Result<Resolved, ConfigErrors> {
+        let (values, mut problems) = layers.values();
+        let mut warnings = Vec::new();
+        let config = build::build(&values, &mut problems, &mut warnings);
+        match config {
+            Some(config) if problems.is_empty() => {
+                Ok(Resolved { config, rows: show::rows(&values), warnings })
+            }
+            _ => Err(ConfigErrors(problems)),
+        }
+    }
+}

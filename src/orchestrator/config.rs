@@ -81,7 +81,7 @@ impl Config {
     /// The channel, not connected yet: it connects when it is first used, and anew whenever it broke.
     ///
     /// Must be called inside a tokio runtime.
-    pub(super) fn channel(&self) -> Result<Channel, ConfigError> {
+    pub(crate) fn channel(&self) -> Result<Channel, ConfigError> {
         let invalid = |error: tonic::transport::Error| {
             InvalidField::new(ADDRESS, &self.endpoint, format!("an address that can be called ({error})"))
         };
@@ -126,7 +126,7 @@ impl Config {
     }
 
     /// The value of the `authorization` header, marked as sensitive so that no Debug shows it.
-    pub(super) fn token(&self) -> Result<Option<MetadataValue<Ascii>>, ConfigError> {
+    pub(crate) fn token(&self) -> Result<Option<MetadataValue<Ascii>>, ConfigError> {
         let Some(path) = &self.token_file else { return Ok(None) };
         let token = read(TOKEN_FILE, path)?;
         let token = token.trim();

@@ -1,0 +1,130 @@
+//! How the program ends.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::app::AppError;
+use crate::config::ConfigErrors;
+use crate::domain::{ErrorCode, InvalidField, TaskError};
+use crate::orchestrator;
+use crate::telemetry::logs;
+
+/// The exit codes of every command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// It was carried out, and failed.
+    Failed,
+    /// The command line or the configuration is wrong.
+    BadUsage,
+    /// The environment lacks something.
+    Environment,
+    /// Somebody interrupted it.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::BadUsage => 2,
+            Self::Environment => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command could not be carried out, in one clear line.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The orchestrator cannot be reached as it is configured.
+    #[error(transparent)]
+    Orchestrator(#[from] orchestrator::ConfigError),
+    /// A flag has a value that it does not take.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// The worker cannot be built, or ended on its own.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The training failed.
+    #[error("training failed: {0}")]
+    Training(#[from] TaskError),
+    /// Logs cannot be set up.
+    #[error("cannot log: {0}")]
+    Logs(#[from] logs::Error),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A picture cannot be drawn.
+    #[error("cannot draw the curve: {0}")]
+    Draw(String),
+    /// The machine refuses something that any program needs.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The orchestrator does not answer.
+    #[error("orchestrator at {address} does not answer: {reason}")]
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The orchestrator said no.
+    #[error("orchestrator at {address} refuses: {reason}")]
+    Refused {
+        /// Where it is.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A part of the demonstration ended too early.
+    #[error("{0} ended before the job did")]
+    EndedEarly(&'static str),
+    /// Somebody interrupted it.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// The exit code for it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Invalid(_) | Self::Orchestrator(_) => Exit::BadUsage.code(),
+            Self::App(error) => error.exit_code(),
+            Self::Training(error) if error.code == ErrorCode::InvalidArgument => Exit::BadUsage.code(),
+            Self::Training(_) | Self::Refused { .. } | Self::EndedEarly(_) | Self::Draw(_) => {
+                Exit::Failed.code()
+            }
+            Self::Logs(_)
+            | Self::Listen { .. }
+            | Self::Write { .. }
+            | Self::System { .. }
+            | Self::Unreachable { .. } => Exit::Environment.code(),
+            Self::Interrupted => Exit::Interrupted.code(),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `run`: the worker.
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::signals::Signals;
+use super::{ConfigFlags, Exit, Failure};
+use crate::app::{App, Shutdown};
+use crate::config::{Config, Environment};
+use crate::telemetry::logs;
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Every configuration variable.
+    #[command(flatten)]
+    pub flags: ConfigFlags,
+}
+
+/// Runs the worker until it was told to end and has drained.
+///
+/// # Errors
+/// The configuration is wrong, or the worker cannot start or go on.
+pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
+    let resolved = Config::resolve(&args.flags.over(environment))?;
+    logs::init(&resolved.config.logs)?;
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Before anything is built, so that a signal during the start is not lost.
+    let mut signals = Signals::listen()?;
+    let app = tokio::select! {
+        app = App::build(resolved.config) => app?,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let worker_id = app.worker().status().worker_id;
+    tracing::info!(
+        %worker_id,
+        grpc = %app.grpc_addr(),
+        http = %app.http_addr(),
+        version = env!("CARGO_PKG_VERSION"),
+        "listening"
+    );
+    let shutdown = Shutdown::new();
+    let tracker = TaskTracker::new();
+    let cancelled = CancellationToken::new();
+    let watch = tracker.spawn(end_on_signals(signals, shutdown.clone(), cancelled.clone()));
+    let ended = app.run(shutdown).await;
+    watch.abort();
+    ended?;
+    tracing::info!(%worker_id, "ended");
+    Ok(if cancelled.is_cancelled() { Exit::Interrupted } else { Exit::Done })
+}
+
+/// The first signal drains, every later one cancels.
+async fn end_on_signals(mut signals: Signals, shutdown: Shutdown, cancelled: CancellationToken) {
+    let signal = signals.next().await;
+    tracing::info!(signal, "draining; a second signal cancels what runs");
+    shutdown.drain();
+    loop {
+        let signal = signals.next().await;
+        tracing::warn!(signal, "cancelling");
+        cancelled.cancel();
+        shutdown.cancel();
+    }
+}

@@ -1,0 +1,170 @@
+//! Text to the checked configuration; goes on after an error, so that all of them come out together.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
+use crate::engine::UnsupportedModels;
+use crate::telemetry::logs;
+use crate::{data, engine, orchestrator, worker};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Reads variables and gathers what is wrong with them.
+struct Reader<'a> {
+    values: &'a Values,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// The variable called `name` as a value; None when it is not set, or wrong (which is then noted).
+    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let (variable, text, source) = self.set(name)?;
+        let parsed = if text.contains('\u{fffd}') { None } else { parse(&text) };
+        if parsed.is_none() {
+            self.problems.push(Problem::invalid(variable, &text, &source));
+        }
+        parsed
+    }
+
+    fn choice<T: FromStr<Err = ParseChoiceError>>(&mut self, name: &str) -> Option<T> {
+        self.read(name, |raw| raw.trim().parse().ok())
+    }
+
+    fn set(&self, name: &str) -> Option<(&'static Variable, String, Source)> {
+        let variable = Variable::find(name)?;
+        let value = self.values.of(variable);
+        value.text.map(|text| (variable, text, value.source))
+    }
+
+    /// Notes that the value of `name` cannot stand beside another one.
+    fn conflict(&mut self, name: &str, allowed: &str) {
+        if let Some((variable, text, source)) = self.set(name) {
+            self.problems.push(Problem::not_allowed(variable, &text, &source, allowed));
+        }
+    }
+}
+
+/// None, or a configuration that must not be used, when problems were found.
+pub(super) fn build(
+    values: &Values,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Option<Config> {
+    missing_features(values, problems, warnings);
+    let mut reader = Reader { values, problems };
+    let worker = worker(&mut reader);
+    let engine = engine(&mut reader);
+    let orchestrator = orchestrator(&mut reader);
+    let logs = logs(&mut reader);
+    let grpc_listen = reader.read("WORKER_PORT", parse::listen);
+    let http_listen = reader.read("METRICS_PORT", parse::listen);
+    if let (Some(grpc), Some(http)) = (grpc_listen, http_listen)
+        && grpc.port() == http.port()
+        && grpc.port() != 0
+    {
+        reader.conflict("METRICS_PORT", "another port than WORKER_PORT");
+    }
+    let strict = reader.read("STRICT_HYPERPARAMETERS", parse::boolean);
+    reader.read("TASK_ISOLATION", |raw| (raw.trim() == "thread").then_some(()));
+    Some(Config {
+        worker: worker?,
+        engine: engine?,
+        orchestrator: orchestrator?,
+        grpc_listen: grpc_listen?,
+        http_listen: http_listen?,
+        logs: logs?,
+        strictness: if strict? { Strictness::Reject } else { Strictness::Warn },
+    })
+}
+
+/// A variable without effect is never passed over in silence.
+fn missing_features(values: &Values, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    for variable in VARIABLES {
+        let value = values.of(variable);
+        if value.text.is_none() {
+            continue;
+        }
+        match variable.support {
+            Support::Full => {}
+            Support::Refused => {
+                problems.push(Problem::Unsupported { name: variable.name, from: value.source });
+            }
+            Support::Ignored => {
+                warnings.push(format!("{} ({}) has no effect in this version", variable.name, value.source));
+            }
+        }
+    }
+}
+
+fn worker(reader: &mut Reader<'_>) -> Option<worker::Config> {
+    let worker_id = reader.read("WORKER_ID", |raw| WorkerId::parse(raw).ok());
+    let state_dir = reader.read("STATE_DIR", parse::path);
+    let slots = reader.read("MAX_CONCURRENT_TASKS", |raw| parse::whole(raw, 1..=1024));
+    let heartbeat_interval = reader
+        .read("HEARTBEAT_INTERVAL", |raw| parse::duration_in(raw, Duration::from_millis(100)..=HOUR));
+    let task_timeout =
+        reader.read("TASK_TIMEOUT", |raw| parse::duration_in(raw, Duration::from_secs(1)..=7 * DAY));
+    let max_task_retries = reader.read("MAX_TASK_RETRIES", |raw| parse::whole(raw, 0..=100));
+    let drain_timeout = reader.read("DRAIN_TIMEOUT", |raw| parse::duration_in(raw, Duration::ZERO..=DAY));
+    Some(worker::Config {
+        worker_id,
+        state_dir: state_dir?,
+        slots: slots?,
+        heartbeat_interval: heartbeat_interval?,
+        task_timeout: task_timeout?,
+        max_task_retries: max_task_retries?,
+        drain_timeout: drain_timeout?,
+    })
+}
+
+fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
+    let backend = reader.choice::<BackendChoice>("TRAINING_BACKEND");
+    let device_policy = reader.choice::<DevicePolicy>("DEVICE_POLICY");
+    match (backend, device_policy) {
+        (Some(BackendChoice::Only(Backend::Cpu | Backend::Analytic)), Some(DevicePolicy::Require)) => {
+            reader.conflict("DEVICE_POLICY", "prefer or cpu, since TRAINING_BACKEND uses no GPU");
+        }
+        (Some(BackendChoice::Only(Backend::Wgpu)), Some(DevicePolicy::Cpu)) => {
+            reader.conflict("DEVICE_POLICY", "require or prefer, since TRAINING_BACKEND=wgpu needs a GPU");
+        }
+        _ => {}
+    }
+    let analytic_profile = reader.choice("ANALYTIC_PROFILE");
+    let analytic_delay = reader.read("ANALYTIC_EPOCH_DELAY", |raw| parse::delay(raw, HOUR));
+    let unsupported_models = reader.read("UNSUPPORTED_MODELS", |raw| match (raw.trim(), backend) {
+        ("auto", Some(BackendChoice::Only(Backend::Cpu | Backend::Wgpu))) => Some(UnsupportedModels::Reject),
+        ("auto", _) => Some(UnsupportedModels::Simulate),
+        (raw, _) => raw.parse().ok(),
+    });
+    let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
+    let root = reader.read("DATA_ROOT", parse::path);
+    Some(engine::Config {
+        backend: backend?,
+        device_policy: device_policy?,
+        analytic_profile: analytic_profile?,
+        analytic_delay: analytic_delay?,
+        unsupported_models: unsupported_models?,
+        allow_software_adapter: allow_software_adapter?,
+        data: data::Config::new(root?),
+    })
+}
+
+fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {
+    let address = reader.read("ORCHESTRATOR_ADDRESS", |raw| orchestrator::Config::parse(raw).ok());
+    let ca_file = reader.read("ORCHESTRATOR_TLS_CA", parse::path);
+    let token_file = reader.read("AUTH_TOKEN_FILE", parse::path);
+    let address = address?;
+    if ca_file.is_some() && !address.endpoint.starts_with("https://") {
+        reader.conflict("ORCHESTRATOR_TLS_CA", "unset, since ORCHESTRATOR_ADDRESS is not https://");
+    }
+    Some(orchestrator::Config { ca_file, token_file, ..address })
+}
+
+fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {
+    let filter = reader.choice("LOG_LEVEL");
+    let format = reader.choice("LOG_FORMAT");
+    Some(logs::Config { filter: filter?, format: format? })
+}

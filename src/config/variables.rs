@@ -1,0 +1,254 @@
+//! The table of all configuration variables.
+
+/// What this version does with a variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It has its effect.
+    Full,
+    /// Its feature does not exist yet and to go on without it would be unsafe: setting it is an error.
+    Refused,
+    /// Its feature does not exist yet and nothing breaks without it: setting it is a warning.
+    Ignored,
+}
+
+/// One configuration variable: an environment variable, a flag of `run` and a key of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Name in the environment, such as `WORKER_PORT`.
+    pub name: &'static str,
+    /// Other names of it in the environment and in the file.
+    pub aliases: &'static [&'static str],
+    /// What holds when it is not set, as it would be written; None = nothing.
+    pub default: Option<&'static str>,
+    /// What may be written.
+    pub takes: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+    /// Whether this version knows what to do with it.
+    pub support: Support,
+}
+
+impl Variable {
+    /// The variable called `name`, which may be an alias.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        VARIABLES.iter().find(|variable| variable.names().any(|known| known == name))
+    }
+
+    /// Its name and then its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.name).chain(self.aliases.iter().copied())
+    }
+
+    /// The flag's name without the dashes, such as `worker-port`.
+    pub fn flag(&self) -> String {
+        self.name.to_ascii_lowercase().replace('_', "-")
+    }
+
+    /// Whether the bare flag stands for `true`.
+    pub fn is_switch(&self) -> bool {
+        self.takes == SWITCH
+    }
+}
+
+/// The known name nearest to `name`, where one is near enough to be meant.
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_uppercase();
+    VARIABLES
+        .iter()
+        .flat_map(Variable::names)
+        .map(|known| (strsim::jaro_winkler(&name, known), known))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(score, _)| *score > 0.8)
+        .map(|(_, known)| known)
+}
+
+const SWITCH: &str = "true or false";
+const PORT: &str = "a port from 0 to 65535 (0 = any free one)";
+const PEM_FILE: &str = "the path of a PEM file";
+
+const fn variable(
+    name: &'static str,
+    default: Option<&'static str>,
+    takes: &'static str,
+    help: &'static str,
+) -> Variable {
+    Variable { name, aliases: &[], default, takes, help, secret: false, support: Support::Full }
+}
+
+impl Variable {
+    const fn or(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    const fn without_effect(mut self, support: Support) -> Self {
+        self.support = support;
+        self
+    }
+}
+
+/// Every variable there is, in the order in which it is shown.
+pub const VARIABLES: &[Variable] = &[
+    variable(
+        "WORKER_ID",
+        None,
+        "1 to 256 printable ASCII characters without spaces",
+        "Unique id of this worker; by default one is generated and kept in STATE_DIR",
+    ),
+    variable(
+        "ORCHESTRATOR_ADDRESS",
+        Some("localhost:50051"),
+        "host:port, http://host:port or https://host:port, port 1 to 65535, IPv6 in brackets",
+        "Where the orchestrator listens",
+    )
+    .or(&["ORCHESTRATOR_ADDR"]),
+    variable(
+        "ORCHESTRATOR_TLS_CA",
+        None,
+        "the path of a PEM file, only with https:// in ORCHESTRATOR_ADDRESS",
+        "Authorities that may vouch for an https:// orchestrator; by default those of this machine",
+    ),
+    variable(
+        "AUTH_TOKEN_FILE",
+        None,
+        "the path of a file with one token",
+        "File with the bearer token that goes with every call to the orchestrator",
+    )
+    .secret(),
+    variable("WORKER_PORT", Some("50052"), PORT, "Port of the gRPC server").or(&["PORT"]),
+    variable("METRICS_PORT", Some("2112"), PORT, "Port of the HTTP server: metrics, health, profile"),
+    variable(
+        "HEARTBEAT_INTERVAL",
+        Some("30s"),
+        "a duration from 100ms to 1h, such as 30s",
+        "How often the orchestrator hears from this worker",
+    ),
+    variable(
+        "TASK_TIMEOUT",
+        Some("300s"),
+        "a duration from 1s to 7d, such as 5m or 1h30m",
+        "How long a task may run, where the orchestrator does not say",
+    ),
+    variable(
+        "MAX_CONCURRENT_TASKS",
+        Some("3"),
+        "a whole number from 1 to 1024",
+        "Tasks that are held at the same time",
+    ),
+    variable(
+        "LOG_LEVEL",
+        Some("info"),
+        "off, error, warn, info, debug, trace, or a filter such as info,tensorfleet_worker::engine=debug",
+        "What is logged",
+    ),
+    variable(
+        "LOG_FORMAT",
+        Some("auto"),
+        "auto, pretty or json",
+        "How it is logged; auto is pretty on a terminal and json elsewhere",
+    ),
+    variable(
+        "TRAINING_BACKEND",
+        Some("auto"),
+        "auto, wgpu, cpu or analytic",
+        "Where tasks train; auto takes a GPU where there is one and else the analytic curves, which train nothing",
+    ),
+    variable(
+        "DEVICE_POLICY",
+        Some("prefer"),
+        "require, prefer or cpu",
+        "require: without a GPU the worker does not start; prefer: a GPU where there is one; cpu: never a GPU",
+    ),
+    variable(
+        "ANALYTIC_PROFILE",
+        Some("engine"),
+        "engine or basic",
+        "Which of TensorFleet's two sets of curves the analytic backend draws",
+    ),
+    variable(
+        "ANALYTIC_EPOCH_DELAY",
+        Some("200ms..500ms"),
+        "a range such as 200ms..500ms, one duration, or 0 for none; at most 1h",
+        "Simulated time of an analytic task",
+    ),
+    variable(
+        "UNSUPPORTED_MODELS",
+        Some("auto"),
+        "auto, simulate or reject",
+        "What happens to a model that cannot be trained for real; auto simulates when TRAINING_BACKEND is auto \
+         or analytic and else rejects",
+    ),
+    variable(
+        "STRICT_HYPERPARAMETERS",
+        Some("false"),
+        SWITCH,
+        "Whether a task with an unknown hyperparameter fails instead of noting it",
+    ),
+    variable(
+        "DATA_ROOT",
+        Some("./data"),
+        "the path of a folder",
+        "Folder inside of which local data sets must lie",
+    ),
+    variable(
+        "STATE_DIR",
+        Some("./state"),
+        "the path of a folder",
+        "Folder for the worker's id, and for results that are not acknowledged yet",
+    ),
+    variable(
+        "MAX_TASK_RETRIES",
+        Some("2"),
+        "a whole number from 0 to 100",
+        "How often the worker itself repeats a task after a failure that may pass",
+    ),
+    variable(
+        "DRAIN_TIMEOUT",
+        Some("30s"),
+        "a duration from 0 to 1d, such as 30s",
+        "How long running tasks may go on after the worker was told to end",
+    ),
+    variable(
+        "TASK_ISOLATION",
+        Some("thread"),
+        "thread (process does not exist in this version)",
+        "Where a task runs: in a thread of the worker",
+    ),
+    variable(
+        "ALLOW_SOFTWARE_ADAPTER",
+        Some("false"),
+        SWITCH,
+        "Lets wgpu take a software driver, for tests; it never counts as a GPU",
+    ),
+    variable(
+        "NVML_LIBRARY",
+        None,
+        "the path of an NVML library",
+        "Another library than libnvidia-ml.so.1 to watch GPUs with",
+    )
+    .without_effect(Support::Ignored),
+    variable("OTEL_EXPORTER_OTLP_ENDPOINT", None, "a URL", "Where traces go")
+        .without_effect(Support::Ignored),
+    variable("TLS_CERT", None, PEM_FILE, "Certificate of the worker's servers")
+        .without_effect(Support::Refused),
+    variable("TLS_KEY", None, PEM_FILE, "Private key of the worker's servers")
+        .secret()
+        .without_effect(Support::Refused),
+    variable("TLS_CA", None, PEM_FILE, "Authorities that are trusted").without_effect(Support::Refused),
+    variable("TLS_CLIENT_CA", None, PEM_FILE, "Authorities whose clients may call the worker")
+        .without_effect(Support::Refused),
+    variable("ORCHESTRATOR_TLS_CERT", None, PEM_FILE, "Certificate that the orchestrator gets to see")
+        .without_effect(Support::Refused),
+    variable("ORCHESTRATOR_TLS_KEY", None, PEM_FILE, "Private key of that certificate")
+        .secret()
+        .without_effect(Support::Refused),
+    variable("ORCHESTRATOR_TLS_SERVER_NAME", None, "a host name", "Name in the orchestrator's certificate")
+        .without_effect(Support::Refused),
+];
