@@ -1,70 +1,212 @@
-//! Builds everything, then starts everything.
+//! Builds everything, then starts everything. The only room that knows all others.
+//!
+//! ```text
+//! Config --build--> state folder, engine, client, listeners --run--> worker + gRPC server + HTTP server
+//!                                                                       |
+//! Shutdown: drain --> worker drained, outbox flushed --> servers close --+
+//! ```
+//!
+//! Whatever can fail for a reason that the operator has to mend (a port that is taken, a folder that cannot be written,
+//! an address that cannot be one) fails in [`App::build`], before anything runs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::worker::WorkerHandle;
+use crate::engine::{Engine, EngineError, TrainingEngine};
+use crate::gpu::{GpuProbe, NoGpus};
+use crate::orchestrator::{self, Client, OrchestratorError};
+use crate::telemetry::host::{self, HostSampler};
+use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
+use crate::{grpc, http, telemetry};
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
-#[error("the worker is not built yet")]
-pub struct AppError;
+pub enum AppError {
+    /// The state folder, or a defect in a metric.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The device that was asked for is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The orchestrator cannot be reached with this configuration, now or later.
+    #[error(transparent)]
+    OrchestratorConfig(#[from] orchestrator::ConfigError),
+    /// The orchestrator does not accept this worker.
+    #[error("{0}; trying again is of no use")]
+    Orchestrator(#[from] OrchestratorError),
+    /// A metric could not be made.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The HTTP server.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// The gRPC server.
+    #[error(transparent)]
+    Grpc(#[from] grpc::Error),
+    /// The machine tells nothing of itself.
+    #[error(transparent)]
+    Host(#[from] host::Error),
+}
 
 impl AppError {
-    /// The exit code for it.
+    /// The exit code for it: 2 for bad configuration, 3 where the environment lacks something, else 1.
     pub fn exit_code(&self) -> u8 {
-        1
+        match self {
+            Self::OrchestratorConfig(_) => 2,
+            Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
+            Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
+            Self::Engine(_) | Self::Host(_) => 3,
+            Self::Worker(_) | Self::Orchestrator(_) | Self::Metrics(_) | Self::Http(_) | Self::Grpc(_) => 1,
+        }
     }
 }
 
-/// The two wishes that the worker should end.
+/// The two wishes that the worker should end. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Shutdown;
+pub struct Shutdown {
+    drain: CancellationToken,
+    cancel: CancellationToken,
+}
 
 impl Shutdown {
     /// Nothing was wished yet.
     pub fn new() -> Self {
-        Self
+        Self::default()
     }
 
     /// Take no more tasks, finish those that run, end.
-    pub fn drain(&self) {}
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
 
-    /// End now.
-    pub fn cancel(&self) {}
+    /// Stop the tasks that run at their next batch, and end.
+    pub fn cancel(&self) {
+        self.drain.cancel();
+        self.cancel.cancel();
+    }
 }
 
 /// The worker, built and bound.
-#[derive(Debug)]
 pub struct App {
-    worker: WorkerHandle,
+    worker: Worker<Client>,
+    grpc: grpc::Server,
+    grpc_addr: SocketAddr,
+    http: http::Server,
+    http_addr: SocketAddr,
+    _host: HostSampler,
 }
 
 impl App {
-    /// Builds it.
+    /// Builds it. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`AppError`] with what the operator has to mend.
     pub async fn build(config: Config) -> Result<Self, AppError> {
-        drop(config);
-        Err(AppError)
+        let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
+        let grpc_listener = grpc_config.bind()?;
+        let http_listener = http::Config { listen: config.http_listen }.bind()?;
+        let folder = StateFolder::open(&config.worker)?;
+        let registry = telemetry::registry()?;
+        let host = HostSampler::start()?;
+        host.probe().register(&registry)?;
+        let engine: Arc<dyn Engine> = Arc::new(TrainingEngine::new(config.engine)?);
+        let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
+        let client_metrics = orchestrator::Metrics::new();
+        client_metrics.register(&registry)?;
+        let worker_id = folder.worker_id().clone();
+        let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?;
+        let metrics = worker::Metrics::new()?;
+        metrics.register(&registry)?;
+        let grpc_addr = grpc_listener.local_addr().map_err(grpc::Error::Listener)?;
+        let with = Collaborators {
+            orchestrator: Arc::new(client),
+            engine,
+            gpus: Arc::clone(&gpus),
+            host: host.probe(),
+            address: advertised(grpc_addr),
+            metrics,
+        };
+        let worker = Worker::new(config.worker, folder, with);
+        let grpc_sources =
+            grpc::Sources { handle: worker.handle(), host: host.probe(), gpu: Arc::clone(&gpus) };
+        let http_sources = http::Sources { handle: worker.handle(), host: host.probe(), gpu: gpus, registry };
+        let http = http::Server::new(http_listener, http_sources)?;
+        Ok(Self {
+            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness),
+            grpc_addr,
+            http_addr: http.local_addr()?,
+            http,
+            worker,
+            _host: host,
+        })
     }
 
     /// Where the gRPC server listens.
     pub fn grpc_addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 0))
+        self.grpc_addr
     }
 
     /// Where the HTTP server listens.
     pub fn http_addr(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 0))
+        self.http_addr
     }
 
     /// The worker.
     pub fn worker(&self) -> WorkerHandle {
-        self.worker.clone()
+        self.worker.handle()
     }
 
     /// Runs until drained.
+    ///
+    /// # Errors
+    /// [`AppError::Orchestrator`] when the orchestrator does not accept this worker; a server that failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
-        drop(shutdown);
+        let (grpc, http) = (self.grpc_addr, self.http_addr);
+        tracing::info!(grpc = %grpc, http = %http, worker_id = %self.worker.handle().status().worker_id, "listening");
+        let servers_end = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        let grpc = tracker.spawn(self.grpc.serve(servers_end.clone()));
+        let http = tracker.spawn(self.http.serve(servers_end.clone()));
+        tracker.spawn(pass_on(shutdown, self.worker.handle(), servers_end.clone()));
+        let outcome = self.worker.run().await;
+        servers_end.cancel();
+        tracker.close();
+        tracker.wait().await;
+        outcome?;
+        // A server that panicked has said so; the worker itself ended well.
+        if let Ok(served) = grpc.await {
+            served?;
+        }
+        if let Ok(served) = http.await {
+            served?;
+        }
+        tracing::info!("the worker has ended");
         Ok(())
+    }
+}
+
+/// Passes the wishes to end on to the worker.
+async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationToken) {
+    let wishes = async {
+        shutdown.drain.cancelled().await;
+        worker.drain(None);
+        shutdown.cancel.cancelled().await;
+        worker.abort("the worker was stopped before the task ended");
+    };
+    tokio::select! {
+        () = wishes => {}
+        () = ended.cancelled() => {}
+    }
+}
+
+/// How others reach the gRPC server: by the name of this machine where it listens on all addresses.
+fn advertised(listen: SocketAddr) -> String {
+    match sysinfo::System::host_name() {
+        Ok(name) if listen.ip().is_unspecified() => format!("{name}:{}", listen.port()),
+        _ => listen.to_string(),
     }
 }

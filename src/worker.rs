@@ -27,6 +27,9 @@ mod view;
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
 
+#[cfg(test)]
+pub(crate) use handle::fixed::FixedWorker;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;

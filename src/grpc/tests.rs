@@ -4,7 +4,6 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -14,6 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 use worker_pb::worker_service_client::WorkerServiceClient;
 
+use crate::worker::FixedWorker;
 use super::*;
 use crate::domain::{Backend, HostUsage, LinkState, WorkerId, WorkerPhase, WorkerStatus};
 use crate::gpu::NoGpus;
@@ -41,7 +41,7 @@ pub(super) fn status() -> WorkerStatus {
 }
 
 struct Running {
-    worker: watch::Sender<Arc<WorkerStatus>>,
+    worker: FixedWorker,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), Error>>,
     channel: Channel,
@@ -126,11 +126,11 @@ async fn health_follows_the_worker_and_its_watchers_do_not_hold_up_the_end() {
         while stream.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
         streams.push(stream);
     }
-    running.worker.send_replace(Arc::new(WorkerStatus { phase: WorkerPhase::Draining, ..status() }));
+    running.worker.say(WorkerStatus { phase: WorkerPhase::Draining, ..status() });
     for stream in &mut streams {
         while stream.next().await.unwrap().unwrap().status() != ServingStatus::NotServing {}
     }
-    running.worker.send_replace(Arc::new(status()));
+    running.worker.say(status());
     for stream in &mut streams {
         while stream.next().await.unwrap().unwrap().status() != ServingStatus::Serving {}
     }

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use pprof::protos::Message as _;
 use serde_json::Value;
-use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time;
 use tokio_util::task::TaskTracker;
 
+use crate::worker::FixedWorker;
 use super::*;
 use crate::domain::{
     Backend, ErrorCode, HostUsage, JobId, LinkState, Metrics, ModelType, Progress, TaskError, TaskId,
@@ -79,7 +79,7 @@ fn status() -> WorkerStatus {
 }
 
 struct Running {
-    worker: watch::Sender<Arc<WorkerStatus>>,
+    worker: FixedWorker,
     shutdown: CancellationToken,
     server: JoinHandle<Result<(), Error>>,
     address: SocketAddr,
@@ -157,7 +157,7 @@ async fn health_is_json_whatever_the_state() {
 
     let degraded =
         WorkerStatus { phase: WorkerPhase::Degraded, reasons: vec!["disk full".into()], ..status() };
-    running.worker.send_replace(Arc::new(degraded));
+    running.worker.say(degraded);
     let answer = running.get("/health").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json()["reasons"], serde_json::json!(["disk full"]));
@@ -170,7 +170,7 @@ async fn readiness_follows_the_worker_and_liveness_does_not() {
     assert_eq!((answer.status, answer.json()), (200, serde_json::json!({"ready": true, "reasons": []})));
 
     let lost = WorkerStatus { registered: false, link: LinkState::Disconnected, ..status() };
-    running.worker.send_replace(Arc::new(lost));
+    running.worker.say(lost);
     let answer = running.get("/readyz").await;
     assert_eq!(answer.status, 503);
     assert!(answer.json()["reasons"][0].as_str().unwrap().contains("disconnected"));
@@ -206,7 +206,7 @@ async fn metrics_mirror_the_status_and_are_compressed_when_asked_for() {
     GzDecoder::new(&packed.body[..]).read_to_string(&mut text).unwrap();
     assert!(text.contains("worker_orchestrator_up 1"));
 
-    running.worker.send_replace(Arc::new(WorkerStatus { link: LinkState::Connecting, ..status() }));
+    running.worker.say(WorkerStatus { link: LinkState::Connecting, ..status() });
     assert!(running.get("/metrics").await.text().contains("worker_orchestrator_up 0"));
 }
 

@@ -110,13 +110,6 @@ impl WorkerHandle {
         self.ask(|reply| Request::Watch { task: task.clone(), reply }).await.flatten()
     }
 
-    /// A handle of a worker that does nothing but say what is put into the sender; for tests of those who read it.
-    #[cfg(test)]
-    pub(crate) fn fixed(status: WorkerStatus) -> (watch::Sender<Arc<WorkerStatus>>, Self) {
-        let (sender, status) = watch::channel(Arc::new(status));
-        (sender, Self { status })
-    }
-
     /// Begins to drain; None = with the configured deadline.
     pub fn drain(&self, deadline: Option<Duration>) {
         self.tell(Request::Drain { deadline });
@@ -171,5 +164,40 @@ impl TaskWatch {
         self.begun = true;
         self.view.progress = *self.progress.borrow();
         Some(self.view.clone())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixed {
+    //! A worker that does nothing but say what it is told to; for tests of those who read it.
+
+    use super::*;
+    use crate::worker::link::FixedLink;
+
+    pub(crate) struct FixedWorker {
+        published: watch::Sender<Arc<Published>>,
+        link: FixedLink,
+    }
+
+    impl FixedWorker {
+        /// Says `status` from now on.
+        pub(crate) fn say(&self, status: WorkerStatus) {
+            self.link.say(&status);
+            self.published.send_replace(Arc::new(published(status)));
+        }
+    }
+
+    fn published(status: WorkerStatus) -> Published {
+        Published { status, stopping: false, running: HashMap::new() }
+    }
+
+    impl WorkerHandle {
+        /// A handle of such a worker.
+        pub(crate) fn fixed(status: WorkerStatus) -> (FixedWorker, Self) {
+            let (link, view) = FixedLink::new(&status);
+            let (sender, receiver) = watch::channel(Arc::new(published(status)));
+            let (requests, _) = mpsc::unbounded_channel();
+            (FixedWorker { published: sender, link }, Self { published: receiver, link: view, requests })
+        }
     }
 }

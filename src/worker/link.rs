@@ -215,3 +215,28 @@ fn log_failure(error: &OrchestratorError, wait: Duration) {
     let retry_in_seconds = wait.as_secs_f32();
     tracing::warn!(%error, retry_in_seconds, "cannot register with the orchestrator; trying again");
 }
+
+/// The link of a worker that does nothing but say what it is told to.
+#[cfg(test)]
+pub(super) struct FixedLink {
+    now: watch::Sender<LinkNow>,
+    last_contact: Arc<Mutex<Option<SystemTime>>>,
+}
+
+#[cfg(test)]
+impl FixedLink {
+    pub(super) fn new(status: &WorkerStatus) -> (Self, LinkView) {
+        let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
+        let (now, view) = watch::channel(first);
+        let link = Self { now, last_contact: Arc::default() };
+        link.say(status);
+        let view =
+            LinkView { now: view, losses: mpsc::unbounded_channel().0, last_contact: Arc::clone(&link.last_contact) };
+        (link, view)
+    }
+
+    pub(super) fn say(&self, status: &WorkerStatus) {
+        self.now.send_modify(|now| (now.state, now.known) = (status.link, status.registered));
+        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = status.last_heartbeat;
+    }
+}

@@ -219,7 +219,7 @@ impl Watcher {
 }
 
 impl Observer for Watcher {
-    fn started(&self) {}
+    fn started(&self, _: Backend) {}
 
     fn stepped(&self, progress: &Progress, _: Step) {
         let mut drawn = self.0.drawn.lock().unwrap_or_else(PoisonError::into_inner);
