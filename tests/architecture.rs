@@ -33,7 +33,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         &["app", "config", "dev", "domain", "data", "engine", "orchestrator", "telemetry", "wire", "worker"],
         &["burn"],
     ),
-    ("main", &["app", "cli"], &["tonic", "axum", "burn"]),
+    ("main", &["app", "cli", "config"], &["tonic", "axum", "burn"]),
 ];
 
 /// Rooms that see generated protobuf types.

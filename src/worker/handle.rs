@@ -177,6 +177,8 @@ pub(crate) mod fixed {
     pub(crate) struct FixedWorker {
         published: watch::Sender<Arc<Published>>,
         link: FixedLink,
+        /// Kept and never read, so that whoever asks waits.
+        _requests: mpsc::UnboundedReceiver<Request>,
     }
 
     impl FixedWorker {
@@ -196,8 +198,8 @@ pub(crate) mod fixed {
         pub(crate) fn fixed(status: WorkerStatus) -> (FixedWorker, Self) {
             let (link, view) = FixedLink::new(&status);
             let (sender, receiver) = watch::channel(Arc::new(published(status)));
-            let (requests, _) = mpsc::unbounded_channel();
-            (FixedWorker { published: sender, link }, Self { published: receiver, link: view, requests })
+            let (requests, inbox) = mpsc::unbounded_channel();
+            (FixedWorker { published: sender, link, _requests: inbox }, Self { published: receiver, link: view, requests })
         }
     }
 }

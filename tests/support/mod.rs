@@ -15,7 +15,7 @@ use tensorfleet_worker::domain::JobId;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tensorfleet_worker::wire::{pb, worker_pb};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Time limit for what has to happen; generous, since machines of a build farm are slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,7 +109,7 @@ impl WorkerProcess {
 
     /// A client of the worker's own service.
     pub async fn client(&self) -> WorkerServiceClient<Channel> {
-        WorkerServiceClient::new(channel(self.grpc).await)
+        WorkerServiceClient::connect(format!("http://{}", self.grpc)).await.unwrap()
     }
 
     /// GET of a path: status code and body.
@@ -188,13 +188,9 @@ pub fn config(contract: Contract) -> DevConfig {
     }
 }
 
-async fn channel(address: SocketAddr) -> Channel {
-    Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
-}
-
 /// A client of an orchestrator.
 pub async fn client_of(orchestrator: SocketAddr) -> OrchestratorServiceClient<Channel> {
-    OrchestratorServiceClient::new(channel(orchestrator).await)
+    OrchestratorServiceClient::connect(format!("http://{orchestrator}")).await.unwrap()
 }
 
 /// Sends a job and returns its id.
