@@ -150,6 +150,7 @@ impl Server {
 
         let background = TaskTracker::new();
         let (reporter, health) = tonic_health::server::health_reporter();
+        serving::report(&self.sources.handle, &reporter).await;
         background.spawn(serving::follow(self.sources.handle.clone(), reporter, shutdown.clone()));
 
         let service = Service::new(self.sources, self.strictness, background.clone(), shutdown.clone());

@@ -22,6 +22,17 @@ const fn serving(phase: WorkerPhase) -> ServingStatus {
     }
 }
 
+/// Reports the worker as it is now; before anybody can ask, so that no name is unknown at first.
+pub(super) async fn report(handle: &WorkerHandle, reporter: &HealthReporter) {
+    set_all(reporter, serving(handle.status().phase)).await;
+}
+
+async fn set_all(reporter: &HealthReporter, status: ServingStatus) {
+    for name in NAMES {
+        reporter.set_service_status(name, status).await;
+    }
+}
+
 /// Reports every change of the worker until `shutdown`; then takes the names away, which ends the streams of those
 /// who watch them.
 pub(super) async fn follow(
@@ -30,17 +41,11 @@ pub(super) async fn follow(
     shutdown: CancellationToken,
 ) {
     loop {
-        let now = serving(handle.status().phase);
-        for name in NAMES {
-            reporter.set_service_status(name, now).await;
-        }
         match shutdown.run_until_cancelled(handle.changed()).await {
-            Some(true) => {}
+            Some(true) => report(&handle, &reporter).await,
             Some(false) => {
                 // The worker has ended: nobody will take a task any more.
-                for name in NAMES {
-                    reporter.set_service_status(name, ServingStatus::NotServing).await;
-                }
+                set_all(&reporter, ServingStatus::NotServing).await;
                 shutdown.cancelled().await;
                 break;
             }

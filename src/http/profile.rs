@@ -13,7 +13,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use pprof::protos::Message as _;
-use pprof::{ProfilerGuard, ProfilerGuardBuilder};
+use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Symbol};
 use tokio::task::{self, JoinError};
 use tokio::time;
 
@@ -99,9 +99,18 @@ fn begin(request: Request) -> Result<ProfilerGuard<'static>, Problem> {
 
 fn report(guard: ProfilerGuard<'static>) -> Result<Vec<u8>, Problem> {
     let failed = |error: pprof::Error| Problem::internal(format!("the profile cannot be built: {error}"));
-    let report = guard.report().build().map_err(failed)?;
+    let report = guard.report().frames_post_processor(cut_sampler).build().map_err(failed)?;
     drop(guard);
     Ok(report.pprof().map_err(failed)?.encode_to_vec())
+}
+
+/// Removes the sampler's own frames from the top of a stack: where they are not inlined into the signal handler, all
+/// time would seem to be spent in them.
+fn cut_sampler(stack: &mut Frames) {
+    let own = |name: &str| name.starts_with("backtrace::") || name.contains("pprof::backtrace");
+    let sampling = |frame: &&Vec<Symbol>| frame.iter().any(|symbol| own(&symbol.name()));
+    let count = stack.frames.iter().take_while(sampling).count();
+    stack.frames.drain(..count);
 }
 
 fn died(error: JoinError) -> Problem {
