@@ -24,8 +24,8 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use parse::duration;
 pub use layers::{Environment, FlagValues, Layers, Source, Values};
+pub(crate) use parse::duration;
 pub use problem::{ConfigErrors, Problem};
 pub use show::Row;
 pub use variables::{Support, VARIABLES, Variable, nearest};

@@ -7,7 +7,6 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::*;
@@ -47,11 +46,18 @@ fn an_orchestrator_that_knows_only_the_base_contract_gets_each_task_once() {
     assert_eq!(report["failures"], Value::Array(Vec::new()));
     assert!(report["last_loss"].as_f64().unwrap() < 0.5, "it trained: {report}");
     let unknown = report["unknown_methods"].as_object().unwrap();
-    assert_eq!(unknown.keys().collect::<Vec<_>>(), ["RegisterWorker"], "only the question which contract it is");
+    assert_eq!(
+        unknown.keys().collect::<Vec<_>>(),
+        ["RegisterWorker"],
+        "only the question which contract it is"
+    );
     let errors = worker.log().into_iter().filter(|line| line["level"] == "ERROR" || line["level"] == "WARN");
     assert_eq!(errors.count(), 0, "an empty poll is no outage");
     let health = worker.get_json("/health");
-    assert_eq!((&health["completed_tasks"], &health["orchestrator_connection"]), (&200.into(), &"connected".into()));
+    assert_eq!(
+        (&health["completed_tasks"], &health["orchestrator_connection"]),
+        (&200.into(), &"connected".into())
+    );
     assert!(health["last_heartbeat"].is_string());
     peer.stdin.take().unwrap().write_all(b"\n").unwrap();
     assert!(wait(&mut peer).success());
@@ -59,15 +65,14 @@ fn an_orchestrator_that_knows_only_the_base_contract_gets_each_task_once() {
 
 #[test]
 fn a_client_that_knows_nothing_lists_the_services_and_asks_for_the_status() {
-    let worker = WorkerProcess::start(SocketAddr::from(([127, 0, 0, 1], 1)), &[("WORKER_ID", "known-by-name")]);
-    let output = Command::new(python())
-        .arg(script("reflect.py"))
-        .arg(worker.grpc.to_string())
-        .output()
-        .unwrap();
+    let worker =
+        WorkerProcess::start(SocketAddr::from(([127, 0, 0, 1], 1)), &[("WORKER_ID", "known-by-name")]);
+    let output =
+        Command::new(python()).arg(script("reflect.py")).arg(worker.grpc.to_string()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let services: Vec<&str> = answer["services"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
+    let services: Vec<&str> =
+        answer["services"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
     for service in ["worker.WorkerService", "grpc.health.v1.Health"] {
         assert!(services.contains(&service), "{services:?}");
     }
@@ -84,19 +89,16 @@ fn program(name: &str) -> Command {
 
 /// Asks Prometheus until `query` has a result.
 fn query(prometheus: SocketAddr, query: &str) -> Vec<Value> {
-    let limit = Instant::now() + PATIENCE;
-    loop {
+    let mut result = Vec::new();
+    eventually(&format!("{query} has a result"), || {
         let (status, body) = get(prometheus, &format!("/api/v1/query?query={query}"));
         if status == 200 {
             let answer: Value = serde_json::from_str(&body).unwrap();
-            let result = answer["data"]["result"].as_array().unwrap();
-            if !result.is_empty() {
-                return result.clone();
-            }
+            result.clone_from(answer["data"]["result"].as_array().unwrap());
         }
-        assert!(Instant::now() < limit, "{query} has no result: {body}");
-        std::thread::park_timeout(Duration::from_millis(200));
-    }
+        !result.is_empty()
+    });
+    result
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,10 +141,19 @@ async fn prometheus_scrapes_the_worker_while_it_trains_and_promtool_finds_nothin
     }
     assert!(metrics.contains("backend=\"cpu\""));
 
-    let mut promtool = program("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut promtool = program("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
     let checked = promtool.wait_with_output().unwrap();
-    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(
+        checked.status.success() && checked.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("prometheus.yml");

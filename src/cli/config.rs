@@ -49,9 +49,7 @@ fn show(resolved: &Resolved, json: bool) -> Result<Exit, Failure> {
         let object: serde_json::Map<_, _> = resolved
             .rows
             .iter()
-            .map(|row| {
-                (row.name.to_owned(), json!({"value": row.value, "source": row.source.to_string()}))
-            })
+            .map(|row| (row.name.to_owned(), json!({"value": row.value, "source": row.source.to_string()})))
             .collect();
         ui::say_json(&object)?;
     } else {

@@ -39,11 +39,10 @@ fn flag(variable: &'static Variable) -> Arg {
 
 impl clap::Args for ConfigFlags {
     fn augment_args(command: Command) -> Command {
-        let file = Arg::new("config")
-            .long("config")
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help("A TOML file with any of these, as worker_port = 50052; flags and environment win over it");
+        let file =
+            Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf)).help(
+                "A TOML file with any of these, as worker_port = 50052; flags and environment win over it",
+            );
         command.arg(file).args(VARIABLES.iter().map(flag))
     }
 

@@ -36,7 +36,11 @@ impl Remote {
     /// A file of `config` cannot be used.
     pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
         let address = config.endpoint.clone();
-        Ok(Self { client: OrchestratorServiceClient::new(config.channel()?), token: config.token()?, address })
+        Ok(Self {
+            client: OrchestratorServiceClient::new(config.channel()?),
+            token: config.token()?,
+            address,
+        })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -52,7 +56,10 @@ impl Remote {
     ///
     /// # Errors
     /// It refuses the job, or does not answer any more.
-    pub(super) async fn create(&mut self, request: pb::TrainingJobRequest) -> Result<pb::TrainingJobResponse, Failure> {
+    pub(super) async fn create(
+        &mut self,
+        request: pb::TrainingJobRequest,
+    ) -> Result<pb::TrainingJobResponse, Failure> {
         let request = self.request(request);
         match self.client.create_training_job(request).await {
             Ok(created) => Ok(created.into_inner()),
@@ -79,10 +86,18 @@ impl Remote {
                     let status = status.into_inner();
                     let done = u64::try_from(status.completed_tasks).unwrap_or(0);
                     let total = u64::try_from(status.total_tasks).unwrap_or(0);
-                    track.set(done, total, format!("tasks  {}", ui::figures(status.current_loss, status.current_accuracy)));
+                    track.set(
+                        done,
+                        total,
+                        format!("tasks  {}", ui::figures(status.current_loss, status.current_accuracy)),
+                    );
                     if said.replace(done) != Some(done) {
                         board.line(|| {
-                            format!("{} {done} of {total} tasks, {}", status.status, ui::figures(status.current_loss, status.current_accuracy))
+                            format!(
+                                "{} {done} of {total} tasks, {}",
+                                status.status,
+                                ui::figures(status.current_loss, status.current_accuracy)
+                            )
                         });
                     }
                     if matches!(status.status.as_str(), "COMPLETED" | "FAILED" | "CANCELLED") {

@@ -17,9 +17,8 @@ impl Signals {
     /// # Errors
     /// When the system does not allow that.
     pub(super) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|source| Failure::System { doing: "listen for signals", source })
-        };
+        let listen =
+            |kind| signal(kind).map_err(|source| Failure::System { doing: "listen for signals", source });
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 

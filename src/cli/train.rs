@@ -178,14 +178,10 @@ fn last_line(trained: &Trained) -> String {
     let quality = trained.quality.name();
     let figures = metrics.last.as_ref().map(|last| {
         let held_out = last.validation_loss.zip(last.validation_accuracy);
-        let held_out = held_out
-            .map(|(loss, accuracy)| format!(", validation loss {loss:.4}, validation {quality} {accuracy:.4}"));
-        format!(
-            ": loss {:.4}, {quality} {:.4}{}",
-            last.loss,
-            last.accuracy,
-            held_out.unwrap_or_default()
-        )
+        let held_out = held_out.map(|(loss, accuracy)| {
+            format!(", validation loss {loss:.4}, validation {quality} {accuracy:.4}")
+        });
+        format!(": loss {:.4}, {quality} {:.4}{}", last.loss, last.accuracy, held_out.unwrap_or_default())
     });
     format!(
         "{}{} on {}, {}, {} epochs in {:.1} s, {:.0} samples/s{}",

@@ -103,8 +103,8 @@ fn worker(reader: &mut Reader<'_>) -> Option<worker::Config> {
     let worker_id = reader.read("WORKER_ID", |raw| WorkerId::parse(raw).ok());
     let state_dir = reader.read("STATE_DIR", parse::path);
     let slots = reader.read("MAX_CONCURRENT_TASKS", |raw| parse::whole(raw, 1..=1024));
-    let heartbeat_interval = reader
-        .read("HEARTBEAT_INTERVAL", |raw| parse::duration_in(raw, Duration::from_millis(100)..=HOUR));
+    let heartbeat_interval =
+        reader.read("HEARTBEAT_INTERVAL", |raw| parse::duration_in(raw, Duration::from_millis(100)..=HOUR));
     let task_timeout =
         reader.read("TASK_TIMEOUT", |raw| parse::duration_in(raw, Duration::from_secs(1)..=7 * DAY));
     let max_task_retries = reader.read("MAX_TASK_RETRIES", |raw| parse::whole(raw, 0..=100));

@@ -76,8 +76,7 @@ impl Layers {
                 self.environment.get_key_value(name).filter(|(_, text)| !text.trim().is_empty())
             });
             if let Some((name, text)) = set {
-                let value =
-                    Value { text: Some(text.clone()), source: Source::Environment(name.clone()) };
+                let value = Value { text: Some(text.clone()), source: Source::Environment(name.clone()) };
                 values.insert(variable.name, value);
             }
             if let Some(text) = self.flags.get(variable.name) {

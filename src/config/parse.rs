@@ -9,8 +9,16 @@ use std::time::Duration;
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
 /// Units of durations, longest spelling first where one is the beginning of another.
-const UNITS: &[(&str, f64)] =
-    &[("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
+const UNITS: &[(&str, f64)] = &[
+    ("ms", 1e-3),
+    ("us", 1e-6),
+    ("µs", 1e-6),
+    ("ns", 1e-9),
+    ("s", 1.0),
+    ("m", 60.0),
+    ("h", 3600.0),
+    ("d", 86_400.0),
+];
 
 /// `30s`, `5m`, `1h30m`, `500ms`, `1.5s`, or `0`: numbers with units, each unit at most once, largest first.
 pub(crate) fn duration(raw: &str) -> Option<Duration> {

@@ -72,10 +72,7 @@ impl Problem {
                  variable itself",
             );
         }
-        Self::Invalid {
-            invalid: InvalidField::new(variable.name, shown, allowed),
-            from: source.clone(),
-        }
+        Self::Invalid { invalid: InvalidField::new(variable.name, shown, allowed), from: source.clone() }
     }
 
     /// The variable or key that is concerned.

@@ -140,7 +140,10 @@ impl Sessions {
         };
         let thread = thread::Builder::new().name(name).spawn(move || work.run(&data, &idle));
         thread.map(|_| line).map_err(|error| {
-            TaskError::new(ErrorCode::Unavailable, format!("a thread for the session could not start: {error}"))
+            TaskError::new(
+                ErrorCode::Unavailable,
+                format!("a thread for the session could not start: {error}"),
+            )
         })
     }
 

@@ -13,10 +13,10 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 use worker_pb::worker_service_client::WorkerServiceClient;
 
-use crate::worker::FixedWorker;
 use super::*;
 use crate::domain::{Backend, HostUsage, LinkState, WorkerId, WorkerPhase, WorkerStatus};
 use crate::gpu::NoGpus;
+use crate::worker::FixedWorker;
 
 /// A worker that is well and idle.
 pub(super) fn status() -> WorkerStatus {

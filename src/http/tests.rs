@@ -13,7 +13,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time;
 use tokio_util::task::TaskTracker;
 
-use crate::worker::FixedWorker;
 use super::*;
 use crate::domain::{
     Backend, ErrorCode, HostUsage, JobId, LinkState, Metrics, ModelType, Progress, TaskError, TaskId,
@@ -21,6 +20,7 @@ use crate::domain::{
 };
 use crate::gpu::NoGpus;
 use crate::telemetry;
+use crate::worker::FixedWorker;
 
 fn identity(task: &str) -> TaskIdentity {
     TaskIdentity { task_id: TaskId::parse(task).unwrap(), job_id: JobId::parse("j1").unwrap(), attempt: 2 }

@@ -59,6 +59,13 @@ pub(super) struct Outlets {
     pub(super) notices: mpsc::UnboundedSender<Notice>,
 }
 
+/// Something to tell somebody.
+enum Tiding {
+    Outcome(oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>, Result<Arc<TaskOutcome>, ExecuteError>),
+    Cancel(oneshot::Sender<CancelAnswer>, CancelAnswer),
+    Report(Left),
+}
+
 /// A try in the engine.
 struct Run {
     control: Arc<Control>,
@@ -78,6 +85,8 @@ pub(super) struct Driver<O> {
     cancelling: HashMap<Waiter, oneshot::Sender<CancelAnswer>>,
     next_waiter: u64,
     drain_deadline: Option<tokio::time::Instant>,
+    /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
+    tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
     started_at: Instant,
     publish: watch::Sender<Arc<Published>>,
@@ -102,6 +111,7 @@ impl<O: Orchestrator> Driver<O> {
             cancelling: HashMap::new(),
             next_waiter: 0,
             drain_deadline: None,
+            tidings: Vec::new(),
             started_at: Instant::now(),
             publish,
             drained: false,
@@ -188,8 +198,10 @@ impl<O: Orchestrator> Driver<O> {
                 let deadline = tokio::time::Instant::now() + deadline.unwrap_or(self.parts.drain_timeout);
                 self.drain_deadline =
                     Some(self.drain_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
-                tracing::info!("draining: no new task is taken");
                 self.apply(Event::Drain, effects);
+                // Whoever reads the log may ask at once, and shall hear the same.
+                self.publish();
+                tracing::info!("draining: no new task is taken");
             }
             Request::Abort { reason } => self.apply(Event::Abort { reason }, effects),
         }
@@ -201,6 +213,10 @@ impl<O: Orchestrator> Driver<O> {
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.started = Some(at);
                 }
+            }
+            Notice::Stored { key, left } => {
+                self.tidings.push(Tiding::Report(left));
+                self.apply(Event::Persisted { key }, effects);
             }
             Notice::Finished { run, finished } => {
                 let started = self.runs.remove(&run).and_then(|run| run.started);
@@ -253,12 +269,11 @@ impl<O: Orchestrator> Driver<O> {
                 });
             }
             Effect::Persist { key, outcome } => {
-                let (events, reports) = (self.outlets.events.clone(), self.parts.reports.clone());
-                let report = Arc::clone(&outcome);
+                let notices = self.outlets.notices.clone();
+                let left = Arc::clone(&outcome);
                 let stored = move |sequence| {
-                    // Both ends live as long as the worker.
-                    let _ = events.send(Event::Persisted { key });
-                    let _ = reports.send((sequence, report));
+                    // The driver is gone only when the whole worker is.
+                    let _ = notices.send(Notice::Stored { key, left: (sequence, left) });
                 };
                 self.parts.outbox.append(outcome, Box::new(stored));
             }
@@ -274,15 +289,12 @@ impl<O: Orchestrator> Driver<O> {
                 });
             }
             Effect::Answer { waiter, answer } => {
-                if let Some(reply) = self.executing.remove(&waiter) {
-                    // Whoever asked may have gone away.
-                    let _ = reply.send(answer);
-                }
+                let reply = self.executing.remove(&waiter);
+                self.tidings.extend(reply.map(|reply| Tiding::Outcome(reply, answer)));
             }
             Effect::AnswerCancel { waiter, answer } => {
-                if let Some(reply) = self.cancelling.remove(&waiter) {
-                    let _ = reply.send(answer);
-                }
+                let reply = self.cancelling.remove(&waiter);
+                self.tidings.extend(reply.map(|reply| Tiding::Cancel(reply, answer)));
             }
             Effect::Ended { outcome } => {
                 self.parts.metrics.ended(&outcome);
@@ -296,10 +308,7 @@ impl<O: Orchestrator> Driver<O> {
         let request = ClaimRequest {
             worker_id: self.parts.worker_id.clone(),
             slots_available,
-            backends: self.parts.capabilities.backends
-                .iter()
-                .map(|backend| backend.name())
-                .collect(),
+            backends: self.parts.capabilities.backends.iter().map(|backend| backend.name()).collect(),
             warm_jobs: self.parts.engine.warm_jobs(),
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
@@ -362,6 +371,14 @@ impl<O: Orchestrator> Driver<O> {
         let outbox = self.outbox_state.borrow().clone();
         let published = view::publish(&self.state, &self.seen, &outbox, &self.parts, self.started_at);
         self.publish.send_replace(Arc::new(published));
+        for tiding in self.tidings.drain(..) {
+            // Whoever asked may have gone away, and the reporter ends with the worker.
+            match tiding {
+                Tiding::Outcome(reply, answer) => drop(reply.send(answer)),
+                Tiding::Cancel(reply, answer) => drop(reply.send(answer)),
+                Tiding::Report(left) => drop(self.parts.reports.send(left)),
+            }
+        }
     }
 }
 

@@ -199,7 +199,10 @@ pub(crate) mod fixed {
             let (link, view) = FixedLink::new(&status);
             let (sender, receiver) = watch::channel(Arc::new(published(status)));
             let (requests, inbox) = mpsc::unbounded_channel();
-            (FixedWorker { published: sender, link, _requests: inbox }, Self { published: receiver, link: view, requests })
+            (
+                FixedWorker { published: sender, link, _requests: inbox },
+                Self { published: receiver, link: view, requests },
+            )
         }
     }
 }

@@ -230,8 +230,11 @@ impl FixedLink {
         let (now, view) = watch::channel(first);
         let link = Self { now, last_contact: Arc::default() };
         link.say(status);
-        let view =
-            LinkView { now: view, losses: mpsc::unbounded_channel().0, last_contact: Arc::clone(&link.last_contact) };
+        let view = LinkView {
+            now: view,
+            losses: mpsc::unbounded_channel().0,
+            last_contact: Arc::clone(&link.last_contact),
+        };
         (link, view)
     }
 

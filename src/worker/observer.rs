@@ -1,4 +1,4 @@
-//! Hears from the threads that train, and passes it on without waiting.
+//! Hears from the threads that train and write, and passes it on without waiting.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,17 +6,20 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 
 use super::metrics::{Metrics, RunMetrics};
-use super::state::RunId;
+use super::outbox::Left;
+use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskIdentity, TaskSpec};
-use crate::engine::{Observer, Step};
+use crate::engine::{Finished, Observer, Step};
 
-/// What a try in the engine tells the driver.
+/// What other threads tell the driver.
 #[derive(Debug)]
 pub(super) enum Notice {
-    /// The engine began to work on it.
+    /// The engine began to work on a try.
     Started { run: RunId, at: Instant },
-    /// It ended.
-    Finished { run: RunId, finished: crate::engine::Finished },
+    /// A try ended.
+    Finished { run: RunId, finished: Finished },
+    /// The outcome of a record is on disk.
+    Stored { key: Key, left: Left },
 }
 
 /// The [`Observer`] of one try.

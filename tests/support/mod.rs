@@ -49,7 +49,11 @@ impl WorkerProcess {
     }
 
     /// Starts a worker on a state folder that may have been used before.
-    pub fn start_in(state: Arc<tempfile::TempDir>, orchestrator: SocketAddr, settings: &[(&str, &str)]) -> Self {
+    pub fn start_in(
+        state: Arc<tempfile::TempDir>,
+        orchestrator: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let address = orchestrator.to_string();
         let mut command = command(settings);
         command
@@ -70,7 +74,8 @@ impl WorkerProcess {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut worker = Self { child, grpc: nowhere, http: nowhere, log, lines, state };
         let listening = worker.wait_for_log("listening");
-        let port = |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        let port =
+            |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
         worker.grpc = SocketAddr::from(([127, 0, 0, 1], port("grpc")));
         worker.http = SocketAddr::from(([127, 0, 0, 1], port("http")));
         worker
@@ -82,7 +87,9 @@ impl WorkerProcess {
         loop {
             let left = limit.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(line) if line["message"].as_str().is_some_and(|message| message.contains(text)) => return line,
+                Ok(line) if line["message"].as_str().is_some_and(|message| message.contains(text)) => {
+                    return line;
+                }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     panic!("no log line says {text:?}; the log is {:#?}", self.log())
@@ -230,7 +237,8 @@ pub async fn wait_for_end(board: &BoardHandle, job: &JobId) -> JobSummary {
 
 /// Asserts that a job is complete and each of its tasks was counted exactly once.
 pub fn assert_each_once(board: &BoardHandle, job: &JobId, tasks: usize) {
-    let (summary, completions) = board.read(|board| (board.job(job).unwrap(), board.completions(job).unwrap()));
+    let (summary, completions) =
+        board.read(|board| (board.job(job).unwrap(), board.completions(job).unwrap()));
     assert_eq!(summary.status, JobStatus::Completed, "{summary:?}");
     assert_eq!(completions.len(), tasks);
     assert!(completions.values().all(|count| *count == 1), "{completions:?}");
@@ -261,5 +269,14 @@ pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id
             }
             Err(status) => panic!("{status}"),
         }
+    }
+}
+
+/// Looks until `holds`: for what a server shows and nobody announces.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < limit, "{what}: still not after {PATIENCE:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 }

@@ -70,12 +70,7 @@ impl Cluster {
         let mut members = Vec::new();
         let running = FuturesUnordered::new();
         for (name, app) in built {
-            members.push(Member {
-                name,
-                handle: app.worker(),
-                grpc: app.grpc_addr(),
-                http: app.http_addr(),
-            });
+            members.push(Member { name, handle: app.worker(), grpc: app.grpc_addr(), http: app.http_addr() });
             running.push(tracker.spawn(app.run(shutdown.clone())));
         }
         Ok(Self { orchestrator, members, running, shutdown, _scratch: scratch })

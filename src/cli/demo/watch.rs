@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::cluster::{Cluster, Member};
+use crate::cli::Failure;
 use crate::cli::signals::Signals;
 use crate::cli::ui::{Board, Track, figures};
-use crate::cli::Failure;
 use crate::dev::JobSummary;
 use crate::domain::JobId;
 

@@ -2,8 +2,8 @@
 
 use plotters::prelude::*;
 
-use crate::cli::{Epoch, Failure, Metrics};
 use crate::cli::ui::Quality;
+use crate::cli::{Epoch, Failure, Metrics};
 
 const SIZE: (u32, u32) = (1000, 440);
 const FONT: &str = "sans-serif";
@@ -39,7 +39,8 @@ pub(super) fn svg(metrics: &Metrics, quality: Quality) -> Result<String, Failure
 fn draw(text: &mut String, metrics: &Metrics, quality: Quality) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(text, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let simulated = if metrics.simulated { ", SIMULATED: a convergence curve, nothing was trained" } else { "" };
+    let simulated =
+        if metrics.simulated { ", SIMULATED: a convergence curve, nothing was trained" } else { "" };
     let title = format!("{} on {} ({}{simulated})", metrics.model_type, metrics.dataset, metrics.backend);
     let root = root.titled(&title, (FONT, 20))?;
     let (left, right) = root.split_horizontally(SIZE.0 / 2);

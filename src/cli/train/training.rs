@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use crate::cli::ui::{Board, Quality, Track, figures};
 use crate::cli::{Epoch, Metrics};
-use crate::domain::{
-    Backend, BackendChoice, ErrorCode, Hyperparameters, JobId, ModelType, Progress, TASKS_PER_EPOCH, TaskError,
-    TaskId, TaskIdentity, TaskResult, TaskSpec,
-};
 use crate::domain::BATCHES_PER_TASK;
+use crate::domain::{
+    Backend, BackendChoice, ErrorCode, Hyperparameters, JobId, ModelType, Progress, TASKS_PER_EPOCH,
+    TaskError, TaskId, TaskIdentity, TaskResult, TaskSpec,
+};
 use crate::engine::{
     self, Control, Done, Engine as _, LocalTraining, Observer, Predictions, Step, TrainingEngine,
     UnsupportedModels,

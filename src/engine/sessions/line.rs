@@ -49,13 +49,7 @@ impl Line {
             closed: false,
             used: Instant::now(),
         };
-        Self {
-            key,
-            plan,
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            memory_bytes: AtomicU64::new(0),
-        }
+        Self { key, plan, state: Mutex::new(state), changed: Condvar::new(), memory_bytes: AtomicU64::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
