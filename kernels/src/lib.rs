@@ -17,6 +17,8 @@ mod classification;
 mod parameters;
 mod regression;
 
-pub use classification::{ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient};
+pub use classification::{
+    ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,
+};
 pub use parameters::fill_uniform;
 pub use regression::{absolute_error, absolute_error_gradient, squared_error, squared_error_gradient};

@@ -54,7 +54,8 @@ impl Analytic {
         let noise = [generator.random(), generator.random()];
         let figures = curves::at(self.profile, task.model.as_str(), task.epoch, noise);
         let wait = between(&self.delay, generator.random());
-        let run = Run { figures, steps: steps(task), batch_size: task.hyperparameters.batch_size as u64, wait };
+        let run =
+            Run { figures, steps: steps(task), batch_size: task.hyperparameters.batch_size as u64, wait };
         if wait.is_zero() {
             run.report(&control, 1, 1);
             return done.finish(Finished { ending: Ok(run.result()), notes });

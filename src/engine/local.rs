@@ -154,7 +154,10 @@ impl std::fmt::Debug for LocalTraining {
 }
 
 fn greatest(row: &[f32]) -> usize {
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (id, &p)| if p > best.1 { (id, p) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (id, &p)| if p > best.1 { (id, p) } else { best })
+        .0
 }
 
 fn lacking(error: EngineError) -> TaskError {

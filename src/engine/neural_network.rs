@@ -16,9 +16,9 @@
 mod loss;
 mod mlp;
 mod optimizer;
-mod weights;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::sync::Arc;
 
@@ -193,7 +193,9 @@ fn too_many(parameters: u64, hyperparameters: &Hyperparameters) -> TaskError {
     let field = InvalidField::new(
         "hyperparameters.hidden_layers",
         widths.join(","),
-        format!("widths that give at most {MAX_PARAMETERS} parameters with this data set (these: {parameters})"),
+        format!(
+            "widths that give at most {MAX_PARAMETERS} parameters with this data set (these: {parameters})"
+        ),
     );
     TaskError::new(ErrorCode::ResourceExhausted, field.to_string())
 }

@@ -96,7 +96,8 @@ impl Placer {
             BackendChoice::Only(Backend::Cpu) => Ok(self.devices.cpu.clone()),
             BackendChoice::Only(Backend::Wgpu) => self.adapter().cloned().ok_or_else(|| self.no_adapter()),
             BackendChoice::Only(Backend::Analytic) => {
-                Err(InvalidField::new("backend", "analytic", "auto, cpu or wgpu, which train for real").into())
+                Err(InvalidField::new("backend", "analytic", "auto, cpu or wgpu, which train for real")
+                    .into())
             }
         }
     }
@@ -156,7 +157,9 @@ impl Placer {
     fn no_adapter(&self) -> TaskError {
         let reason = match self.policy {
             DevicePolicy::Cpu => "this worker runs under DEVICE_POLICY=cpu".to_owned(),
-            DevicePolicy::Prefer | DevicePolicy::Require => format!("GPUs of this worker: {}", self.devices.found),
+            DevicePolicy::Prefer | DevicePolicy::Require => {
+                format!("GPUs of this worker: {}", self.devices.found)
+            }
         };
         let allowed = format!("auto, cpu or analytic ({reason})");
         InvalidField::new("hyperparameters.backend", "wgpu", allowed).into()
@@ -172,10 +175,15 @@ mod tests {
 
     fn machine(kind: Option<AdapterKind>) -> Devices {
         let adapter = |kind| {
-            let device = ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
+            let device =
+                ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
             (device, kind)
         };
-        Devices { adapter: kind.map(adapter), found: "no adapter was found".to_owned(), ..Devices::cpu_only() }
+        Devices {
+            adapter: kind.map(adapter),
+            found: "no adapter was found".to_owned(),
+            ..Devices::cpu_only()
+        }
     }
 
     fn placer(backend: BackendChoice, policy: DevicePolicy, kind: Option<AdapterKind>) -> Placer {

@@ -129,7 +129,7 @@ impl Sessions {
     }
 
     fn open(&self, key: Key, plan: SessionPlan) -> Result<Arc<Line>, TaskError> {
-        let name: String = format!("train-{}", key.job).chars().filter(|c| *c != '\0').collect();
+        let name = format!("train-{}", key.job);
         let line = Arc::new(Line::new(key, plan));
         let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
         let data = self.0.data.clone();
@@ -140,7 +140,10 @@ impl Sessions {
         };
         let thread = thread::Builder::new().name(name).spawn(move || work.run(&data, &idle));
         thread.map(|_| line).map_err(|error| {
-            TaskError::new(ErrorCode::Unavailable, format!("a thread for the session could not start: {error}"))
+            TaskError::new(
+                ErrorCode::Unavailable,
+                format!("a thread for the session could not start: {error}"),
+            )
         })
     }
 

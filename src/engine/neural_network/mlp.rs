@@ -117,7 +117,8 @@ mod tests {
         let layers = first_layers(&[2, 3, 1], 1);
         let net = Mlp::from_layers(&layers, &Device::flex());
         let input = [0.5_f32, -2.0];
-        let got = values(net.forward(Tensor::from_data(TensorData::new(input.to_vec(), [1, 2]), &Device::flex())));
+        let got =
+            values(net.forward(Tensor::from_data(TensorData::new(input.to_vec(), [1, 2]), &Device::flex())));
         let mut signal: Vec<f64> = input.iter().map(|&v| f64::from(v)).collect();
         for (index, layer) in layers.iter().enumerate() {
             if index > 0 {

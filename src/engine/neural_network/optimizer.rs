@@ -16,8 +16,8 @@ pub(super) fn build(hyperparameters: &Hyperparameters) -> ModuleOptimizer {
     match hyperparameters.optimizer {
         Optimizer::Sgd => {
             let momentum = hyperparameters.momentum;
-            let momentum = (momentum > 0.0)
-                .then(|| MomentumConfig::new().with_momentum(momentum).with_dampening(0.0));
+            let momentum =
+                (momentum > 0.0).then(|| MomentumConfig::new().with_momentum(momentum).with_dampening(0.0));
             SgdConfig::new().with_momentum(momentum).with_weight_decay(decay).init()
         }
         Optimizer::Adam => AdamConfig::new().with_epsilon(EPSILON).with_weight_decay(decay).init(),

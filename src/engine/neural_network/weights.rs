@@ -61,18 +61,14 @@ pub(super) fn read(bytes: &[u8], expected: &[Layer]) -> Result<Vec<Layer>, TaskE
 
 fn values(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, TaskError> {
     let allowed = || format!("F32 {shape:?} for this data set and these hidden_layers");
-    let tensor = file.tensor(name).map_err(|_| invalid(format!("no {name}"), format!("{name}: {}", allowed())))?;
+    let tensor =
+        file.tensor(name).map_err(|_| invalid(format!("no {name}"), format!("{name}: {}", allowed())))?;
     if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
         let value = format!("{name}: {:?} {:?}", tensor.dtype(), tensor.shape());
         return Err(invalid(value, allowed()));
     }
-    let values: Vec<f32> = tensor
-        .data()
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect();
+    let values: Vec<f32> =
+        tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     if values.iter().all(|value| value.is_finite()) {
         Ok(values)
     } else {
