@@ -129,7 +129,7 @@ impl Sessions {
     }
 
     fn open(&self, key: Key, plan: SessionPlan) -> Result<Arc<Line>, TaskError> {
-        let name: String = format!("train-{}", key.job).chars().filter(|c| *c != '\0').collect();
+        let name = format!("train-{}", key.job);
         let line = Arc::new(Line::new(key, plan));
         let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
         let data = self.0.data.clone();

@@ -7,12 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::{Key, Submission};
 use crate::data;
 use crate::domain::{ErrorCode, TaskError, TaskResult};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::Slice;
 use crate::engine::{Finished, priority};
+
+/// Largest model that travels with a result, in bytes: gRPC peers refuse messages of more than 4 MiB by default, and
+/// a result that is refused is lost as a whole.
+const MAX_SENT_WEIGHTS_BYTES: usize = 3 << 20;
 
 struct State {
     waiting: VecDeque<(u64, Submission)>,
@@ -154,8 +160,18 @@ impl Line {
             ];
             Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", message(&*panic))))
         });
-        let notes = if ending.is_ok() { std::mem::take(&mut work.news) } else { Vec::new() };
-        Finished { ending, notes }
+        match ending {
+            Ok(mut result) => {
+                let mut notes = std::mem::take(&mut work.news);
+                let size = result.weights.len();
+                if size > MAX_SENT_WEIGHTS_BYTES {
+                    result.weights = Bytes::new();
+                    notes.push(format!("the model, {size} bytes, is too large to be sent with the result"));
+                }
+                Finished { ending: Ok(result), notes }
+            }
+            Err(error) => Finished { ending: Err(error), notes: Vec::new() },
+        }
     }
 
     fn train(
