@@ -45,7 +45,7 @@ async fn a_cancelled_job_stops_its_running_task_within_a_second() {
         let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
         let task = wait_for_hand_out(orchestrator.board()).await;
         let mut client = worker.client().await;
-        let watched = tokio::spawn(async move { watch_to_the_end(&mut client, &task).await });
+        let watched = spawn(async move { watch_to_the_end(&mut client, &task).await });
         let mut orchestrator_client = client_of(orchestrator.local_addr()).await;
         wait_for_hand_out(orchestrator.board()).await;
         let cancelled = Instant::now();

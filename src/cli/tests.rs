@@ -114,9 +114,9 @@ fn the_demo_has_its_defaults() {
 
 #[test]
 fn a_training_takes_its_settings() {
-    let Command::Train(args) =
-        command("train --model-type mlp --set learning_rate=0.01 --set hidden_layers=64,32 --backend cpu --seed 3")
-    else {
+    let Command::Train(args) = command(
+        "train --model-type mlp --set learning_rate=0.01 --set hidden_layers=64,32 --backend cpu --seed 3",
+    ) else {
         panic!("not train")
     };
     assert_eq!(args.backend, Some(BackendChoice::Only(Backend::Cpu)));
@@ -248,7 +248,8 @@ fn metrics_have_the_shape_of_the_contract() {
 
 #[test]
 fn exit_codes_are_those_of_the_contract() {
-    let codes = [Exit::Done, Exit::Failed, Exit::BadUsage, Exit::Environment, Exit::Interrupted].map(Exit::code);
+    let codes =
+        [Exit::Done, Exit::Failed, Exit::BadUsage, Exit::Environment, Exit::Interrupted].map(Exit::code);
     assert_eq!(codes, [0, 1, 2, 3, 130]);
     let training = |code| Failure::Training(TaskError::new(code, "")).exit_code();
     use crate::domain::ErrorCode;

@@ -337,7 +337,9 @@ fn durations_have_units() {
     ] {
         assert_eq!(duration(raw), Some(Duration::from_millis(milliseconds)), "{raw}");
     }
-    for raw in ["", "30", "s", "1.2.3s", "5 m", "30m1h", "1s1s", "-1s", "1e3s", "NaNs", "infs", "1y", "401d", ".s"] {
+    for raw in
+        ["", "30", "s", "1.2.3s", "5 m", "30m1h", "1s1s", "-1s", "1e3s", "NaNs", "infs", "1y", "401d", ".s"]
+    {
         assert_eq!(duration(raw), None, "{raw}");
     }
 }

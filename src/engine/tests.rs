@@ -25,7 +25,7 @@ pub(super) struct Recorder {
 }
 
 impl Observer for Recorder {
-    fn started(&self) {}
+    fn started(&self, _: Backend) {}
 
     fn stepped(&self, progress: &Progress, step: Step) {
         let mut steps = self.steps.lock().unwrap();

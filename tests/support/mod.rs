@@ -15,6 +15,8 @@ use tensorfleet_worker::domain::JobId;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tensorfleet_worker::wire::{pb, worker_pb};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 /// Time limit for what has to happen; generous, since machines of a build farm are slow.
@@ -146,7 +148,7 @@ impl Drop for WorkerProcess {
 
 fn read_log(stderr: impl std::io::BufRead, log: &Mutex<Vec<Value>>, sender: &Sender<Value>) {
     for line in stderr.lines().map_while(Result::ok) {
-        let parsed = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line));
+        let parsed = serde_json::from_str(&line).unwrap_or(Value::String(line));
         log.lock().unwrap().push(parsed.clone());
         let _ = sender.send(parsed);
     }
@@ -270,6 +272,11 @@ pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id
             Err(status) => panic!("{status}"),
         }
     }
+}
+
+/// Runs `future` beside the test.
+pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    TaskTracker::new().spawn(future)
 }
 
 /// Looks until `holds`: for what a server shows and nobody announces.
