@@ -165,7 +165,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
     orchestrator.board().update(|board| board.cancel_job(&job())).unwrap();
     assert!(client.report_progress(&view(&again)).await.unwrap());
     let answer = client.heartbeat(&heartbeat(vec![view(&again)])).await.unwrap();
-    assert_eq!(answer.cancel, [again.identity.task_id.clone()]);
+    assert_eq!(answer.cancel, std::slice::from_ref(&again.identity.task_id));
     assert_eq!(
         client.job_state(&job()).await.unwrap(),
         JobState { wanted: false, ended: true, total_tasks: 10 }
