@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use tokio::time::timeout;
 use tonic::Code;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
@@ -24,8 +24,12 @@ fn config(contract: Contract) -> DevConfig {
 
 async fn start(config: DevConfig) -> (DevOrchestrator, Client) {
     let orchestrator = DevOrchestrator::start(config).await.unwrap();
-    let client = Client::connect(format!("http://{}", orchestrator.local_addr())).await.unwrap();
+    let client = Client::new(channel(orchestrator.local_addr()));
     (orchestrator, client)
+}
+
+fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 
 fn job(epochs: i32) -> pb::TrainingJobRequest {
@@ -160,7 +164,7 @@ async fn a_restart_may_take_the_board_over() {
     let config = DevConfig { listen, ..config(Contract::Extended) };
     let orchestrator = DevOrchestrator::resume(config, &board).await.unwrap();
     assert_eq!(orchestrator.local_addr(), listen);
-    let mut client = Client::connect(format!("http://{listen}")).await.unwrap();
+    let mut client = Client::new(channel(listen));
     client.report_task_completion(report(&task, "w")).await.unwrap();
     let summary = orchestrator.board().read(|board| board.job(&JobId::parse("j").unwrap()).unwrap());
     assert_eq!(summary.completed, 1);
@@ -189,7 +193,7 @@ async fn bad_calls_are_refused_by_name() {
 #[tokio::test]
 async fn health_is_served_and_a_watcher_does_not_hold_the_shutdown_up() {
     let (orchestrator, _client) = start(config(Contract::Extended)).await;
-    let mut health = HealthClient::connect(format!("http://{}", orchestrator.local_addr())).await.unwrap();
+    let mut health = HealthClient::new(channel(orchestrator.local_addr()));
     let service = "orchestrator.OrchestratorService".to_owned();
     let request = HealthCheckRequest { service };
     let answer = health.check(request.clone()).await.unwrap().into_inner();

@@ -86,18 +86,28 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut request = Request::new(message);
-        request.set_timeout(deadline);
+        // Told a little later than it is kept, so that the clock below decides, which counts connecting too.
+        request.set_timeout(deadline + Duration::from_secs(1));
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());
         }
         let started = Instant::now();
-        // Beside the deadline of the request, which does not count the time that connecting takes.
         let answer = match tokio::time::timeout(deadline, rpc(self.grpc.clone(), request)).await {
             Ok(answer) => answer.map(Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded(format!("no answer to {method} within {deadline:?}"))),
         };
         self.metrics.observe(method, &answer, started.elapsed());
         answer
+    }
+
+    async fn send_report(
+        &self,
+        message: pb::TaskCompletionRequest,
+    ) -> Result<pb::TaskCompletionResponse, Status> {
+        self.call("ReportTaskCompletion", self.deadlines.report, message, |mut grpc, request| async move {
+            grpc.report_task_completion(request).await
+        })
+        .await
     }
 }
 
@@ -223,13 +233,22 @@ impl Orchestrator for Client {
 
     /// A report that is answered but not acknowledged is [`OrchestratorError::Busy`]: it was not counted, and the
     /// caller has to come back with it as often as it is ready to.
+    ///
+    /// Weights that are larger than the orchestrator takes are left out, with a note in the message: a result
+    /// without its weights counts, and one that never arrives does not.
     async fn report(&self, outcome: &TaskOutcome) -> Result<(), OrchestratorError> {
-        let message = wire::completion(outcome, &self.worker_id);
-        let answer = self
-            .call("ReportTaskCompletion", self.deadlines.report, message, |mut grpc, request| async move {
-                grpc.report_task_completion(request).await
-            })
-            .await;
+        let mut message = wire::completion(outcome, &self.worker_id);
+        let mut answer = self.send_report(message.clone()).await;
+        let too_large = answer.as_ref().is_err_and(status::is_too_large);
+        if too_large && !message.model_weights.is_empty() {
+            let bytes = std::mem::take(&mut message.model_weights).len();
+            let note = format!("weights of {bytes} bytes left out: larger than the orchestrator takes");
+            if !message.error_message.is_empty() {
+                message.error_message.push_str("; ");
+            }
+            message.error_message.push_str(&note);
+            answer = self.send_report(message).await;
+        }
         match answer {
             Ok(answer) if answer.acknowledged => Ok(()),
             Ok(answer) => {

@@ -24,6 +24,9 @@ pub(super) fn error(status: &Status) -> OrchestratorError {
     if status.source().is_some() || status.message().starts_with(BROKE_OFF) {
         return OrchestratorError::Unreachable(text);
     }
+    if is_too_large(status) {
+        return OrchestratorError::Rejected(text);
+    }
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => OrchestratorError::Unreachable(text),
         Code::Unauthenticated | Code::PermissionDenied => OrchestratorError::Refused(text),
@@ -58,6 +61,15 @@ pub(super) fn is_unknown_job(status: &Status) -> bool {
     match status.code() {
         Code::NotFound => true,
         Code::Unknown => status.source().is_none() && status.message().contains("not found"),
+        _ => false,
+    }
+}
+
+/// Whether the message was larger than the other end takes; grpc-go and tonic say so with different codes.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    match status.code() {
+        Code::ResourceExhausted => status.message().contains("larger than max"),
+        Code::OutOfRange => status.message().contains("message length too large"),
         _ => false,
     }
 }
@@ -119,6 +131,13 @@ mod tests {
         let broken = Status::from_error(Box::new(std::io::Error::other("connection reset")));
         assert!(matches!(error(&broken), OrchestratorError::Unreachable(text) if text.contains("reset")));
         assert!(!is_unknown_job(&Status::from_error("host not found".into())));
+    }
+
+    #[test]
+    fn what_is_too_large_now_is_too_large_later() {
+        let go = "grpc: received message larger than max (5242966 vs. 4194304)";
+        assert!(matches!(error(&Status::resource_exhausted(go)), OrchestratorError::Rejected(_)));
+        assert!(matches!(error(&Status::resource_exhausted("busy")), OrchestratorError::Busy(_)));
     }
 
     #[test]

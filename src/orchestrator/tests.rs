@@ -165,7 +165,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
     orchestrator.board().update(|board| board.cancel_job(&job())).unwrap();
     assert!(client.report_progress(&view(&again)).await.unwrap());
     let answer = client.heartbeat(&heartbeat(vec![view(&again)])).await.unwrap();
-    assert_eq!(answer.cancel, [again.identity.task_id.clone()]);
+    assert_eq!(answer.cancel, std::slice::from_ref(&again.identity.task_id));
     assert_eq!(
         client.job_state(&job()).await.unwrap(),
         JobState { wanted: false, ended: true, total_tasks: 10 }
@@ -283,7 +283,7 @@ async fn a_server_that_never_answers_is_given_up_at_the_deadline() {
     };
     tokio::select! {
         () = calls => {}
-        () = async { hold.await } => {}
+        () = hold => {}
     }
 }
 
@@ -297,8 +297,9 @@ async fn a_connection_that_breaks_in_the_middle_is_no_answer() {
             let _ = socket.read(&mut [0; 64]).await;
         }
     };
+    let registration = registration();
     tokio::select! {
-        error = client.register(&registration()) => {
+        error = client.register(&registration) => {
             assert!(matches!(&error, Err(OrchestratorError::Unreachable(_))), "{error:?}");
         }
         () = break_off => {}
@@ -447,9 +448,10 @@ impl OrchestratorService for Grudging {
     }
     async fn report_task_completion(
         &self,
-        _: Request<pb::TaskCompletionRequest>,
+        request: Request<pb::TaskCompletionRequest>,
     ) -> Answer<pb::TaskCompletionResponse> {
-        Ok(Response::new(pb::TaskCompletionResponse { acknowledged: false, message: "disk full".into() }))
+        let message = format!("disk full; you said: {}", request.into_inner().error_message);
+        Ok(Response::new(pb::TaskCompletionResponse { acknowledged: false, message }))
     }
     async fn get_job_status(&self, _: Request<pb::GetJobStatusRequest>) -> Answer<pb::GetJobStatusResponse> {
         Err(Status::unknown("job not found: j"))

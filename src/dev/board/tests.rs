@@ -126,7 +126,7 @@ fn a_lost_task_comes_back_with_the_next_attempt_and_its_old_report_is_stale() {
 
     assert_eq!(board.complete(&success(&lost, "a"), later), Ok(Receipt::Stale));
     let reply = board.heartbeat(&worker("a"), None, &[held(&lost)], later);
-    assert_eq!(reply.cancel, [lost.task_id.clone()]);
+    assert_eq!(reply.cancel, std::slice::from_ref(&lost.task_id));
     assert!(board.progress(&worker("a"), &held(&lost), later));
     assert_eq!(board.complete(&success(&again, "b"), later), Ok(Receipt::Counted));
     assert_eq!(board.complete(&success(&lost, "a"), later), Ok(Receipt::Stale));
@@ -170,7 +170,7 @@ fn a_failure_for_good_fails_the_job_and_stops_its_other_tasks() {
     assert_eq!(board.complete(&failure(&bad, "w", ErrorCode::Diverged), now), Ok(Receipt::Failed));
     assert_eq!(status(&board, "j"), JobStatus::Failed);
     let reply = board.heartbeat(&worker("w"), None, &[held(&other)], now);
-    assert_eq!(reply.cancel, [other.task_id.clone()]);
+    assert_eq!(reply.cancel, std::slice::from_ref(&other.task_id));
     board.complete(&failure(&other, "w", ErrorCode::Cancelled), now).unwrap();
     assert_eq!(board.job(&job_id("j")).unwrap().failed, 1);
 }
