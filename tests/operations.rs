@@ -233,7 +233,7 @@ async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
         let mut client = worker.client().await;
         let watch = spawn(async move { watch_to_the_end(&mut client, &task).await });
         worker.signal(Signal::TERM);
-        worker.wait_for_log("draining");
+        worker.wait_for_log("no new task is taken");
         let (ready, body) = worker.get("/readyz");
         assert_eq!(ready, 503, "{body}");
         assert_eq!(worker.get_json("/health")["status"], "DRAINING");
