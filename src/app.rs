@@ -165,8 +165,6 @@ impl App {
     /// # Errors
     /// [`AppError::Orchestrator`] when the orchestrator does not accept this worker; a server that failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
-        let (grpc, http) = (self.grpc_addr, self.http_addr);
-        tracing::info!(grpc = %grpc, http = %http, worker_id = %self.worker.handle().status().worker_id, "listening");
         let servers_end = CancellationToken::new();
         let tracker = TaskTracker::new();
         let grpc = tracker.spawn(self.grpc.serve(servers_end.clone()));

@@ -91,6 +91,10 @@ async fn what_was_not_acknowledged_is_reported_after_a_crash_of_the_worker() {
     // The task ends while nobody is there to hear of it, and then the worker is killed.
     first.shutdown().await;
     worker.wait_for_log("task completed");
+    eventually("the outcome waits on disk", || {
+        let (_, metrics) = worker.get("/metrics");
+        metrics.lines().any(|line| line == "worker_outbox_pending 1")
+    });
     let state = Arc::clone(&worker.state);
     worker.signal(Signal::KILL);
     drop(worker);
