@@ -125,6 +125,8 @@ struct Pass<'a> {
     reader: csv::Reader<Metered<'a>>,
     meter: Rc<Meter>,
     format: Format,
+    /// Where the record begins that is being read, blank lines before it included.
+    next_line: u64,
 }
 
 impl<'a> Pass<'a> {
@@ -141,7 +143,7 @@ impl<'a> Pass<'a> {
             .delimiter(format.delimiter)
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(metered);
-        Ok(Self { path, reader, meter, format })
+        Ok(Self { path, reader, meter, format, next_line: 1 })
     }
 
     fn header(&mut self) -> Result<StringRecord, DataError> {
@@ -191,7 +193,10 @@ impl<'a> Pass<'a> {
 
     /// Reads the next record; `false` at the end.
     fn next(&mut self, record: &mut StringRecord) -> Result<bool, DataError> {
-        self.meter.record_start.set(self.reader.position().byte());
+        let start = self.reader.position();
+        self.meter.record_start.set(start.byte());
+        let half_a_line_end = self.format.line_end == LineEnd::CarriageReturn && start.byte() > 0;
+        self.next_line = start.line() + u64::from(half_a_line_end);
         let mut bytes = std::mem::take(record).into_byte_record();
         let more = self.reader.read_byte_record(&mut bytes).map_err(|error| self.failed(error))?;
         if bytes.as_slice().contains(&0) {
@@ -225,7 +230,7 @@ impl<'a> Pass<'a> {
     }
 
     fn failed(&self, error: csv::Error) -> DataError {
-        let line = self.line_of(&ByteRecord::new());
+        let line = self.next_line;
         let source = match error.into_kind() {
             csv::ErrorKind::Io(source) => source,
             other => io::Error::other(format!("{other:?}")),

@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn only_finite_numbers_are_numbers() {
-        for (cell, number) in [("1", 1.0), ("+1.5", 1.5), ("-.5", -0.5), ("1e3", 1000.0), ("-0", 0.0)] {
+        for (cell, number) in [("1", 1.0_f64), ("+1.5", 1.5), ("-.5", -0.5), ("1e3", 1000.0), ("-0", 0.0)] {
             assert_eq!(parse_number(cell).map(f64::to_bits), Some(number.to_bits()), "{cell:?}");
         }
         for cell in ["inf", "-inf", "infinity", "1e999", "0x10", "1,5", "1_000", "abc", "+nan"] {

@@ -111,7 +111,7 @@ fn limits_are_named() {
 fn an_open_quote_does_not_swallow_the_file() {
     let mut content = "x,y\n1,a\n\"".to_owned();
     content.push_str(&"2,b\n".repeat(5 << 20));
-    refused(content, &all(), ErrorCode::InvalidArgument, &["bytes", "quote left open"]);
+    refused(content, &all(), ErrorCode::InvalidArgument, &["line 3", "bytes", "quote left open"]);
 }
 
 #[test]
@@ -126,17 +126,13 @@ fn loading_stops_when_told_to() {
     load("t.csv", &all(), &root.config(), &check).unwrap();
     let whole = calls.replace(0);
     assert!(whole > 50, "{whole}");
-    for stop_after in 0..whole {
+    // The rest are more of the same.
+    for stop_after in (0..whole).step_by(9) {
         limit.set(stop_after);
         calls.set(0);
         let error = load("t.csv", &all(), &root.config(), &check).unwrap_err();
         assert_eq!(TaskError::from(error), TaskError::new(ErrorCode::TimedOut, "late"));
         assert_eq!(calls.get(), stop_after + 1);
-        // Every tenth moment is enough of them.
-        limit.set(stop_after + 10);
-        if stop_after > 20 {
-            break;
-        }
     }
 }
 

@@ -117,8 +117,8 @@ fn the_split_is_stratified() {
     let root = Root::new();
     let dataset = root.load("builtin:breast_cancer", &LoadOptions::default()).unwrap();
     let count = |part: &Part, id| class_ids(part).iter().filter(|other| **other == id).count();
-    assert_eq!((count(&dataset.validation, 0), count(&dataset.validation, 1)), (71, 43));
-    assert_eq!((count(&dataset.train, 0), count(&dataset.train, 1)), (286, 169));
+    assert_eq!((count(&dataset.validation, 0), count(&dataset.validation, 1)), (72, 42));
+    assert_eq!((count(&dataset.train, 0), count(&dataset.train, 1)), (285, 170));
     let other =
         root.load("builtin:breast_cancer", &LoadOptions { seed: 1, ..LoadOptions::default() }).unwrap();
     assert_ne!(dataset.validation.rows, other.validation.rows);
