@@ -11,7 +11,7 @@ pub struct ClassificationSums {
 
 /// Cross-entropy of softmax(`logits`) against `targets`, summed over rows.
 ///
-/// `logits` has shape [rows, `classes`], `targets` shape [rows] with ids below `classes`. Stable for any finite
+/// `logits` has shape `[rows, classes]`, `targets` shape `[rows]` with ids below `classes`. Stable for any finite
 /// logits: log(sum(exp(x))) is taken relative to the row's maximum.
 ///
 /// # Panics
@@ -58,7 +58,7 @@ pub fn softmax_cross_entropy_gradient(
     sums
 }
 
-/// Turns `values`, shape [rows, `classes`], from logits into probabilities in place; each row adds up to 1.
+/// Turns `values`, shape `[rows, classes]`, from logits into probabilities in place; each row adds up to 1.
 ///
 /// # Panics
 /// When `values` is not a whole number of rows.

@@ -1,6 +1,6 @@
 //! Errors of predicted numbers.
 
-/// Sum of (prediction - target)^2 over rows; both have shape [rows], in the unit of the target.
+/// Sum of (prediction - target)^2 over rows; both have shape `[rows]`, in the unit of the target.
 ///
 /// # Panics
 /// When the shapes differ.
@@ -8,7 +8,7 @@ pub fn squared_error(predictions: &[f32], targets: &[f32]) -> f64 {
     differences(predictions, targets).map(|difference| difference * difference).sum()
 }
 
-/// As [`squared_error`], and writes the gradient of the *mean* squared error by the predictions, shape [rows]:
+/// As [`squared_error`], and writes the gradient of the *mean* squared error by the predictions, shape `[rows]`:
 /// 2 (prediction - target) / rows.
 ///
 /// # Panics
@@ -24,7 +24,7 @@ pub fn squared_error_gradient(predictions: &[f32], targets: &[f32], gradient: &m
     sum
 }
 
-/// Sum of |prediction - target| over rows; both have shape [rows], in the unit of the target.
+/// Sum of |prediction - target| over rows; both have shape `[rows]`, in the unit of the target.
 ///
 /// # Panics
 /// When the shapes differ.
@@ -32,7 +32,7 @@ pub fn absolute_error(predictions: &[f32], targets: &[f32]) -> f64 {
     differences(predictions, targets).map(f64::abs).sum()
 }
 
-/// As [`absolute_error`], and writes the gradient of the *mean* absolute error by the predictions, shape [rows]:
+/// As [`absolute_error`], and writes the gradient of the *mean* absolute error by the predictions, shape `[rows]`:
 /// sign(prediction - target) / rows, and 0 where they are equal.
 ///
 /// # Panics

@@ -31,6 +31,7 @@ impl ComputeDevice {
 }
 
 /// Whether an adapter is a real GPU.
+#[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "a build without GPUs never finds one"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AdapterKind {
     /// A GPU.

@@ -240,7 +240,8 @@ fn progress_is_told_after_each_batch() {
     let recorder = Recorder::default();
     let steps = Arc::clone(&recorder.steps);
     let (done, finished) = done();
-    engine(config()).submit(Arc::new(seeded("job", 3..23)), Arc::new(Control::new(recorder)), done);
+    let engine = engine(config());
+    engine.submit(Arc::new(seeded("job", 3..23)), Arc::new(Control::new(recorder)), done);
     let result = wait_for(&finished).ending.unwrap();
     let steps = steps.lock().unwrap();
     assert_eq!(steps.iter().map(|(p, _)| p.step).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());

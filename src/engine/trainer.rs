@@ -68,8 +68,8 @@ pub(crate) trait Trainer: Send {
     /// The reason to stop.
     fn evaluate(&self, rows: &[u32], control: &Control) -> Result<Metrics, TaskError>;
 
-    /// The model's output for every held-out row, in order: a probability a class, shape [rows, classes], or the
-    /// standardised value, shape [rows].
+    /// The model's output for every held-out row, in order: a probability a class, shape `[rows, classes]`, or the
+    /// standardised value, shape `[rows]`.
     fn predict(&self) -> Vec<f32>;
 
     /// The model in the file format of its type.

@@ -21,9 +21,9 @@ pub(super) struct Layer {
     pub(super) inputs: usize,
     /// Width of y.
     pub(super) outputs: usize,
-    /// W, row-major, shape [inputs, outputs].
+    /// W, row-major, shape `[inputs, outputs]`.
     pub(super) weight: Vec<f32>,
-    /// b, shape [outputs].
+    /// b, shape `[outputs]`.
     pub(super) bias: Vec<f32>,
 }
 
@@ -72,7 +72,7 @@ impl Mlp {
         self.layers.iter().map(layer).collect()
     }
 
-    /// Outputs, shape [rows, outputs], of `input`, shape [rows, features].
+    /// Outputs, shape `[rows, outputs]`, of `input`, shape `[rows, features]`.
     pub(super) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
         let mut signal = input;
         for (index, layer) in self.layers.iter().enumerate() {

@@ -1,5 +1,5 @@
 //! Layers as a safetensors file that PyTorch loads: the state_dict of a Sequential of Linear and ReLU in turn, so
-//! that layer i is number 2 i: `0.weight` [out, in], `0.bias` [out], `2.weight`, ...
+//! that layer i is number 2 i: `0.weight` of shape `[out, in]`, `0.bias` of `[out]`, `2.weight`, ...
 
 use std::collections::HashMap;
 
