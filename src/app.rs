@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, TrainingEngine};
+use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
 use crate::gpu::{GpuProbe, NoGpus};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
@@ -113,7 +113,8 @@ impl App {
         let registry = telemetry::registry()?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
-        let engine: Arc<dyn Engine> = Arc::new(TrainingEngine::new(config.engine)?);
+        let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
+        let engine: Arc<dyn Engine> = Arc::new(TrainingEngine::with_limits(config.engine, sessions)?);
         let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
