@@ -1,3 +1,5 @@
+//! The curves and their simulated time.
+
 use std::sync::mpsc;
 use std::time::Instant;
 

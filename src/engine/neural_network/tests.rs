@@ -1,3 +1,5 @@
+//! Updates against a reference, and what a model file holds.
+
 use super::*;
 use crate::data::{self, LoadOptions, Targets};
 use crate::domain::{Optimizer, Problem};

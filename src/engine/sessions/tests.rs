@@ -1,3 +1,5 @@
+//! Queues, ends and evictions of sessions.
+
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
 
