@@ -64,6 +64,10 @@ pub enum Command {
     /// Train one model here, without an orchestrator
     Train(train::Args),
     /// Run an orchestrator in memory, for development only
+    #[command(
+        long_about = "Run an orchestrator in memory, FOR DEVELOPMENT ONLY: it keeps nothing on disk, asks \
+                            nobody for credentials and forgets every job when it ends."
+    )]
     Orchestrator(orchestrator::Args),
     /// Send a job to an orchestrator
     Submit(submit::Args),
@@ -83,11 +87,11 @@ impl Cli {
             None => true,
             Some(first) => first.starts_with('-') && !about_itself.contains(&first.as_ref()),
         };
-        if means_run {
-            arguments.insert(arguments.len().min(1), "run".into());
+        if arguments.is_empty() {
+            arguments.push(Self::command().get_name().into());
         }
-        if arguments.len() == 1 {
-            arguments.insert(0, Self::command().get_name().into());
+        if means_run {
+            arguments.insert(1, "run".into());
         }
         Self::try_parse_from(arguments)
     }

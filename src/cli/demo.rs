@@ -61,6 +61,13 @@ struct Summary {
     epochs: Vec<Epoch>,
 }
 
+/// What becomes of orchestrator and workers after the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    No,
+    UntilInterrupted,
+}
+
 /// Runs it. The exit code is 0 only when the job completed.
 ///
 /// # Errors
@@ -93,7 +100,8 @@ async fn run(args: &Args, cluster: &mut Cluster, signals: &mut Signals) -> Resul
     if args.json {
         ui::say_json(&Summary::from(&summary))?;
     } else {
-        show(&summary, started, cluster)?;
+        let keep = if args.keep { Keep::UntilInterrupted } else { Keep::No };
+        show(&summary, started, cluster, keep)?;
     }
     if args.keep {
         ui::tell("orchestrator and workers stay until Ctrl-C");
@@ -140,7 +148,7 @@ fn epochs(job: &JobSummary) -> Vec<Epoch> {
     job.epochs.iter().map(row).collect()
 }
 
-fn show(job: &JobSummary, started: Instant, cluster: &Cluster) -> Result<(), Failure> {
+fn show(job: &JobSummary, started: Instant, cluster: &Cluster, keep: Keep) -> Result<(), Failure> {
     let epochs = epochs(job);
     ui::say(&format!(
         "job {} {}: {} of {} tasks in {:.1} s{}{}",
@@ -152,7 +160,9 @@ fn show(job: &JobSummary, started: Instant, cluster: &Cluster) -> Result<(), Fai
         if job.message.is_empty() { "" } else { "; " },
         job.message
     ))?;
-    ui::say(&ui::epochs(&epochs, ui::Quality::Accuracy))?;
+    if !epochs.is_empty() {
+        ui::say(&ui::epochs(&epochs, ui::Quality::Accuracy))?;
+    }
     let losses: Vec<_> = epochs.iter().map(|row| (row.epoch, row.loss)).collect();
     let accuracies: Vec<_> =
         epochs.iter().filter_map(|row| Some((row.epoch, row.validation_accuracy?))).collect();
@@ -161,5 +171,9 @@ fn show(job: &JobSummary, started: Instant, cluster: &Cluster) -> Result<(), Fai
             ui::say(&curve)?;
         }
     }
-    ui::say(&cluster.addresses())
+    ui::say(&cluster.addresses())?;
+    if keep == Keep::No {
+        ui::say("all of these end now; with --keep they stay, to be looked at")?;
+    }
+    Ok(())
 }

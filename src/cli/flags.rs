@@ -32,8 +32,7 @@ fn flag(variable: &'static Variable) -> Arg {
         .value_name("VALUE")
         .action(ArgAction::Set)
         .help(help)
-        .hide(variable.support != Support::Full)
-        .allow_hyphen_values(true);
+        .hide(variable.support != Support::Full);
     if variable.is_switch() { arg.num_args(0..=1).default_missing_value("true") } else { arg }
 }
 

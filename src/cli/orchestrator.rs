@@ -10,11 +10,6 @@ use crate::dev::{Contract, DevConfig, DevOrchestrator};
 
 /// Arguments of `orchestrator`.
 #[derive(Debug, clap::Args)]
-#[command(
-    about = "Run an orchestrator in memory, for development only",
-    long_about = "Run an orchestrator in memory, FOR DEVELOPMENT ONLY: it keeps nothing on disk, asks nobody \
-                  for credentials and forgets every job when it ends."
-)]
 pub struct Args {
     /// Where it listens; port 0 = any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]

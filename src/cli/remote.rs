@@ -86,19 +86,15 @@ impl Remote {
                     let status = status.into_inner();
                     let done = u64::try_from(status.completed_tasks).unwrap_or(0);
                     let total = u64::try_from(status.total_tasks).unwrap_or(0);
-                    track.set(
-                        done,
-                        total,
-                        format!("tasks  {}", ui::figures(status.current_loss, status.current_accuracy)),
-                    );
+                    // Before the first task has ended its figures are zeros that mean nothing.
+                    let figures = if done == 0 {
+                        String::new()
+                    } else {
+                        format!(", {}", ui::figures(status.current_loss, status.current_accuracy))
+                    };
+                    track.set(done, total, format!("tasks{figures}"));
                     if said.replace(done) != Some(done) {
-                        board.line(|| {
-                            format!(
-                                "{} {done} of {total} tasks, {}",
-                                status.status,
-                                ui::figures(status.current_loss, status.current_accuracy)
-                            )
-                        });
+                        board.line(|| format!("{} {done} of {total} tasks{figures}", status.status));
                     }
                     if matches!(status.status.as_str(), "COMPLETED" | "FAILED" | "CANCELLED") {
                         track.finish();
@@ -110,7 +106,10 @@ impl Remote {
                     track.set(0, 0, "orchestrator is away");
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
-                Err(status) => return Err(self.failure(&status)),
+                Err(status) => {
+                    board.clear();
+                    return Err(self.failure(&status));
+                }
             }
         }
     }

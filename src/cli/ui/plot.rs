@@ -18,8 +18,10 @@ pub(in crate::cli) fn curve(title: &str, points: &[(u32, f64)]) -> Option<String
     let most = points.iter().map(|(_, y)| *y).fold(f32::NEG_INFINITY, f32::max);
     // A flat curve needs room too.
     let margin = ((most - least) * 0.05).max(most.abs() * 1e-3).max(1e-6);
+    let floor = if least >= 0.0 { 0.0 } else { f32::NEG_INFINITY };
     let shape = Shape::Lines(&points);
-    let mut chart = Chart::new_with_y_range(WIDTH, HEIGHT, first, last, least - margin, most + margin);
+    let mut chart =
+        Chart::new_with_y_range(WIDTH, HEIGHT, first, last, (least - margin).max(floor), most + margin);
     chart.borders();
     let mut labelled = chart
         .x_label_format(LabelFormat::Custom(Box::new(|x| format!("{x:.0}"))))
