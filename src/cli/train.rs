@@ -129,7 +129,7 @@ async fn follow(order: Order, signals: &mut Signals) -> Result<Result<Trained, T
     let watcher = training::Watcher::new(&order);
     let control = Arc::new(engine::Control::new(watcher.clone()));
     let trainer = {
-        let control = Arc::clone(&control);
+        let (control, watcher) = (Arc::clone(&control), watcher.clone());
         // Nobody listens any more after a second signal.
         move || drop(ended.send(training::train(&order, &watcher, &control)))
     };
@@ -152,7 +152,7 @@ async fn follow(order: Order, signals: &mut Signals) -> Result<Result<Trained, T
                     return Err(Failure::Interrupted);
                 }
                 stopping = true;
-                ui::tell("interrupted; stopping at the next batch");
+                watcher.note("interrupted; stopping at the next batch");
                 control.stop(TaskError::new(ErrorCode::Cancelled, "interrupted"));
             }
         }

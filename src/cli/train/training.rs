@@ -197,7 +197,8 @@ impl Watcher {
         self.0.steps.set(0, 1, format!("epoch {}", epoch + 1));
     }
 
-    fn note(&self, note: &str) {
+    /// Says something beside the bars.
+    pub(super) fn note(&self, note: &str) {
         self.0.board.note(&format!("note: {note}"));
     }
 
