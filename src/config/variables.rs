@@ -43,7 +43,12 @@ impl Variable {
 
     /// The flag's name without the dashes, such as `worker-port`.
     pub fn flag(&self) -> String {
-        self.name.to_ascii_lowercase().replace('_', "-")
+        Self::flag_of(self.name)
+    }
+
+    /// A name of the environment as a flag's, without the dashes.
+    pub fn flag_of(name: &str) -> String {
+        name.to_ascii_lowercase().replace('_', "-")
     }
 
     /// Whether the bare flag stands for `true`.
