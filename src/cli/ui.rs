@@ -45,7 +45,7 @@ pub(super) fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Loss and accuracy in words.
-pub(super) fn figures(loss: f64, accuracy: f64) -> String {
-    format!("loss {loss:.4}, accuracy {accuracy:.4}")
+/// Loss and quality in words.
+pub(super) fn figures(loss: f64, quality: Quality, value: f64) -> String {
+    format!("loss {loss:.4}, {} {value:.4}", quality.name())
 }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _};
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::cli::Epoch;
+use crate::data::Dataset;
 
 /// What `accuracy` measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,12 @@ pub(in crate::cli) enum Quality {
 }
 
 impl Quality {
-    /// Lower-case name.
+    /// What a training on `dataset` is measured by.
+    pub(in crate::cli) fn of(dataset: &Dataset) -> Self {
+        if dataset.classes().is_some() { Self::Accuracy } else { Self::Rmse }
+    }
+
+    /// Name in the middle of a line.
     pub(in crate::cli) const fn name(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
