@@ -90,7 +90,10 @@ impl Remote {
                     let figures = if done == 0 {
                         String::new()
                     } else {
-                        format!(", {}", ui::figures(status.current_loss, status.current_accuracy))
+                        format!(
+                            ", {}",
+                            ui::figures(status.current_loss, ui::Quality::Accuracy, status.current_accuracy)
+                        )
                     };
                     track.set(done, total, format!("tasks{figures}"));
                     if said.replace(done) != Some(done) {
