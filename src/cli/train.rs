@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<Setting>,
     /// What trains: wgpu (the GPU), cpu, analytic (simulated curves, nothing is trained), or auto: the GPU where
-    /// there is one, else the CPU [default: auto]
+    /// there is one and DEVICE_POLICY allows it, else the CPU [default: auto]
     #[arg(long, value_name = "BACKEND", value_parser = job::backend)]
     pub backend: Option<BackendChoice>,
     /// Seed of split, first weights and order; the same seed gives the same model [default: 0]
@@ -171,7 +171,8 @@ async fn follow(
                     return Err(Failure::Interrupted);
                 }
                 stopping = true;
-                watcher.note("interrupted; stopping at the next batch");
+                watcher.interrupted();
+                ui::tell("interrupted; stopping at the next batch (once more: at once)");
                 control.stop(TaskError::new(ErrorCode::Cancelled, "interrupted"));
             }
         }
@@ -207,12 +208,15 @@ fn last_line(trained: &Trained) -> String {
         format!(": loss {:.4}, {quality} {:.4}{}", last.loss, last.accuracy, held_out.unwrap_or_default())
     });
     format!(
-        "{}{} on {}, {}, {} epochs in {:.1} s, {:.0} samples/s{}",
+        "{}{} on {}, {}, {} in {:.1} s, {:.0} samples/s{}",
         if metrics.simulated { "SIMULATED, nothing was trained: " } else { "" },
         metrics.model_type,
         metrics.dataset,
         metrics.backend,
-        metrics.epochs.len(),
+        match metrics.epochs.len() {
+            1 => "1 epoch".to_owned(),
+            epochs => format!("{epochs} epochs"),
+        },
         metrics.seconds,
         metrics.samples_per_second,
         figures.unwrap_or_default()

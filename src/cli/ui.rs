@@ -11,7 +11,9 @@ pub(super) use plot::curve;
 pub(super) use table::{Quality, epochs, pairs};
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::Failure;
@@ -43,6 +45,12 @@ pub(super) fn say_json(value: &impl Serialize) -> Result<(), Failure> {
 /// Writes `text` and a line end to standard error; when that fails there is nobody to tell.
 pub(super) fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Columns of the terminal behind `output`; None where that is no terminal, or one that does not say.
+fn columns(output: impl AsFd) -> Option<u16> {
+    let size = tcgetwinsize(output).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
 }
 
 /// Loss and quality in words.

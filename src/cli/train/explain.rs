@@ -35,13 +35,13 @@ impl Explain {
             return Failure::NoDevice(error);
         }
         if error.message.contains("DATA_ROOT") {
-            let message = format!("{}; {}", error.message, self.about_the_root());
+            let message = format!("{}; {}", error.message, self.about_the_root(&error.message));
             return Failure::Training(TaskError::new(error.code, message));
         }
         Failure::Training(error)
     }
 
-    fn about_the_root(&self) -> String {
+    fn about_the_root(&self, said: &str) -> String {
         let root = path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
         let help = match self.elsewhere() {
             Some((folder, name)) => {
@@ -53,6 +53,9 @@ impl Explain {
             }
             None => "--data-root names another".to_owned(),
         };
+        if said.starts_with("DATA_ROOT") {
+            return help;
+        }
         format!("DATA_ROOT is {} here; {help}", root.display())
     }
 

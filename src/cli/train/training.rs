@@ -224,6 +224,11 @@ impl Watcher {
         self.0.board.line(|| format!("epoch {}/{}: {line}", epoch.epoch, self.0.total));
     }
 
+    /// Draws nothing any more.
+    pub(super) fn interrupted(&self) {
+        self.0.board.leave();
+    }
+
     /// Leaves the bars as they are.
     pub(super) fn end(&self) {
         self.0.steps.finish();

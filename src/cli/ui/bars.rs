@@ -8,10 +8,17 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::tell;
+use super::{columns, tell};
 
-const HEAD: &str = "{prefix:16!} [{bar:28}] {pos:>5}/{len} {msg}  {elapsed}";
-const DETAIL: &str = "{prefix:16!} [{bar:28}] {pos:>5}/{len} {msg}";
+/// Below this many columns there is no room for bars beside the figures.
+const ROOM_FOR_BARS: u16 = 64;
+
+/// Templates, with room for bars and without. A message is cut, never wrapped: a line that takes two cannot be
+/// drawn over.
+const HEAD: [&str; 2] =
+    ["{prefix:9!} [{bar:10}] {pos:>5}/{len} {wide_msg} {elapsed}", "{prefix:9!} {pos}/{len} {wide_msg}"];
+const DETAIL: [&str; 2] =
+    ["{prefix:9!} [{bar:10}] {pos:>5}/{len} {wide_msg}", "{prefix:9!} {pos}/{len} {wide_msg}"];
 const FILL: &str = "=> ";
 
 /// The place of all bars; clones share it. As a writer of logs it leads to standard error, past the bars.
@@ -49,12 +56,14 @@ impl Board {
         track
     }
 
-    /// The bar of a part.
+    /// The bar of a part. Names of more than nine characters are cut.
     pub(in crate::cli) fn part(&self, name: &str) -> Track {
         self.add(DETAIL, name, 0)
     }
 
-    fn add(&self, template: &str, name: &str, length: u64) -> Track {
+    fn add(&self, [roomy, narrow]: [&str; 2], name: &str, length: u64) -> Track {
+        let template =
+            if columns(io::stderr()).is_some_and(|columns| columns < ROOM_FOR_BARS) { narrow } else { roomy };
         Track(self.bars.as_ref().map(|bars| {
             let style =
                 ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -96,12 +105,14 @@ impl Board {
         self.closed.store(true, Ordering::Relaxed);
     }
 
-    /// Writes to standard error while no bar is drawn.
-    fn aside<R>(&self, write: impl FnOnce(&mut io::StderrLock<'_>) -> R) -> R {
-        match self.moving() {
-            Some(bars) => bars.suspend(|| write(&mut io::stderr().lock())),
-            None => write(&mut io::stderr().lock()),
+    /// Leaves the bars as they are after an interruption. The terminal has put its ^C behind the last of them, so
+    /// that none of them can be drawn over any more.
+    pub(in crate::cli) fn leave(&self) {
+        if let Some(bars) = self.moving() {
+            bars.set_draw_target(ProgressDrawTarget::hidden());
+            tell("");
         }
+        self.close();
     }
 }
 
@@ -113,17 +124,23 @@ impl<'a> MakeWriter<'a> for Board {
     }
 }
 
-/// Lines of the log, beside the bars.
+/// Lines of the log, above the bars. Each write is one or more whole lines.
 #[derive(Debug)]
 pub(in crate::cli) struct Aside<'a>(&'a Board);
 
 impl io::Write for Aside<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.aside(|out| out.write(bytes))
+        match self.0.moving() {
+            Some(bars) => {
+                bars.println(String::from_utf8_lossy(bytes).trim_end_matches('\n'))?;
+                Ok(bytes.len())
+            }
+            None => io::stderr().write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.aside(|out| out.flush())
+        io::stderr().flush()
     }
 }
 
@@ -147,11 +164,71 @@ impl Track {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::sync::Mutex;
+
+    use indicatif::TermLike;
+
     use super::*;
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct Paper(Arc<Mutex<String>>);
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, line: &str) -> io::Result<()> {
+            self.write_str(line)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_log_is_drawn_above_the_bars() {
+        let paper = Paper::default();
+        let board = Board::over(Some(ProgressDrawTarget::term_like(Box::new(paper.clone()))));
+        let track = board.part("steps");
+        track.set(1, 2, "moving");
+        board.make_writer().write_all(b"something is slow\n").unwrap();
+        let drawn = paper.0.lock().unwrap().clone();
+        let line = drawn.find("something is slow").unwrap();
+        assert!(drawn.get(line..).is_some_and(|after| after.contains("moving")), "{drawn}");
+    }
 
     #[test]
     fn what_comes_after_the_end_is_not_written_between_bars() {
-        for end in [Board::close, Board::clear] {
+        for end in [Board::close, Board::clear, Board::leave] {
             let board = Board::over(Some(ProgressDrawTarget::hidden()));
             let writer = board.clone();
             let _bar = board.whole("job", 10);
