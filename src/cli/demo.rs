@@ -138,9 +138,14 @@ async fn run(
         let keep = if args.keep { Keep::UntilInterrupted } else { Keep::No };
         say_job(&summary, started)?;
         say_epochs(&epochs(&summary), picture.quality)?;
-        ui::say(&cluster.addresses())?;
-        if keep == Keep::No {
-            ui::say("all of these end now; with --keep they stay, to be looked at")?;
+        match (keep, exit) {
+            (Keep::UntilInterrupted, _) => ui::say(&cluster.addresses())?,
+            (Keep::No, Exit::Done) => {
+                ui::say(&cluster.addresses())?;
+                ui::say("all of these end now; with --keep they stay, to be looked at")?;
+            }
+            // Addresses of what ends anyway would bury why it failed.
+            (Keep::No, _) => {}
         }
     }
     if args.keep {

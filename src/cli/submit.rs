@@ -114,9 +114,11 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     let mut signals = Signals::listen()?;
+    let board = ui::Board::new();
     let ended = tokio::select! {
-        ended = remote.follow(&created.job_id) => ended?,
+        ended = remote.follow(&created.job_id, &board) => ended?,
         _ = signals.next() => {
+            board.leave();
             ui::tell(&format!("no longer following {}; the job itself goes on", created.job_id));
             return Ok(Exit::Interrupted);
         }

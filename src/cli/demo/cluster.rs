@@ -92,21 +92,13 @@ impl Cluster {
 
     /// Where to look.
     pub(super) fn addresses(&self) -> String {
-        let orchestrator = [
-            "orchestrator".to_owned(),
-            self.orchestrator.local_addr().to_string(),
-            "-".to_owned(),
-            "-".to_owned(),
-        ];
-        let rows = self.members.iter().map(|member| {
-            [
-                member.name.clone(),
-                member.grpc.to_string(),
-                format!("http://{}/health", member.http),
-                format!("http://{}/metrics", member.http),
-            ]
-        });
-        ui::pairs(["who", "gRPC", "health", "metrics"], std::iter::once(orchestrator).chain(rows))
+        let orchestrator =
+            ["orchestrator".to_owned(), self.orchestrator.local_addr().to_string(), "-".to_owned()];
+        let rows = self
+            .members
+            .iter()
+            .map(|member| [member.name.clone(), member.grpc.to_string(), format!("http://{}", member.http)]);
+        ui::pairs(["who", "gRPC", "HTTP: /health, /metrics"], std::iter::once(orchestrator).chain(rows))
     }
 
     /// Waits until a worker ends, which none should.

@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::signals::Signals;
 use crate::cli::ui::{Board, Quality, Track, figures};
 use crate::dev::{EpochSummary, JobSummary};
-use crate::domain::JobId;
+use crate::domain::{JobId, TaskView};
 
 /// How often the bars move.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ pub(super) async fn until_end(
         tokio::select! {
             _ = redraw.tick() => {}
             _ = signals.next() => {
-                picture.board.clear();
+                picture.board.leave();
                 return Ok(Ending::Interrupted);
             }
             failure = cluster.worker_ended() => {
@@ -53,7 +53,7 @@ pub(super) async fn until_end(
         };
         picture.draw(&job, &cluster.members);
         if job.status.is_final() {
-            picture.end();
+            picture.end(&job, &cluster.members);
             return Ok(Ending::Job(job));
         }
     }
@@ -76,7 +76,9 @@ impl Picture {
 
     fn begin(&mut self, cluster: &Cluster) {
         self.job = self.board.whole("job", 0);
-        self.members = cluster.members.iter().map(|member| self.board.part(&member.name)).collect();
+        // Short, so that there is room for figures.
+        let name = |member: &Member| member.name.trim_start_matches("demo-").to_owned();
+        self.members = cluster.members.iter().map(|member| self.board.part(&name(member))).collect();
     }
 
     fn draw(&mut self, job: &JobSummary, members: &[Member]) {
@@ -86,7 +88,10 @@ impl Picture {
             .unwrap_or_default();
         self.job.set(job.completed.into(), job.total.into(), format!("tasks    {now}"));
         for (track, member) in self.members.iter().zip(members) {
-            draw_member(track, member, self.quality);
+            match member.handle.status().tasks.first() {
+                Some(task) => draw_task(track, task, self.quality),
+                None => draw_share(track, member, job),
+            }
         }
         // An epoch is said when the next one has begun or the job has ended: only then are its figures final.
         let known = if job.status.is_final() { job.epochs.len() } else { job.epochs.len().saturating_sub(1) };
@@ -96,7 +101,10 @@ impl Picture {
         self.epochs_said = self.epochs_said.max(known);
     }
 
-    fn end(&self) {
+    fn end(&self, job: &JobSummary, members: &[Member]) {
+        for (track, member) in self.members.iter().zip(members) {
+            draw_share(track, member, job);
+        }
         for track in self.members.iter().chain([&self.job]) {
             track.finish();
         }
@@ -117,21 +125,23 @@ fn epoch_line(epoch: &EpochSummary, quality: Quality) -> String {
     )
 }
 
-fn draw_member(track: &Track, member: &Member, quality: Quality) {
-    let status = member.handle.status();
-    match status.tasks.first() {
-        Some(task) => {
-            let progress = &task.progress;
-            let message = format!(
-                "batches  epoch {}, {}, {:.0} samples/s",
-                task.epoch + 1,
-                figures(progress.loss, quality, progress.accuracy),
-                progress.samples_per_second
-            );
-            track.set(progress.step, progress.total_steps, message);
-        }
-        None => track.set(0, 1, format!("waits    {} tasks done", status.completed_tasks)),
-    }
+fn draw_task(track: &Track, task: &TaskView, quality: Quality) {
+    let progress = &task.progress;
+    let figures = match progress.step {
+        // Before its first step a task has no figures, only zeros.
+        0 => String::new(),
+        _ => format!(
+            ", {}, {:.0} samples/s",
+            figures(progress.loss, quality, progress.accuracy),
+            progress.samples_per_second
+        ),
+    };
+    track.set(progress.step, progress.total_steps, format!("batches  epoch {}{figures}", task.epoch + 1));
+}
+
+/// What a worker without a task has done of the whole.
+fn draw_share(track: &Track, member: &Member, job: &JobSummary) {
+    track.set(member.handle.status().completed_tasks, job.total.into(), "tasks    done by it");
 }
 
 #[cfg(test)]
