@@ -50,6 +50,7 @@ use link::{Identity, Link};
 use outbox::{Left, Outbox};
 use reporter::Reporter;
 use state::{Limits, State};
+use view::About;
 
 /// How long the end of a drain waits for the orchestrator to take the last outcomes; what it does not take stays on
 /// disk for the next start.
@@ -184,11 +185,11 @@ impl<O: Orchestrator> Worker<O> {
             gpus: Arc::clone(&with.gpus),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
+        let about = About { worker_id, capabilities: with.engine.capabilities(), started_at: Instant::now() };
         let parts = Parts {
-            worker_id,
+            about,
             orchestrator: Arc::clone(&with.orchestrator),
             engine: Arc::clone(&with.engine),
-            capabilities: with.engine.capabilities(),
             outbox: Arc::clone(&outbox),
             reports,
             link: link_view.clone(),
@@ -198,8 +199,7 @@ impl<O: Orchestrator> Worker<O> {
             drain_timeout: config.drain_timeout,
         };
         let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
-        let first =
-            view::publish(&state, &Default::default(), &outbox.state().borrow(), &parts, Instant::now());
+        let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
         let outlets = Outlets { events: events.clone(), notices };
         Self {

@@ -20,9 +20,9 @@ use super::metrics::Metrics;
 use super::observer::{Notice, RunObserver};
 use super::outbox::{Left, Outbox, OutboxState};
 use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
-use super::view::{self, Seen};
-use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus, WorkerId};
-use crate::engine::{Control, Done, Engine, EngineCapabilities};
+use super::view::{self, About, Seen};
+use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus};
+use crate::engine::{Control, Done, Engine};
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
 
 /// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
@@ -33,11 +33,9 @@ const EVENTS_PER_PUBLISH: usize = 64;
 
 /// What the driver works with.
 pub(super) struct Parts<O> {
-    pub(super) worker_id: WorkerId,
+    pub(super) about: About,
     pub(super) orchestrator: Arc<O>,
     pub(super) engine: Arc<dyn Engine>,
-    /// What the engine can do, asked once.
-    pub(super) capabilities: EngineCapabilities,
     pub(super) outbox: Arc<Outbox>,
     pub(super) reports: mpsc::UnboundedSender<Left>,
     pub(super) link: LinkView,
@@ -94,7 +92,6 @@ pub(super) struct Driver<O> {
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
-    started_at: Instant,
     publish: watch::Sender<Arc<Published>>,
     drained: bool,
 }
@@ -119,7 +116,6 @@ impl<O: Orchestrator> Driver<O> {
             drain_deadline: None,
             stop_deadline: None,
             tidings: Vec::new(),
-            started_at: Instant::now(),
             publish,
             drained: false,
         }
@@ -337,9 +333,9 @@ impl<O: Orchestrator> Driver<O> {
 
     fn poll(&self, generation: u64, slots_available: u32) {
         let request = ClaimRequest {
-            worker_id: self.parts.worker_id.clone(),
+            worker_id: self.parts.about.worker_id.clone(),
             slots_available,
-            backends: self.parts.capabilities.backends.iter().map(|backend| backend.name()).collect(),
+            backends: self.parts.about.capabilities.backends.iter().map(|backend| backend.name()).collect(),
             warm_jobs: self.parts.engine.warm_jobs(),
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
@@ -408,7 +404,7 @@ impl<O: Orchestrator> Driver<O> {
         }
         self.seen.retain(|key, _| records.contains_key(key));
         let outbox = self.outbox_state.borrow().clone();
-        let published = view::publish(&self.state, &self.seen, &outbox, &self.parts, self.started_at);
+        let published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
         self.publish.send_replace(Arc::new(published));
         for tiding in self.tidings.drain(..) {
             // Whoever asked may have gone away, and the reporter ends with the worker.

@@ -6,12 +6,11 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::driver::Parts;
 use super::handle::Published;
 use super::outbox::OutboxState;
 use super::state::{Admission, Key, Record, Stage, State};
-use crate::domain::{LinkState, Progress, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
-use crate::engine::Control;
+use crate::domain::{LinkState, Progress, TaskPhase, TaskView, WorkerId, WorkerPhase, WorkerStatus};
+use crate::engine::{Control, EngineCapabilities};
 
 /// What the driver keeps beside a record, since the state machine has no clock and no channels.
 pub(super) struct Seen {
@@ -25,6 +24,14 @@ impl Seen {
     pub(super) fn now() -> Self {
         Self { claimed: SystemTime::now(), progress: Arc::new(watch::Sender::default()), control: None }
     }
+}
+
+/// What never changes about a worker.
+pub(super) struct About {
+    pub(super) worker_id: WorkerId,
+    /// What the engine can do, asked once.
+    pub(super) capabilities: EngineCapabilities,
+    pub(super) started_at: Instant,
 }
 
 /// One record.
@@ -49,12 +56,11 @@ pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
 }
 
 /// Everything. What the link knows is filled in when somebody reads.
-pub(super) fn publish<O>(
+pub(super) fn publish(
+    about: &About,
     state: &State,
     seen: &HashMap<Key, Seen>,
     outbox: &OutboxState,
-    parts: &Parts<O>,
-    started_at: Instant,
 ) -> Published {
     let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
     let reasons: Vec<String> = outbox.trouble().into_iter().collect();
@@ -68,10 +74,10 @@ pub(super) fn publish<O>(
         WorkerPhase::Busy
     };
     let status = WorkerStatus {
-        worker_id: parts.worker_id.clone(),
+        worker_id: about.worker_id.clone(),
         phase,
         reasons,
-        started_at,
+        started_at: about.started_at,
         slots_total: state.slots(),
         slots_busy: u32::try_from(state.records.len()).unwrap_or(u32::MAX),
         slots_polling: state.polls,
@@ -82,7 +88,7 @@ pub(super) fn publish<O>(
         link: LinkState::Connecting,
         registered: false,
         last_heartbeat: None,
-        backend: parts.capabilities.default_backend,
+        backend: about.capabilities.default_backend,
         outbox_pending: outbox.pending,
     };
     let running = tracked()
