@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::UnsupportedModels;
-use crate::telemetry::logs;
+use crate::telemetry::{host, logs};
 use crate::{data, engine, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -148,7 +148,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
-        data: data::Config::new(root?),
+        data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
 }
 

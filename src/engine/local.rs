@@ -94,10 +94,10 @@ impl LocalTraining {
                     labels.clone(),
                 )
             }
-            (TargetKind::Value { mean, std }, Targets::Values(values)) => {
-                let text = |value: &f32| (f64::from(*value) * std + mean).to_string();
-                let (targets, predictions) =
-                    (values.iter().map(text).collect(), outputs.iter().map(text).collect());
+            (TargetKind::Value { mean, std }, Targets::Values(_)) => {
+                let targets = self.session.data().held_out_numbers.iter().map(f64::to_string).collect();
+                let number = |output: &f32| f64::from(*output) * std + mean;
+                let predictions = outputs.iter().map(|output| number(output).to_string()).collect();
                 (targets, predictions, Vec::new(), Vec::new())
             }
             _ => Default::default(),
