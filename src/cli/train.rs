@@ -72,7 +72,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     let trained = match follow(order, &mut signals).await? {
         Ok(trained) => trained,
         Err(error) if error.code == ErrorCode::Cancelled => return Ok(Exit::Interrupted),
-        Err(error) if error.message.contains("leads out of DATA_ROOT") => {
+        Err(error) if error.code == ErrorCode::PermissionDenied => {
             let hint = format!("{}; --data-root names that folder", error.message);
             return Err(TaskError::new(error.code, hint).into());
         }
