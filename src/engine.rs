@@ -38,6 +38,7 @@ pub use local::{LocalTraining, Predictions};
 pub use sessions::SessionLimits;
 pub use training::TrainingEngine;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::domain::{Backend, ErrorCode, JobId, TaskError, TaskResult, TaskSpec};
@@ -95,6 +96,15 @@ impl Done {
             call(finished);
         }
     }
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 impl Drop for Done {
