@@ -58,7 +58,7 @@ impl LocalTraining {
             seed,
             device: device.clone(),
         };
-        let session = Session::open(&plan, &[], &config.data, check)?;
+        let session = Session::open(&plan, &config.data, check)?;
         Ok(Self { session, entry, device, seed })
     }
 
