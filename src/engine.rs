@@ -22,6 +22,7 @@ mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+mod search;
 mod seeds;
 mod session;
 mod sessions;
@@ -33,7 +34,7 @@ mod tests;
 
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
-pub use error::EngineError;
+pub use error::{EngineError, OpenError};
 pub use local::{LocalTraining, Predictions};
 pub use sessions::SessionLimits;
 pub use training::TrainingEngine;
