@@ -51,7 +51,7 @@ start_orchestrator() { # further arguments; sets orchestrator
   local log="$work/orchestrator.log"
   LOG_FORMAT=json "$program" orchestrator --listen 127.0.0.1:0 "$@" >"$log" 2>&1 &
   pids+=("$!")
-  orchestrator=$(await "$log" '"listen"' | field listen)
+  orchestrator=$(await "$log" 'listens on ' | sed -E 's/.*listens on ([^ ]+).*/\1/')
 }
 
 start_worker() { # name, then NAME=VALUE settings; sets worker_http

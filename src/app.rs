@@ -12,6 +12,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +33,9 @@ pub enum AppError {
     /// The device that was asked for is not there.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The search for devices ended without an answer.
+    #[error("the search for devices failed: {0}")]
+    Probe(tokio::task::JoinError),
     /// The orchestrator cannot be reached with this configuration, now or later.
     #[error(transparent)]
     OrchestratorConfig(#[from] orchestrator::ConfigError),
@@ -47,6 +51,9 @@ pub enum AppError {
     /// The gRPC server.
     #[error(transparent)]
     Grpc(#[from] grpc::Error),
+    /// A server panicked.
+    #[error("a server of the worker failed: {0}")]
+    Server(tokio::task::JoinError),
     /// The machine tells nothing of itself.
     #[error(transparent)]
     Host(#[from] host::Error),
@@ -59,8 +66,13 @@ impl AppError {
             Self::OrchestratorConfig(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
-            Self::Engine(_) | Self::Host(_) => 3,
-            Self::Worker(_) | Self::Orchestrator(_) | Self::Metrics(_) | Self::Http(_) | Self::Grpc(_) => 1,
+            Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
+            Self::Worker(_)
+            | Self::Orchestrator(_)
+            | Self::Metrics(_)
+            | Self::Http(_)
+            | Self::Grpc(_)
+            | Self::Server(_) => 1,
         }
     }
 }
@@ -114,7 +126,10 @@ impl App {
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
-        let engine: Arc<dyn Engine> = Arc::new(TrainingEngine::with_limits(config.engine, sessions)?);
+        // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
+        let engine =
+            tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
+        let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
         let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
@@ -168,22 +183,34 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), AppError> {
         let servers_end = CancellationToken::new();
         let tracker = TaskTracker::new();
-        let grpc = tracker.spawn(self.grpc.serve(servers_end.clone()));
-        let http = tracker.spawn(self.http.serve(servers_end.clone()));
-        tracker.spawn(pass_on(shutdown, self.worker.handle(), servers_end.clone()));
-        let outcome = self.worker.run().await;
+        let mut servers = JoinSet::new();
+        let (grpc, http) = (self.grpc.serve(servers_end.clone()), self.http.serve(servers_end.clone()));
+        servers.spawn(async move { grpc.await.map_err(AppError::from) });
+        servers.spawn(async move { http.await.map_err(AppError::from) });
+        let handle = self.worker.handle();
+        tracker.spawn(pass_on(shutdown, handle.clone(), servers_end.clone()));
+        let worker = self.worker.run();
+        tokio::pin!(worker);
+        let (served, outcome) = tokio::select! {
+            outcome = &mut worker => (None, outcome),
+            served = servers.join_next() => {
+                // Nobody can ask or scrape this worker any more, so it does not go on as if all were well.
+                tracing::error!("a server of the worker ended early; draining");
+                handle.drain(None);
+                (served, worker.await)
+            }
+        };
         servers_end.cancel();
         tracker.close();
         tracker.wait().await;
+        let mut served: Vec<_> = served.into_iter().collect();
+        while let Some(result) = servers.join_next().await {
+            served.push(result);
+        }
         outcome?;
-        // A server that panicked has said so; the worker itself ended well.
-        if let Ok(served) = grpc.await {
-            served?;
+        for result in served {
+            result.map_err(AppError::Server)??;
         }
-        if let Ok(served) = http.await {
-            served?;
-        }
-        tracing::info!("the worker has ended");
         Ok(())
     }
 }

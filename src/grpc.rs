@@ -42,7 +42,7 @@ use worker_pb::worker_service_server::WorkerServiceServer;
 const MESSAGE_BYTES: usize = 64 << 20;
 
 /// Calls under way on one connection; more wait.
-const CALLS_PER_CONNECTION: usize = 256;
+const CALLS_PER_CONNECTION: usize = 4096;
 
 /// A silent connection is asked after this time whether it still lives, and has as long again for its answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

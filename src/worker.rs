@@ -51,9 +51,6 @@ use outbox::{Left, Outbox};
 use reporter::Reporter;
 use state::{Limits, State};
 
-/// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-
 /// How long the end of a drain waits for the orchestrator to take the last outcomes; what it does not take stays on
 /// disk for the next start.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
@@ -201,7 +198,8 @@ impl<O: Orchestrator> Worker<O> {
             drain_timeout: config.drain_timeout,
         };
         let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
-        let first = view::publish(&state, &Default::default(), &Default::default(), &parts, Instant::now());
+        let first =
+            view::publish(&state, &Default::default(), &outbox.state().borrow(), &parts, Instant::now());
         let (publish, published) = watch::channel(Arc::new(first));
         let outlets = Outlets { events: events.clone(), notices };
         Self {
@@ -255,42 +253,35 @@ impl<O: Orchestrator> Worker<O> {
             let ended = ended.clone();
             async move { follower.glance(ended).await }
         });
-        let give_up = CancellationToken::new();
-        let driver = self.driver.run(self.inboxes, give_up.clone());
-        let link = self.link.run(self.handle.clone(), self.events, ended.clone());
-        let outcome = {
-            tokio::pin!(driver);
-            tokio::pin!(link);
-            let stuck = stuck(self.handle.clone());
-            tokio::select! {
-                () = &mut driver => Ok(()),
-                refused = &mut link => refused,
-                () = stuck => {
-                    tracing::error!("some tasks did not stop in time; the worker ends without them");
-                    Ok(())
+        let link_ended = ended.clone();
+        let link = self.link.run(self.handle.clone(), self.events, link_ended);
+        let driver = self.driver.run(self.inboxes);
+        tokio::pin!(link, driver);
+        let refused = tokio::select! {
+            () = &mut driver => None,
+            answer = &mut link => answer.err(),
+        };
+        let outcome = match refused {
+            None => {
+                // The link goes on meanwhile: an orchestrator that comes back in time still gets the last outcomes.
+                tokio::select! {
+                    () = flush(&self.outbox) => Ok(()),
+                    answer = &mut link => answer,
                 }
             }
+            Some(error) => {
+                // What runs is stopped in order, and what has ended stays on disk for a start that is accepted.
+                self.handle.abort("the orchestrator refused this worker");
+                driver.await;
+                Err(error)
+            }
         };
-        give_up.cancel();
-        if outcome.is_ok() {
-            flush(&self.outbox).await;
-        }
         ended.cancel();
         tracker.close();
         // Polls and releases that are out have deadlines of their own; nothing is gained by waiting for them.
         let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
         outcome
     }
-}
-
-/// Waits until tasks were told to stop and the grace for that has passed.
-async fn stuck(mut handle: WorkerHandle) {
-    while !handle.stopping() {
-        if !handle.changed().await {
-            return std::future::pending().await;
-        }
-    }
-    tokio::time::sleep(STOP_GRACE).await;
 }
 
 /// Waits until the orchestrator has taken all outcomes, or the grace for that has passed.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::*;
 use tensorfleet_worker::dev::{Contract, JobStatus};
+use tensorfleet_worker::wire::pb::orchestrator_service_server::OrchestratorServiceServer;
 use tensorfleet_worker::wire::worker_pb::{self, TaskRequest};
 use tonic::Code;
 
@@ -82,6 +83,28 @@ fn an_orchestrator_that_is_not_there_is_waited_for() {
     assert_ne!(worker.get_json("/health")["orchestrator_connection"], "connected");
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_is_refused_later_ends_the_worker_and_loses_nothing() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = OrchestratorServiceServer::new(support::fickle::Fickle::default());
+    let served = tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
+    let server = spawn(served);
+    let settings = [("ANALYTIC_EPOCH_DELAY", "10m"), ("MAX_CONCURRENT_TASKS", "2")];
+    let mut worker = WorkerProcess::start(address, &settings);
+    assert_eq!(worker.wait().code(), Some(1));
+    let log = worker.log();
+    let said = log.iter().any(|line| line.to_string().contains("the token has expired"));
+    assert!(said, "{log:#?}");
+    // The task was stopped in order, and what is to be said of it waits on disk.
+    let kept = std::fs::read_dir(worker.state.path().join("outbox")).unwrap();
+    let bytes: u64 = kept.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes > 0, "the outbox is empty; {log:#?}");
+    server.abort();
 }
 
 fn request(change: impl FnOnce(&mut TaskRequest)) -> TaskRequest {
@@ -305,5 +328,9 @@ async fn cancel_time_out_and_status_over_grpc() {
         client.get_worker_status(worker_pb::WorkerStatusRequest::default()).await.unwrap().into_inner();
     let health = worker.get_json("/health");
     assert_eq!(health["worker_id"], status.worker_id.as_str());
-    assert_eq!(health["failed_tasks"], 1);
+    assert_eq!(
+        (&health["failed_tasks"], &health["completed_tasks"]),
+        (&0.into(), &0.into()),
+        "it was cancelled"
+    );
 }

@@ -122,6 +122,7 @@ async fn prometheus_scrapes_the_worker_while_it_trains_and_promtool_finds_nothin
         "worker_training_accuracy{",
         "worker_validation_loss{",
         "worker_validation_accuracy{",
+        "worker_task_simulated{",
         "worker_cpu_usage_percent ",
         "worker_memory_usage_bytes ",
         "worker_concurrent_tasks ",

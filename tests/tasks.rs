@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use support::*;
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator, JobStatus};
 use tensorfleet_worker::wire::pb;
@@ -81,33 +82,34 @@ async fn a_restart_of_the_orchestrator_loses_no_result() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_acknowledged_is_reported_after_a_crash_of_the_worker() {
-    let first = orchestrator(Contract::Extended).await;
-    let (address, board) = (first.local_addr(), first.board().clone());
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "2s")];
-    let worker = WorkerProcess::start(address, &settings);
-    let job = submit(address, simulated_job(1)).await;
-    wait_for_hand_out(&board).await;
-    // The task ends while nobody is there to hear of it, and then the worker is killed.
-    first.shutdown().await;
-    worker.wait_for_log("task completed");
-    eventually("the outcome waits on disk", || {
-        let (_, metrics) = worker.get("/metrics");
-        metrics.lines().any(|line| line == "worker_outbox_pending 1")
-    });
-    let state = Arc::clone(&worker.state);
-    worker.signal(Signal::KILL);
-    drop(worker);
-    let second = DevOrchestrator::resume(DevConfig { listen: address, ..config(Contract::Extended) }, &board);
-    let second = second.await.unwrap();
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "0")];
-    let worker = WorkerProcess::start_in(state, address, &settings);
-    let told =
-        |line: &serde_json::Value| line["message"] == "reporting outcomes that were left by the last run";
-    assert!(worker.log().iter().any(told), "{:#?}", worker.log());
-    wait_for_end(&board, &job).await;
-    assert_each_once(&board, &job, 10);
-    second.shutdown().await;
+async fn what_was_not_acknowledged_is_reported_after_the_worker_has_ended() {
+    for signal in [Signal::KILL, Signal::TERM] {
+        let first = orchestrator(Contract::Extended).await;
+        let (address, board) = (first.local_addr(), first.board().clone());
+        let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "2s")];
+        let mut worker = WorkerProcess::start(address, &settings);
+        let job = submit(address, simulated_job(1)).await;
+        wait_for_hand_out(&board).await;
+        // The task ends while nobody is there to hear of it, and then the worker ends too.
+        first.shutdown().await;
+        eventually("the outcome waits on disk", || {
+            let (_, metrics) = worker.get("/metrics");
+            metrics.lines().any(|line| line == "worker_outbox_pending 1")
+        });
+        worker.signal(signal);
+        worker.wait();
+        let state = Arc::clone(&worker.state);
+        drop(worker);
+        let config = DevConfig { listen: address, ..config(Contract::Extended) };
+        let second = DevOrchestrator::resume(config, &board).await.unwrap();
+        let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "0")];
+        let worker = WorkerProcess::start_in(state, address, &settings);
+        let told = |line: &Value| line["message"] == "reporting outcomes that were left by the last run";
+        assert!(worker.log().iter().any(told), "{:#?}", worker.log());
+        wait_for_end(&board, &job).await;
+        assert_each_once(&board, &job, 10);
+        second.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

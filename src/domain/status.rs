@@ -121,7 +121,7 @@ pub enum TaskPhase {
     Running,
     /// It was told to stop and will at its next batch.
     Stopping,
-    /// It ended; its outcome is not acknowledged yet.
+    /// It ended; its outcome is on its way to the disk, or the task on its way back.
     Reporting,
 }
 
@@ -154,6 +154,8 @@ pub struct TaskView {
     pub claimed_at: SystemTime,
     /// Local retries so far.
     pub retries: u32,
+    /// For how long the orchestrator keeps it ours without hearing from us, where it tells with the task.
+    pub lease: Option<Duration>,
 }
 
 /// Everything about the worker at one moment.
@@ -179,7 +181,7 @@ pub struct WorkerStatus {
     pub recent: Vec<Arc<TaskOutcome>>,
     /// Tasks completed since the start.
     pub completed_tasks: u64,
-    /// Tasks that ended otherwise.
+    /// Tasks that failed or ran too long; cancelled ones are neither completed nor failed.
     pub failed_tasks: u64,
     /// The link to the orchestrator.
     pub link: LinkState,

@@ -24,7 +24,7 @@ const fn serving(phase: WorkerPhase) -> ServingStatus {
 
 /// Reports the worker as it is now; before anybody can ask, so that no name is unknown at first.
 pub(super) async fn report(handle: &WorkerHandle, reporter: &HealthReporter) {
-    set_all(reporter, serving(handle.status().phase)).await;
+    set_all(reporter, serving(handle.phase())).await;
 }
 
 async fn set_all(reporter: &HealthReporter, status: ServingStatus) {

@@ -63,6 +63,7 @@ fn status() -> WorkerStatus {
             progress: Progress { step: 7, total_steps: 100, loss: 0.25, ..Progress::default() },
             claimed_at: SystemTime::UNIX_EPOCH,
             retries: 1,
+            lease: None,
         }],
         recent: vec![
             outcome("ended", Ok(result)),

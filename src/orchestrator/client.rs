@@ -35,6 +35,9 @@ type Grpc = OrchestratorServiceClient<Channel>;
 #[derive(Debug)]
 pub struct Client {
     grpc: Grpc,
+    /// A connection for polls alone: each holds a stream for as long as there is no task, and a proxy that limits
+    /// the streams of a connection would queue heartbeats behind them.
+    polls: Grpc,
     token: Option<MetadataValue<Ascii>>,
     worker_id: WorkerId,
     strictness: Strictness,
@@ -56,11 +59,13 @@ impl Client {
         strictness: Strictness,
         metrics: Metrics,
     ) -> Result<Self, ConfigError> {
-        let grpc = Grpc::new(config.channel()?)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let connection = || -> Result<Grpc, ConfigError> {
+            let grpc = Grpc::new(config.channel()?);
+            Ok(grpc.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
+        };
         Ok(Self {
-            grpc,
+            grpc: connection()?,
+            polls: connection()?,
             token: config.token()?,
             worker_id,
             strictness,
@@ -157,8 +162,9 @@ impl Orchestrator for Client {
             job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
         };
         let answer = self
-            .call("AssignTask", self.deadlines.claim, message, |mut grpc, request| async move {
-                grpc.assign_task(request).await
+            .call("AssignTask", self.deadlines.claim, message, |_, request| {
+                let mut polls = self.polls.clone();
+                async move { polls.assign_task(request).await }
             })
             .await;
         match answer {

@@ -19,7 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A connection that then stays silent this long is given up.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the orchestrator is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,10 +17,3 @@ pub enum OrchestratorError {
     #[error("orchestrator rejects the call: {0}")]
     Rejected(String),
 }
-
-impl OrchestratorError {
-    /// Whether the same call may succeed later.
-    pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Busy(_))
-    }
-}

@@ -21,7 +21,9 @@ const BROKE_OFF: &str = "protocol error: missing grpc-status trailer";
 /// The error that stands for `status`.
 pub(super) fn error(status: &Status) -> OrchestratorError {
     let text = describe(status);
-    if status.source().is_some() || status.message().starts_with(BROKE_OFF) {
+    // What is not gRPC comes from something in between, such as a proxy whose backend is away.
+    let not_the_orchestrator = [BROKE_OFF, NOT_GRPC].iter().any(|begin| status.message().starts_with(begin));
+    if status.source().is_some() || not_the_orchestrator {
         return OrchestratorError::Unreachable(text);
     }
     if is_too_large(status) {

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
@@ -20,11 +19,14 @@ use super::link::LinkView;
 use super::metrics::Metrics;
 use super::observer::{Notice, RunObserver};
 use super::outbox::{Left, Outbox, OutboxState};
-use super::state::{Effect, Event, Key, Polled, RunId, State, Waiter, transition};
+use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
 use super::view::{self, Seen};
 use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus, WorkerId};
 use crate::engine::{Control, Done, Engine, EngineCapabilities};
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+
+/// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Events that are applied before the status is published once.
 const EVENTS_PER_PUBLISH: usize = 64;
@@ -69,6 +71,7 @@ enum Tiding {
 /// A try in the engine.
 struct Run {
     control: Arc<Control>,
+    submitted: Instant,
     started: Option<Instant>,
     limit: Duration,
     timed_out: bool,
@@ -84,7 +87,10 @@ pub(super) struct Driver<O> {
     executing: HashMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
     cancelling: HashMap<Waiter, oneshot::Sender<CancelAnswer>>,
     next_waiter: u64,
+    /// When running tasks are told to stop.
     drain_deadline: Option<tokio::time::Instant>,
+    /// When those that did not are left behind.
+    stop_deadline: Option<tokio::time::Instant>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
@@ -111,6 +117,7 @@ impl<O: Orchestrator> Driver<O> {
             cancelling: HashMap::new(),
             next_waiter: 0,
             drain_deadline: None,
+            stop_deadline: None,
             tidings: Vec::new(),
             started_at: Instant::now(),
             publish,
@@ -118,25 +125,28 @@ impl<O: Orchestrator> Driver<O> {
         }
     }
 
-    /// Runs until drained, or until `give_up`.
-    pub(super) async fn run(mut self, mut inboxes: Inboxes, give_up: CancellationToken) {
+    /// Runs until drained.
+    pub(super) async fn run(mut self, mut inboxes: Inboxes) {
         let mut effects = Vec::new();
+        self.outbox_changed(&mut effects);
+        self.publish();
         while !self.drained {
             let next_timeout = self.next_timeout();
-            let drain_deadline = self.drain_deadline;
+            let (drain_deadline, stop_deadline) = (self.drain_deadline, self.stop_deadline);
+            // Clocks first: they are ready only when due, and no flood of requests may hold them up.
             tokio::select! {
                 biased;
-                () = give_up.cancelled() => return,
+                () = at(next_timeout) => self.time_out(&mut effects),
+                () = at(drain_deadline) => self.abort("the worker was stopped before the task ended", &mut effects),
+                () = at(stop_deadline) => {
+                    tracing::error!("some tasks did not stop in time; the worker ends without them");
+                    self.stop_deadline = None;
+                    self.apply(Event::Abandon, &mut effects);
+                }
+                Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
                 Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
-                Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
-                () = at(next_timeout) => self.time_out(&mut effects),
-                () = at(drain_deadline) => {
-                    self.drain_deadline = None;
-                    let reason = "the worker was stopped before the task ended";
-                    self.apply(Event::Abort { reason }, &mut effects);
-                }
             }
             self.drain_inboxes(&mut inboxes, &mut effects);
             self.publish();
@@ -163,8 +173,14 @@ impl<O: Orchestrator> Driver<O> {
         }
     }
 
+    fn abort(&mut self, reason: &'static str, effects: &mut Vec<Effect>) {
+        self.drain_deadline = None;
+        self.stop_deadline.get_or_insert_with(|| tokio::time::Instant::now() + STOP_GRACE);
+        self.apply(Event::Abort { reason }, effects);
+    }
+
     fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
-        let writable = self.outbox_state.borrow_and_update().trouble.is_none();
+        let writable = self.outbox_state.borrow_and_update().trouble().is_none();
         self.apply(Event::Storage { writable }, effects);
     }
 
@@ -176,12 +192,14 @@ impl<O: Orchestrator> Driver<O> {
                 self.executing.insert(waiter, reply);
                 self.apply(Event::Execute { task, waiter }, effects);
             }
-            Request::Cancel { task, reason, reply } => {
-                let waiter = reply.map(|reply| {
-                    self.cancelling.insert(waiter, reply);
-                    waiter
-                });
-                self.apply(Event::Cancel { task, reason, waiter }, effects);
+            Request::Cancel { task, reply } => {
+                self.cancelling.insert(waiter, reply);
+                let (reason, waiter) = ("cancelled by CancelTask", Some(waiter));
+                self.apply(Event::Cancel { task, up_to: None, reason, waiter }, effects);
+            }
+            Request::Unwanted { task } => {
+                let (up_to, reason) = (Some(task.attempt), "cancelled by the orchestrator");
+                self.apply(Event::Cancel { task: task.task_id, up_to, reason, waiter: None }, effects);
             }
             Request::Watch { task, reply } => {
                 let found =
@@ -194,16 +212,20 @@ impl<O: Orchestrator> Driver<O> {
                 // Whoever asked may have gone away.
                 let _ = reply.send(watched);
             }
-            Request::Drain { deadline } => {
+            Request::Drain { deadline } if self.state.admission <= Admission::Draining => {
                 let deadline = tokio::time::Instant::now() + deadline.unwrap_or(self.parts.drain_timeout);
                 self.drain_deadline =
                     Some(self.drain_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+                if self.state.admission == Admission::Draining {
+                    return;
+                }
                 self.apply(Event::Drain, effects);
                 // Whoever reads the log may ask at once, and shall hear the same.
                 self.publish();
                 tracing::info!("draining: no new task is taken");
             }
-            Request::Abort { reason } => self.apply(Event::Abort { reason }, effects),
+            Request::Drain { .. } => {}
+            Request::Abort { reason } => self.abort(reason, effects),
         }
     }
 
@@ -212,6 +234,7 @@ impl<O: Orchestrator> Driver<O> {
             Notice::Started { run, at } => {
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.started = Some(at);
+                    self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
                 }
             }
             Notice::Stored { key, left } => {
@@ -281,11 +304,19 @@ impl<O: Orchestrator> Driver<O> {
                 let (events, orchestrator) =
                     (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
                 self.parts.tracker.spawn(async move {
-                    if let Err(error) = orchestrator.release(&identity, reason).await {
-                        let task_id = identity.task_id.as_str();
-                        tracing::warn!(task_id, %error, "could not give the task back; its lease will end");
-                    }
-                    let _ = events.send(Event::Released { key });
+                    let task_id = identity.task_id.as_str();
+                    let taken = match orchestrator.release(&identity, reason).await {
+                        Ok(true) => {
+                            tracing::info!(task_id, reason, "gave the task back");
+                            Taken::Yes
+                        }
+                        Ok(false) => Taken::No,
+                        Err(error) => {
+                            tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
+                            Taken::No
+                        }
+                    };
+                    let _ = events.send(Event::Released { key, taken });
                 });
             }
             Effect::Answer { waiter, answer } => {
@@ -320,13 +351,14 @@ impl<O: Orchestrator> Driver<O> {
                     claimed.map_or(Polled::Empty, Polled::Task)
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "poll failed");
-                    link.heard(&error, generation);
-                    if matches!(error, OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_)) {
+                    tracing::warn!(%error, "a poll for tasks failed");
+                    let lost =
+                        matches!(error, OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_));
+                    link.heard(error, generation);
+                    if lost {
                         Polled::Failed
                     } else {
                         // The link is fine, so the next poll would come back at once.
-                        tracing::warn!(%error, "the orchestrator does not answer polls");
                         tokio::time::sleep(Backoff::busy().next_wait()).await;
                         Polled::Empty
                     }
@@ -347,6 +379,10 @@ impl<O: Orchestrator> Driver<O> {
 
     fn submit(&mut self, key: Key, run: RunId, task: Arc<TaskSpec>) {
         let seen = self.seen.entry(key).or_insert_with(Seen::now);
+        if seen.control.is_none() && !task.notes.is_empty() {
+            let (task_id, notes) = (task.identity.task_id.as_str(), task.notes.join("; "));
+            tracing::warn!(task_id, notes, "a task asks for what is not understood");
+        }
         seen.progress.send_replace(Progress::default());
         let notices = self.outlets.notices.clone();
         let progress = Arc::clone(&seen.progress);
@@ -354,8 +390,11 @@ impl<O: Orchestrator> Driver<O> {
         let control = Arc::new(Control::new(observer));
         seen.control = Some(Arc::clone(&control));
         let limit = task.timeout.unwrap_or(self.parts.task_timeout);
-        self.parts.metrics.submitted(seen.claimed.elapsed().unwrap_or_default());
-        self.runs.insert(run, Run { control: Arc::clone(&control), started: None, limit, timed_out: false });
+        let submitted = Instant::now();
+        self.runs.insert(
+            run,
+            Run { control: Arc::clone(&control), submitted, started: None, limit, timed_out: false },
+        );
         let done = Done::new(move |finished| {
             let _ = notices.send(Notice::Finished { run, finished });
         });

@@ -5,13 +5,14 @@
 //! a job, with the extended one once a task.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
@@ -21,7 +22,7 @@ use super::state::Event;
 use crate::domain::{JobId, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
-use crate::orchestrator::{Heartbeat, Mode, Orchestrator};
+use crate::orchestrator::{Heartbeat, Mode, Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
 
 /// Between two glances.
@@ -31,7 +32,14 @@ const GLANCE_INTERVAL: Duration = Duration::from_millis(500);
 const GLANCES_PER_JOB_REPORT: u32 = 4;
 
 /// Calls of one glance that are under way at once.
-const CALLS_AT_ONCE: usize = 16;
+const CALLS_AT_ONCE: usize = 128;
+
+/// Longest time that one question of a glance may take: a slow answer about one job must not keep another one's
+/// cancelled task running.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest time that a heartbeat may take; a shorter interval shortens it.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Heartbeats in one lease: two may be lost before it ends.
 const HEARTBEATS_PER_LEASE: u32 = 3;
@@ -60,12 +68,12 @@ impl<O: Orchestrator> Follower<O> {
             };
             let Some(now) = up else { return };
             let began = Instant::now();
-            let draining = self.worker.status().phase == WorkerPhase::Draining;
+            let draining = self.worker.phase() == WorkerPhase::Draining;
             self.heartbeat(now).await;
             // The orchestrator learns of a drain at once, not a whole interval later.
             let drain_began = async {
                 while worker.changed().await {
-                    if !draining && worker.published.borrow().status.phase == WorkerPhase::Draining {
+                    if !draining && worker.phase() == WorkerPhase::Draining {
                         return;
                     }
                 }
@@ -74,7 +82,11 @@ impl<O: Orchestrator> Follower<O> {
             tokio::select! {
                 () = sleep_until(began + self.interval(now)) => {}
                 () = drain_began => {}
-                _ = link.changed() => {}
+                changed = link.changed() => {
+                    if changed.is_none() {
+                        return;
+                    }
+                }
                 () = ended.cancelled() => return,
             }
         }
@@ -83,8 +95,10 @@ impl<O: Orchestrator> Follower<O> {
     fn interval(&self, now: LinkNow) -> Duration {
         let wishes = now.registered.map(|registered| (registered.heartbeat_interval, registered.lease));
         let (wished, lease) = wishes.unwrap_or_default();
-        let lease_bound = lease.map(|lease| lease / HEARTBEATS_PER_LEASE);
-        [wished, lease_bound].into_iter().flatten().fold(self.heartbeat_interval, Duration::min)
+        let tasks = Arc::clone(&self.worker.published.borrow());
+        let leases = tasks.status.tasks.iter().filter_map(|task| task.lease).chain(lease);
+        let interval = wished.unwrap_or(self.heartbeat_interval);
+        leases.map(|lease| lease / HEARTBEATS_PER_LEASE).fold(interval, Duration::min)
     }
 
     async fn heartbeat(&self, now: LinkNow) {
@@ -100,13 +114,20 @@ impl<O: Orchestrator> Follower<O> {
             host: self.host.usage(),
             gpus: self.gpus.snapshot().usage,
         };
-        let answer = self.orchestrator.heartbeat(&heartbeat).await;
+        let limit = self.interval(now).min(HEARTBEAT_TIMEOUT);
+        let sent = timeout(limit, self.orchestrator.heartbeat(&heartbeat)).await;
+        let late =
+            |_| Err(OrchestratorError::Unreachable(format!("no answer to a heartbeat within {limit:?}")));
+        let answer = sent.unwrap_or_else(late);
         self.metrics.heartbeat(answer.as_ref().map(drop).map_err(drop));
         match answer {
             Ok(answer) => {
                 self.worker.link.contact();
-                for task in answer.cancel {
-                    self.worker.cancel_unasked(task, "cancelled by the orchestrator");
+                for task in heartbeat.tasks {
+                    // The answer names a task; what it means is the attempt that was told of.
+                    if answer.cancel.contains(&task.identity.task_id) {
+                        self.worker.unwanted(task.identity);
+                    }
                 }
                 if answer.drain {
                     self.worker.drain(None);
@@ -117,7 +138,7 @@ impl<O: Orchestrator> Follower<O> {
             }
             Err(error) => {
                 tracing::debug!(%error, "heartbeat failed");
-                self.worker.link.heard(&error, now.generation);
+                self.worker.link.heard(error, now.generation);
             }
         }
     }
@@ -143,35 +164,40 @@ impl<O: Orchestrator> Follower<O> {
                     calls.buffer_unordered(CALLS_AT_ONCE).collect::<()>().await;
                 }
                 Mode::Base => {
-                    let jobs: BTreeMap<JobId, TaskView> =
-                        held.map(|task| (task.identity.job_id.clone(), task)).collect();
-                    let reports = glances.is_multiple_of(GLANCES_PER_JOB_REPORT);
-                    let calls = stream::iter(jobs).map(|(job, task)| async move {
-                        self.ask_for_job(job, now.generation).await;
-                        if reports && task.progress.step > 0 {
-                            self.tell_progress(task, now.generation).await;
-                        }
-                    });
-                    calls.buffer_unordered(CALLS_AT_ONCE).collect::<()>().await;
+                    let jobs = furthest_of_each_job(held);
+                    let questions = stream::iter(jobs.keys().cloned().collect::<Vec<_>>())
+                        .map(|job| self.ask_for_job(job, now.generation));
+                    questions.buffer_unordered(CALLS_AT_ONCE).collect::<()>().await;
+                    if glances.is_multiple_of(GLANCES_PER_JOB_REPORT) {
+                        let moving = jobs.into_values().filter(|task| task.progress.step > 0);
+                        let reports =
+                            stream::iter(moving).map(|task| self.tell_progress(task, now.generation));
+                        reports.buffer_unordered(CALLS_AT_ONCE).collect::<()>().await;
+                    }
                 }
             }
         }
     }
 
     async fn tell_progress(&self, task: TaskView, generation: u64) {
-        match self.orchestrator.report_progress(&task).await {
+        // Without an answer in time the next glance asks again; whether the link is gone others find out.
+        let Ok(answer) = timeout(QUESTION_TIMEOUT, self.orchestrator.report_progress(&task)).await else {
+            return;
+        };
+        match answer {
             Ok(cancel) => {
                 self.worker.link.contact();
                 if cancel {
-                    self.worker.cancel_unasked(task.identity.task_id, "cancelled by the orchestrator");
+                    self.worker.unwanted(task.identity);
                 }
             }
-            Err(error) => self.worker.link.heard(&error, generation),
+            Err(error) => self.worker.link.heard(error, generation),
         }
     }
 
     async fn ask_for_job(&self, job: JobId, generation: u64) {
-        match self.orchestrator.job_state(&job).await {
+        let Ok(answer) = timeout(QUESTION_TIMEOUT, self.orchestrator.job_state(&job)).await else { return };
+        match answer {
             Ok(state) => {
                 self.worker.link.contact();
                 if state.ended {
@@ -183,9 +209,26 @@ impl<O: Orchestrator> Follower<O> {
                     let _ = self.events.send(Event::CancelJob { job, reason });
                 }
             }
-            Err(error) => self.worker.link.heard(&error, generation),
+            Err(error) => self.worker.link.heard(error, generation),
         }
     }
+}
+
+/// The task of each job that is furthest: the others of it wait for their turn.
+fn furthest_of_each_job(tasks: impl Iterator<Item = TaskView>) -> BTreeMap<JobId, TaskView> {
+    let mut furthest: BTreeMap<JobId, TaskView> = BTreeMap::new();
+    for task in tasks {
+        match furthest.entry(task.identity.job_id.clone()) {
+            Entry::Vacant(entry) => {
+                entry.insert(task);
+            }
+            Entry::Occupied(mut entry) if task.progress.step > entry.get().progress.step => {
+                entry.insert(task);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    furthest
 }
 
 /// Slots that hold no task.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::link::LinkView;
-use crate::domain::{Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerStatus};
+use crate::domain::{
+    Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerPhase, WorkerStatus,
+};
 use crate::engine::Control;
 
 /// Shortest time between two steps of a [`TaskWatch`]: a person cannot read faster, and a task may make
@@ -46,19 +48,34 @@ pub enum CancelAnswer {
 
 /// A request to the driver.
 pub(super) enum Request {
-    Execute { task: Box<TaskSpec>, reply: oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>> },
-    Cancel { task: TaskId, reason: &'static str, reply: Option<oneshot::Sender<CancelAnswer>> },
-    Watch { task: TaskId, reply: oneshot::Sender<Option<TaskWatch>> },
-    Drain { deadline: Option<Duration> },
-    Abort { reason: &'static str },
+    Execute {
+        task: Box<TaskSpec>,
+        reply: oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>,
+    },
+    Cancel {
+        task: TaskId,
+        reply: oneshot::Sender<CancelAnswer>,
+    },
+    /// The orchestrator does not want that attempt (any more).
+    Unwanted {
+        task: TaskIdentity,
+    },
+    Watch {
+        task: TaskId,
+        reply: oneshot::Sender<Option<TaskWatch>>,
+    },
+    Drain {
+        deadline: Option<Duration>,
+    },
+    Abort {
+        reason: &'static str,
+    },
 }
 
 /// The state that the driver publishes; progress is read from the running tasks when somebody looks.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
     pub(super) status: WorkerStatus,
-    /// Whether tasks were told to stop.
-    pub(super) stopping: bool,
     pub(super) running: HashMap<TaskIdentity, Arc<Control>>,
 }
 
@@ -100,9 +117,9 @@ impl WorkerHandle {
 
     /// Stops a task.
     pub async fn cancel(&self, task: &TaskId) -> CancelAnswer {
-        let reason = "cancelled by CancelTask";
-        let request = |reply| Request::Cancel { task: task.clone(), reason, reply: Some(reply) };
-        self.ask(request).await.unwrap_or(CancelAnswer::NotFound)
+        self.ask(|reply| Request::Cancel { task: task.clone(), reply })
+            .await
+            .unwrap_or(CancelAnswer::NotFound)
     }
 
     /// Follows a held task; None when the worker does not hold it.
@@ -120,14 +137,14 @@ impl WorkerHandle {
         self.tell(Request::Abort { reason });
     }
 
-    /// Whether all tasks were told to stop.
-    pub(super) fn stopping(&self) -> bool {
-        self.published.borrow().stopping
+    /// Stops an attempt on behalf of the orchestrator.
+    pub(super) fn unwanted(&self, task: TaskIdentity) {
+        self.tell(Request::Unwanted { task });
     }
 
-    /// Stops a task on behalf of the orchestrator.
-    pub(super) fn cancel_unasked(&self, task: TaskId, reason: &'static str) {
-        self.tell(Request::Cancel { task, reason, reply: None });
+    /// What the worker is doing; cheaper than the whole status.
+    pub fn phase(&self) -> WorkerPhase {
+        self.published.borrow().status.phase
     }
 
     fn tell(&self, request: Request) {
@@ -190,7 +207,7 @@ pub(crate) mod fixed {
     }
 
     fn published(status: WorkerStatus) -> Published {
-        Published { status, stopping: false, running: HashMap::new() }
+        Published { status, running: HashMap::new() }
     }
 
     impl WorkerHandle {

@@ -8,7 +8,7 @@
 //! loss, and a late failure of the last outage does not break the link of today.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,9 @@ use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
 use crate::telemetry::host;
+
+/// A link that lived this long was a good one: the next loss is a new outage, and waits begin anew.
+const STEADY: Duration = Duration::from_secs(30);
 
 /// The link now.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +38,16 @@ pub(super) struct LinkNow {
 #[derive(Debug, Clone)]
 pub(super) struct LinkView {
     now: watch::Receiver<LinkNow>,
-    losses: mpsc::UnboundedSender<u64>,
+    losses: mpsc::UnboundedSender<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
+}
+
+/// A call that began under `generation` showed that the link is not what it was.
+#[derive(Debug)]
+struct Loss {
+    generation: u64,
+    /// The orchestrator does not accept this worker (any more).
+    refused: Option<OrchestratorError>,
 }
 
 impl LinkView {
@@ -65,18 +76,23 @@ impl LinkView {
         *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
     }
 
-    /// A call that began under `generation` got no answer, or the orchestrator does not know this worker any more.
+    /// The orchestrator wants this worker to register anew.
     pub(super) fn lost(&self, generation: u64) {
-        // The link ends only with the worker.
-        let _ = self.losses.send(generation);
+        self.tell(Loss { generation, refused: None });
     }
 
-    /// Tells the link what `error` of a call says about it.
-    pub(super) fn heard(&self, error: &OrchestratorError, generation: u64) {
+    /// Tells the link what `error` of a call that began under `generation` says about it.
+    pub(super) fn heard(&self, error: OrchestratorError, generation: u64) {
         match error {
-            OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_) => self.lost(generation),
+            OrchestratorError::Unreachable(_) => self.lost(generation),
+            OrchestratorError::Refused(_) => self.tell(Loss { generation, refused: Some(error) }),
             OrchestratorError::Busy(_) | OrchestratorError::Rejected(_) => self.contact(),
         }
+    }
+
+    fn tell(&self, loss: Loss) {
+        // The link ends only with the worker.
+        let _ = self.losses.send(loss);
     }
 
     /// Writes what the link knows into `status`.
@@ -93,7 +109,7 @@ pub(super) struct Link<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) identity: Identity,
     now: watch::Sender<LinkNow>,
-    losses: mpsc::UnboundedReceiver<u64>,
+    losses: mpsc::UnboundedReceiver<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
 
@@ -155,16 +171,31 @@ impl<O: Orchestrator> Link<O> {
             };
             match answer {
                 Ok(registered) => {
-                    backoff.reset();
+                    let began = Instant::now();
                     let generation = self.connected(registered);
                     // The driver ends with the worker, and so does this loop.
                     let _ = events.send(Event::LinkUp { generation, mode: registered.mode });
+                    let refused = tokio::select! {
+                        refused = self.loss(generation) => refused,
+                        () = ended.cancelled() => return Ok(()),
+                    };
+                    let _ = events.send(Event::LinkDown { generation });
+                    self.set(LinkState::Disconnected);
+                    if let Some(error) = refused {
+                        return Err(error);
+                    }
+                    if began.elapsed() > STEADY {
+                        backoff.reset();
+                    }
+                    let wait = backoff.next_wait();
+                    tracing::warn!(
+                        retry_in_seconds = wait.as_secs_f32(),
+                        "the link to the orchestrator is lost"
+                    );
                     tokio::select! {
-                        () = self.loss(generation) => {}
+                        () = tokio::time::sleep(wait) => {}
                         () = ended.cancelled() => return Ok(()),
                     }
-                    tracing::warn!("the link to the orchestrator is lost; reconnecting");
-                    let _ = events.send(Event::LinkDown { generation });
                     self.set(LinkState::Connecting);
                 }
                 Err(error @ OrchestratorError::Refused(_)) => return Err(error),
@@ -200,11 +231,11 @@ impl<O: Orchestrator> Link<O> {
         self.now.send_modify(|now| now.state = state);
     }
 
-    /// Waits until a call of `generation` got no answer.
-    async fn loss(&mut self, generation: u64) {
-        while let Some(lost) = self.losses.recv().await {
-            if lost == generation {
-                return;
+    /// Waits until a call of `generation` showed that the link is gone, or the worker refused.
+    async fn loss(&mut self, generation: u64) -> Option<OrchestratorError> {
+        while let Some(loss) = self.losses.recv().await {
+            if loss.generation == generation {
+                return loss.refused;
             }
         }
         std::future::pending().await

@@ -8,7 +8,7 @@ use prometheus::{
     Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec};
+use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::Step;
 use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
 
@@ -18,11 +18,11 @@ const TASK_BUCKETS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300
 /// Bounds of step durations in seconds.
 const STEP_BUCKETS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
 
-/// Bounds of the wait from claim to the engine, in seconds.
+/// Bounds of the wait in the engine, in seconds.
 const QUEUE_BUCKETS: [f64; 10] = [0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// Series of one gauge family with a task's labels. Four of them and the durations stay under 1,000.
-const TASK_GAUGE_SERIES: usize = 150;
+/// Series of one gauge family with a task's labels. Five of them and the durations stay under 1,000.
+const TASK_GAUGE_SERIES: usize = 120;
 
 /// Series of the task durations, which carry a job's id.
 const TASK_DURATION_SERIES: usize = 380;
@@ -40,6 +40,7 @@ pub struct Metrics {
     accuracy: ExpiringGauges,
     validation_loss: ExpiringGauges,
     validation_accuracy: ExpiringGauges,
+    simulated: ExpiringGauges,
     samples: CounterVec,
     batches: CounterVec,
     step: HistogramVec,
@@ -73,7 +74,10 @@ impl Metrics {
                 Opts::new("worker_tasks_completed_total", "Tasks that ended, by how they ended."),
                 &["status", "model_type"],
             )?,
-            failed: IntCounter::new("worker_tasks_failed_total", "Tasks that ended without a result.")?,
+            failed: IntCounter::new(
+                "worker_tasks_failed_total",
+                "Tasks that failed or ran too long; cancelled ones do not count.",
+            )?,
             loss: gauge("worker_training_loss", "Mean training loss of a task so far.")?,
             accuracy: gauge(
                 "worker_training_accuracy",
@@ -83,6 +87,10 @@ impl Metrics {
             validation_accuracy: gauge(
                 "worker_validation_accuracy",
                 "Accuracy on held-out rows after a task (regression: RMSE).",
+            )?,
+            simulated: gauge(
+                "worker_task_simulated",
+                "1 where the figures of a task come from an analytic curve, 0 where it trains.",
             )?,
             samples: CounterVec::new(
                 Opts::new("worker_training_samples_total", "Rows that went through a model in training."),
@@ -103,7 +111,7 @@ impl Metrics {
             queue: Histogram::with_opts(
                 HistogramOpts::new(
                     "worker_task_queue_seconds",
-                    "Time from the claim of a task to the engine.",
+                    "Time that a task waits in the engine before it starts.",
                 )
                 .buckets(QUEUE_BUCKETS.to_vec()),
             )?,
@@ -123,7 +131,7 @@ impl Metrics {
         self.duration.register(registry)?;
         registry.register(Box::new(self.completed.clone()))?;
         registry.register(Box::new(self.failed.clone()))?;
-        for family in [&self.loss, &self.accuracy, &self.validation_loss, &self.validation_accuracy] {
+        for family in self.of_task() {
             family.register(registry)?;
         }
         registry.register(Box::new(self.samples.clone()))?;
@@ -133,13 +141,18 @@ impl Metrics {
         registry.register(Box::new(self.heartbeats.clone()))
     }
 
+    /// The families whose series end with a task.
+    fn of_task(&self) -> [&ExpiringGauges; 5] {
+        [&self.loss, &self.accuracy, &self.validation_loss, &self.validation_accuracy, &self.simulated]
+    }
+
     /// A heartbeat was answered, or not.
     pub(super) fn heartbeat(&self, answer: Result<(), ()>) {
         self.heartbeats.with_label_values(&[if answer.is_ok() { "ok" } else { "error" }]).inc();
     }
 
-    /// A task went to the engine after `waited`.
-    pub(super) fn submitted(&self, waited: Duration) {
+    /// The engine began to work on a task after `waited`.
+    pub(super) fn queued(&self, waited: Duration) {
         self.queue.observe(waited.as_secs_f64());
     }
 
@@ -158,20 +171,24 @@ impl Metrics {
                     self.validation_accuracy.set(&of_task, validation.accuracy);
                 }
             }
+            Err(_) if outcome.status() == TaskStatus::Cancelled => {}
             Err(_) => self.failed.inc(),
         }
-        for family in [&self.loss, &self.accuracy, &self.validation_loss, &self.validation_accuracy] {
+        for family in self.of_task() {
             family.end(&of_task);
         }
         // Nobody tells when the last task of a job was here, so each ends the series until the next one comes.
-        self.duration.observe(&[&model, job], outcome.duration.as_secs_f64());
-        self.duration.end(&[&model, job]);
+        if !outcome.duration.is_zero() {
+            self.duration.observe(&[&model, job], outcome.duration.as_secs_f64());
+            self.duration.end(&[&model, job]);
+        }
     }
 
     /// Counts the steps of one try.
     pub(super) fn of_run(&self, task: &TaskSpec) -> RunMetrics {
         RunMetrics {
             metrics: self.clone(),
+            task: task.identity.clone(),
             model: self.model_label(&task.model),
             of_backend: OnceLock::new(),
         }
@@ -191,6 +208,7 @@ impl Metrics {
 /// Counts the steps of one try, without a look-up of labels at each.
 pub(super) struct RunMetrics {
     metrics: Metrics,
+    task: TaskIdentity,
     model: String,
     of_backend: OnceLock<StepMetrics>,
 }
@@ -202,8 +220,14 @@ struct StepMetrics {
 }
 
 impl RunMetrics {
+    fn labels(&self) -> [&str; 2] {
+        [self.task.job_id.as_str(), self.task.task_id.as_str()]
+    }
+
     /// The engine began to work on it.
     pub(super) fn started(&self, backend: Backend) {
+        let simulated = f64::from(u8::from(backend.is_simulated()));
+        self.metrics.simulated.set(&self.labels(), simulated);
         self.of_backend.get_or_init(|| {
             let labels = [self.model.as_str(), backend.name()];
             StepMetrics {
@@ -215,10 +239,9 @@ impl RunMetrics {
     }
 
     /// One step was made.
-    pub(super) fn stepped(&self, task: &TaskIdentity, progress: &Progress, step: Step) {
-        let of_task = [task.job_id.as_str(), task.task_id.as_str()];
-        self.metrics.loss.set(&of_task, progress.loss);
-        self.metrics.accuracy.set(&of_task, progress.accuracy);
+    pub(super) fn stepped(&self, progress: &Progress, step: Step) {
+        self.metrics.loss.set(&self.labels(), progress.loss);
+        self.metrics.accuracy.set(&self.labels(), progress.accuracy);
         let Some(counts) = self.of_backend.get() else { return };
         counts.samples.inc_by(step.samples as f64);
         counts.batches.inc();

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use super::metrics::{Metrics, RunMetrics};
 use super::outbox::Left;
 use super::state::{Key, RunId};
-use crate::domain::{Backend, Progress, TaskIdentity, TaskSpec};
+use crate::domain::{Backend, Progress, TaskSpec};
 use crate::engine::{Finished, Observer, Step};
 
 /// What other threads tell the driver.
@@ -25,7 +25,6 @@ pub(super) enum Notice {
 /// The [`Observer`] of one try.
 pub(super) struct RunObserver {
     run: RunId,
-    identity: TaskIdentity,
     notices: mpsc::UnboundedSender<Notice>,
     progress: Arc<watch::Sender<Progress>>,
     metrics: RunMetrics,
@@ -39,7 +38,7 @@ impl RunObserver {
         progress: Arc<watch::Sender<Progress>>,
         metrics: &Metrics,
     ) -> Self {
-        Self { run, identity: task.identity.clone(), notices, progress, metrics: metrics.of_run(task) }
+        Self { run, notices, progress, metrics: metrics.of_run(task) }
     }
 }
 
@@ -51,7 +50,7 @@ impl Observer for RunObserver {
     }
 
     fn stepped(&self, progress: &Progress, step: Step) {
-        self.metrics.stepped(&self.identity, progress, step);
+        self.metrics.stepped(progress, step);
         self.progress.send_replace(*progress);
     }
 }

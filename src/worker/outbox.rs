@@ -35,6 +35,12 @@ use log::Log;
 /// Outcomes that share one sync at most.
 const MOST_IN_ONE_SYNC: usize = 1024;
 
+/// Outcomes that may wait for acknowledgement before no further task is taken.
+const MOST_PENDING: u64 = 10_000;
+
+/// Bytes that they may take; they are in memory too.
+const MOST_PENDING_BYTES: u64 = 512 << 20;
+
 /// Between two tries to write to a disk that refused.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -44,6 +50,7 @@ pub(super) type Stored = Box<dyn FnOnce(u64) + Send>;
 enum Order {
     Append { outcome: Arc<TaskOutcome>, stored: Stored },
     Acknowledge { sequence: u64 },
+    SetAside { sequence: u64, outcome: Arc<TaskOutcome> },
 }
 
 /// What the outbox says of itself.
@@ -51,8 +58,24 @@ enum Order {
 pub(super) struct OutboxState {
     /// Outcomes on disk that are not acknowledged.
     pub(super) pending: u64,
-    /// Why nothing can be written at present.
-    pub(super) trouble: Option<String>,
+    /// Bytes of them.
+    pub(super) pending_bytes: u64,
+    /// What the disk said when it last refused, while it does.
+    pub(super) disk: Option<String>,
+}
+
+impl OutboxState {
+    /// Why no further task should be taken.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let full = self.pending > MOST_PENDING || self.pending_bytes > MOST_PENDING_BYTES;
+        let backlog = || {
+            let pending = self.pending;
+            format!(
+                "{pending} outcomes wait for the orchestrator's acknowledgement; no task is taken until it answers"
+            )
+        };
+        self.disk.clone().or_else(|| full.then(backlog))
+    }
 }
 
 /// The outbox of one worker.
@@ -77,15 +100,13 @@ impl Outbox {
             match wire::decode_outcome(&payload) {
                 Ok(outcome) => left.push((sequence, Arc::new(outcome))),
                 Err(error) => {
-                    let path = folder.join(format!("{sequence}.unreadable"));
-                    std::fs::write(&path, &payload)?;
-                    log.acknowledge(sequence);
-                    tracing::error!(path = %path.display(), error, "an outcome cannot be read and is set aside");
+                    tracing::error!(sequence, error, "an outcome cannot be read");
+                    log.set_aside(sequence, &payload)?;
                 }
             }
         }
         let (orders, inbox) = mpsc::channel();
-        let (tell, state) = watch::channel(OutboxState { pending: log.pending(), trouble: None });
+        let (tell, state) = watch::channel(state_of(&log, None));
         let writer = std::thread::Builder::new()
             .name("outbox".into())
             .spawn(move || Writer { log, tell, inbox, backlog: VecDeque::new() }.run())?;
@@ -100,6 +121,11 @@ impl Outbox {
     /// The orchestrator has it: it may go.
     pub(super) fn acknowledge(&self, sequence: u64) {
         self.order(Order::Acknowledge { sequence });
+    }
+
+    /// The orchestrator will never take it: it goes into a file of its own, for a person to look at.
+    pub(super) fn set_aside(&self, sequence: u64, outcome: Arc<TaskOutcome>) {
+        self.order(Order::SetAside { sequence, outcome });
     }
 
     /// Follows what the outbox says of itself.
@@ -148,17 +174,19 @@ impl Writer {
                         stored.push((sequence, call));
                     }
                     Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
+                    Order::SetAside { sequence, outcome } => {
+                        if let Err(error) = self.log.set_aside(sequence, &wire::encode_outcome(&outcome)) {
+                            tracing::error!(sequence, %error, "an outcome cannot be set aside; it stays in the outbox");
+                        }
+                    }
                 }
             }
             if self.flush() == Flushed::GaveUp {
                 tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
                 return;
             }
-            let pending = self.log.pending();
-            self.tell.send_if_modified(|state| {
-                let before = std::mem::replace(state, OutboxState { pending, trouble: None });
-                before != *state
-            });
+            let now = state_of(&self.log, None);
+            self.tell.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
             for (sequence, call) in stored {
                 call(sequence);
             }
@@ -169,9 +197,9 @@ impl Writer {
     fn flush(&mut self) -> Flushed {
         while let Err(error) = self.log.flush() {
             let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
-            if self.tell.borrow().trouble.as_ref() != Some(&trouble) {
+            if self.tell.borrow().disk.as_ref() != Some(&trouble) {
                 tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
-                self.tell.send_modify(|state| state.trouble = Some(trouble));
+                self.tell.send_replace(state_of(&self.log, Some(trouble)));
             }
             match self.inbox.recv_timeout(RETRY_INTERVAL) {
                 Ok(order) => self.backlog.push_back(order),
@@ -181,6 +209,10 @@ impl Writer {
         }
         Flushed::Whole
     }
+}
+
+fn state_of(log: &Log, disk: Option<String>) -> OutboxState {
+    OutboxState { pending: log.pending(), pending_bytes: log.pending_bytes(), disk }
 }
 
 /// Whether everything is on disk.

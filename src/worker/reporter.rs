@@ -1,13 +1,15 @@
 //! Takes outcomes from the outbox to the orchestrator, and says when they may go.
 //!
 //! An outcome is sent again until the orchestrator has answered for it: a job that never ends is worse than a task
-//! counted twice (base contract), and the extended contract counts it once by (task_id, attempt).
+//! counted twice (base contract), and the extended contract counts it once by (task_id, attempt). What it will never take
+//! is set aside in a file; nothing is deleted that was not acknowledged.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::link::LinkView;
@@ -18,8 +20,8 @@ use crate::orchestrator::{Backoff, Orchestrator, OrchestratorError};
 /// Reports that are under way at once.
 const REPORTS_AT_ONCE: usize = 64;
 
-/// Answers of "cannot now" to one report before it is given up: with the waits between them about five minutes.
-const MOST_REFUSALS: u32 = 20;
+/// For how long an orchestrator that is there may answer that it cannot take a report before that is set aside.
+const PATIENCE: Duration = Duration::from_hours(24);
 
 /// Reports outcomes.
 pub(super) struct Reporter<O> {
@@ -31,40 +33,45 @@ pub(super) struct Reporter<O> {
 impl<O: Orchestrator> Reporter<O> {
     /// Reports what comes in until `ended`. What is not acknowledged by then stays on disk.
     pub(super) async fn run(self, mut inbox: mpsc::UnboundedReceiver<Left>, ended: CancellationToken) {
+        let places = Semaphore::new(REPORTS_AT_ONCE);
         let mut reports = FuturesUnordered::new();
         loop {
             tokio::select! {
                 () = ended.cancelled() => return,
                 Some(()) = reports.next(), if !reports.is_empty() => {}
-                Some((sequence, outcome)) = inbox.recv(), if reports.len() < REPORTS_AT_ONCE => {
-                    reports.push(self.deliver(sequence, outcome));
-                }
+                Some((sequence, outcome)) = inbox.recv() => reports.push(self.deliver(sequence, outcome, &places)),
             }
         }
     }
 
-    /// Sends one outcome until it is acknowledged or refused for good.
-    async fn deliver(&self, sequence: u64, outcome: Arc<TaskOutcome>) {
+    /// Sends one outcome until it is acknowledged or refused for good, or the link ends.
+    async fn deliver(&self, sequence: u64, outcome: Arc<TaskOutcome>, places: &Semaphore) {
         let mut link = self.link.clone();
         let mut backoff = Backoff::reconnect();
-        let mut refusals = 0;
+        let began = Instant::now();
         while let Some(now) = link.up().await {
-            let Err(error) = self.orchestrator.report(&outcome).await else {
+            // Held for the call alone, so that one that has to wait does not keep others from being sent.
+            let Ok(place) = places.acquire().await else { return };
+            let answer = self.orchestrator.report(&outcome).await;
+            drop(place);
+            let Err(error) = answer else {
                 link.contact();
-                break;
+                self.outbox.acknowledge(sequence);
+                return;
             };
-            link.heard(&error, now.generation);
-            refusals += u32::from(matches!(error, OrchestratorError::Busy(_)));
-            let for_good = matches!(error, OrchestratorError::Rejected(_));
-            if for_good || refusals > MOST_REFUSALS {
-                let identity = &outcome.identity;
-                tracing::error!(task_id = %identity.task_id, job_id = %identity.job_id, %error,
-                    "the orchestrator does not take this outcome; it is given up");
-                break;
+            let for_good = matches!(error, OrchestratorError::Rejected(_)) || began.elapsed() > PATIENCE;
+            let task_id = outcome.identity.task_id.as_str();
+            if for_good {
+                tracing::error!(task_id, %error, "the orchestrator does not take an outcome");
+                self.outbox.set_aside(sequence, outcome);
+                return;
             }
-            tracing::debug!(task_id = %outcome.identity.task_id, %error, "report failed; trying again");
+            tracing::debug!(task_id, %error, "a report failed; trying again");
+            // A credential that is refused for one report says nothing of the link of all others.
+            if matches!(error, OrchestratorError::Unreachable(_)) {
+                link.heard(error, now.generation);
+            }
             tokio::time::sleep(backoff.next_wait()).await;
         }
-        self.outbox.acknowledge(sequence);
     }
 }

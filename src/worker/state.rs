@@ -80,20 +80,29 @@ pub(super) enum Event {
     TimedOut { run: RunId, limit: Duration },
     /// The wait before the next try is over.
     RetryDue { run: RunId },
-    /// Somebody wants a task to stop.
-    Cancel { task: TaskId, reason: &'static str, waiter: Option<Waiter> },
+    /// Somebody wants a task to stop: `up_to` that attempt, where it is known which was meant.
+    Cancel { task: TaskId, up_to: Option<u32>, reason: &'static str, waiter: Option<Waiter> },
     /// Somebody wants all tasks of a job to stop.
     CancelJob { job: JobId, reason: &'static str },
     /// The outcome of a record is on disk.
     Persisted { key: Key },
-    /// A task was given back.
-    Released { key: Key },
+    /// A task was given back, or the orchestrator did not take it.
+    Released { key: Key, taken: Taken },
     /// Whether outcomes can be put on disk at present.
     Storage { writable: bool },
     /// Take no more tasks.
     Drain,
-    /// Do not wait for running tasks any longer.
+    /// Do not wait for running tasks any longer: stop them.
     Abort { reason: &'static str },
+    /// Do not wait for what was told to stop any longer, nor for polls.
+    Abandon,
+}
+
+/// Whether the orchestrator took a task back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    No,
 }
 
 /// Something to be done.
@@ -132,6 +141,8 @@ pub(super) enum Admission {
     Draining,
     /// No, and those that are held stop.
     Stopping,
+    /// No, and what did not stop is left behind.
+    Abandoned,
 }
 
 /// Where a record is on its way.
@@ -154,6 +165,8 @@ pub(super) struct Record {
     pub(super) stage: Stage,
     pub(super) retries: u32,
     pub(super) stopping: bool,
+    /// It was handed out anew while it was being stopped: the new attempt runs after the old one has stopped.
+    renewed: bool,
     polled: bool,
     waiters: Vec<Waiter>,
 }
@@ -172,6 +185,9 @@ pub(super) struct Limits {
     pub(super) max_task_retries: u32,
 }
 
+/// Polls that are out at once: each holds a stream of one connection, which proxies limit.
+const MOST_POLLS: u32 = 64;
+
 /// Everything the worker knows about its tasks.
 #[derive(Debug)]
 pub(super) struct State {
@@ -184,6 +200,7 @@ pub(super) struct State {
     recent: VecDeque<(Arc<TaskSpec>, Arc<TaskOutcome>)>,
     pub(super) completed: u64,
     pub(super) failed: u64,
+    pub(super) cancelled: u64,
     interruption: &'static str,
     writable: bool,
     next_id: u64,
@@ -201,6 +218,7 @@ impl State {
             recent: VecDeque::new(),
             completed: 0,
             failed: 0,
+            cancelled: 0,
             interruption: "",
             writable: true,
             next_id: 0,

@@ -40,9 +40,11 @@ pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
         model: record.task.model.clone(),
         epoch: record.task.epoch,
         phase,
-        progress: seen.control.as_ref().map(|control| control.progress()).unwrap_or_default(),
+        // Read from the task itself when somebody looks.
+        progress: Progress::default(),
         claimed_at: seen.claimed,
         retries: record.retries,
+        lease: record.task.lease,
     }
 }
 
@@ -55,7 +57,7 @@ pub(super) fn publish<O>(
     started_at: Instant,
 ) -> Published {
     let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
-    let reasons: Vec<String> = outbox.trouble.iter().cloned().collect();
+    let reasons: Vec<String> = outbox.trouble().into_iter().collect();
     let phase = if state.admission != Admission::Open {
         WorkerPhase::Draining
     } else if !reasons.is_empty() {
@@ -86,5 +88,5 @@ pub(super) fn publish<O>(
     let running = tracked()
         .filter_map(|(record, seen)| Some((record.identity(), Arc::clone(seen.control.as_ref()?))))
         .collect();
-    Published { status, stopping: state.admission == Admission::Stopping, running }
+    Published { status, running }
 }

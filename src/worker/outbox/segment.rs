@@ -8,7 +8,8 @@
 //! half written at the tail is cut.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// Length and checksum in front of a record.
@@ -100,21 +101,16 @@ fn decode(bytes: &[u8]) -> Option<(Entry, &[u8])> {
 }
 
 /// Writes `buffer` behind byte `end`; with [`Durability::Synced`] waits until it is on disk. After a failure nothing
-/// behind `end` counts.
+/// behind `end` counts, and the next try writes over it.
 ///
 /// # Errors
 /// Of the file system, a full disk among them.
-pub(super) fn append(file: &mut File, end: u64, buffer: &[u8], durability: Durability) -> io::Result<()> {
-    let written = file.write_all(buffer).and_then(|()| match durability {
+pub(super) fn append(file: &File, end: u64, buffer: &[u8], durability: Durability) -> io::Result<()> {
+    file.write_all_at(buffer, end)?;
+    match durability {
         Durability::Synced => file.sync_data(),
         Durability::Written => Ok(()),
-    });
-    if written.is_err() {
-        // What was written in part would hide every later record from a reader, so it has to go.
-        file.set_len(end)?;
-        file.seek(io::SeekFrom::Start(end))?;
     }
-    written
 }
 
 /// How sure a write has to be.

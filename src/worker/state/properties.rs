@@ -27,13 +27,14 @@ enum Chance {
     FinishAgain { pick: u8 },
     TimeOut { pick: u8 },
     RetryDue { pick: u8 },
-    Cancel { which: u8 },
+    Cancel { which: u8, up_to: Option<u8> },
     CancelJob,
     Written { pick: u8 },
-    GivenBack { pick: u8 },
+    GivenBack { pick: u8, taken: bool },
     Storage { writable: bool },
     Drain,
     Abort,
+    Abandon,
 }
 
 fn chance() -> impl Strategy<Value = Chance> {
@@ -49,13 +50,14 @@ fn chance() -> impl Strategy<Value = Chance> {
         1 => any::<u8>().prop_map(|pick| Chance::FinishAgain { pick }),
         2 => any::<u8>().prop_map(|pick| Chance::TimeOut { pick }),
         4 => any::<u8>().prop_map(|pick| Chance::RetryDue { pick }),
-        2 => (0..12_u8).prop_map(|which| Chance::Cancel { which }),
+        2 => (0..12_u8, prop::option::of(0..4_u8)).prop_map(|(which, up_to)| Chance::Cancel { which, up_to }),
         1 => Just(Chance::CancelJob),
         8 => any::<u8>().prop_map(|pick| Chance::Written { pick }),
-        4 => any::<u8>().prop_map(|pick| Chance::GivenBack { pick }),
+        4 => any::<(u8, bool)>().prop_map(|(pick, taken)| Chance::GivenBack { pick, taken }),
         1 => any::<bool>().prop_map(|writable| Chance::Storage { writable }),
         1 => Just(Chance::Drain),
         1 => Just(Chance::Abort),
+        1 => Just(Chance::Abandon),
     ]
 }
 
@@ -105,7 +107,7 @@ impl World {
     }
 
     fn on(&mut self, event: Event) {
-        let before = self.state.completed + self.state.failed;
+        let ended_before = self.all_ended();
         let mut effects = Vec::new();
         transition(&mut self.state, event, &mut effects);
         let mut ended = 0;
@@ -124,10 +126,7 @@ impl World {
                     *self.persisted.entry(key).or_default() += 1;
                     self.writes.push(key);
                 }
-                Effect::Release { key, .. } => {
-                    *self.released.entry(key).or_default() += 1;
-                    self.releases.push(key);
-                }
+                Effect::Release { key, .. } => self.releases.push(key),
                 Effect::Answer { waiter, .. } => {
                     assert!(self.waiting.remove(&waiter), "{waiter:?} was answered and did not wait");
                     assert!(self.answered.insert(waiter));
@@ -137,9 +136,13 @@ impl World {
                 Effect::Drained => self.drained += 1,
             }
         }
-        assert_eq!(self.state.completed + self.state.failed - before, ended);
+        assert_eq!(self.all_ended() - ended_before, ended);
         self.owed.extend(self.state.records.iter().filter(|(_, record)| record.polled).map(|(key, _)| *key));
         self.check();
+    }
+
+    fn all_ended(&self) -> u64 {
+        self.state.completed + self.state.failed + self.state.cancelled
     }
 
     /// What holds after every event.
@@ -157,10 +160,9 @@ impl World {
         assert_eq!(writing, self.writes.len());
         let releasing = self.state.records.values().filter(|r| r.stage == Stage::Releasing).count();
         assert_eq!(releasing, self.releases.len());
-        for key in self.persisted.keys() {
-            assert!(!self.released.contains_key(key), "a task is reported or given back");
-        }
         assert!(self.persisted.values().chain(self.released.values()).all(|times| *times == 1));
+        let both = self.persisted.keys().any(|key| self.released.contains_key(key));
+        assert!(!both, "a task is reported or given back");
         let waiters: usize = self.state.records.values().map(|record| record.waiters.len()).sum();
         assert_eq!(waiters, self.waiting.len(), "everyone who waits is known to a record");
         let ready = self.state.records.values().any(|record| record.stage == Stage::Ready);
@@ -216,9 +218,10 @@ impl World {
                     self.on(Event::RetryDue { run });
                 }
             }
-            Chance::Cancel { which } => {
+            Chance::Cancel { which, up_to } => {
                 let task = TaskId::parse(&format!("t{which}")).expect("a valid id");
-                self.on(Event::Cancel { task, reason: "unwanted", waiter: None });
+                let up_to = up_to.map(u32::from);
+                self.on(Event::Cancel { task, up_to, reason: "unwanted", waiter: None });
             }
             Chance::CancelJob => {
                 let job = JobId::parse("job").expect("a valid id");
@@ -230,15 +233,25 @@ impl World {
                     self.on(Event::Persisted { key });
                 }
             }
-            Chance::GivenBack { pick } => {
+            Chance::GivenBack { pick, taken } => {
                 if let Some(n) = pick_from(self.releases.len(), pick) {
                     let key = self.releases.swap_remove(n);
-                    self.on(Event::Released { key });
+                    if taken {
+                        *self.released.entry(key).or_default() += 1;
+                    }
+                    let taken = if taken { Taken::Yes } else { Taken::No };
+                    self.on(Event::Released { key, taken });
                 }
             }
             Chance::Storage { writable } => self.on(Event::Storage { writable }),
             Chance::Drain => self.on(Event::Drain),
             Chance::Abort => self.on(Event::Abort { reason: "the worker was stopped" }),
+            Chance::Abandon => {
+                self.on(Event::Abort { reason: "the worker was stopped" });
+                // What the engine still works on is left behind, and may end late.
+                self.ended_tries.extend(std::mem::take(&mut self.tries).into_keys());
+                self.on(Event::Abandon);
+            }
         }
     }
 
@@ -270,14 +283,17 @@ impl World {
             self.happen(Chance::Finish { pick: 0, how: 0 });
             self.happen(Chance::RetryDue { pick: 0 });
             self.happen(Chance::Written { pick: 0 });
-            self.happen(Chance::GivenBack { pick: 0 });
-            if self.drained > 0 {
+            self.happen(Chance::GivenBack { pick: 0, taken: true });
+            if self.drained > 0 && self.state.records.is_empty() {
                 break;
             }
         }
         assert_eq!(self.drained, 1, "a drain ends, and ends once: {:?}", self.state);
-        assert!(self.state.records.is_empty() && self.polls.is_empty() && self.waiting.is_empty());
-        assert_eq!(self.state.free_slots(), SLOTS);
+        assert!(self.state.records.is_empty() && self.waiting.is_empty());
+        if self.state.admission != Admission::Abandoned {
+            assert!(self.polls.is_empty());
+            assert_eq!(self.state.free_slots(), SLOTS);
+        }
         let settled: BTreeSet<Key> = self.persisted.keys().chain(self.released.keys()).copied().collect();
         assert_eq!(settled, self.owed, "what a poll brought is reported or given back, and nothing else is");
         self.on(Event::Drain);

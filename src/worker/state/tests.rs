@@ -229,6 +229,7 @@ fn time_out_and_cancel_stop_a_running_task() {
             ErrorCode::TimedOut => bench.on(Event::TimedOut { run, limit: Duration::from_secs(3) }),
             _ => bench.on(Event::Cancel {
                 task: TaskId::parse("t").unwrap(),
+                up_to: None,
                 reason: "unwanted",
                 waiter: Some(Waiter(1)),
             }),
@@ -247,6 +248,7 @@ fn a_cancel_that_comes_too_late_changes_nothing() {
     let key = persisted(&effects).0;
     let cancel = |waiter| Event::Cancel {
         task: TaskId::parse("t").unwrap(),
+        up_to: None,
         reason: "unwanted",
         waiter: Some(Waiter(waiter)),
     };
@@ -303,4 +305,83 @@ fn nothing_is_polled_while_outcomes_cannot_be_written() {
     bench.on(Event::Storage { writable: false });
     assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Empty }).is_empty());
     assert!(bench.on(Event::Storage { writable: true }).iter().any(is_poll));
+}
+
+fn cancel_attempt(attempt: u32) -> Event {
+    Event::Cancel {
+        task: TaskId::parse("t").unwrap(),
+        up_to: Some(attempt),
+        reason: "unwanted",
+        waiter: None,
+    }
+}
+
+#[test]
+fn a_cancel_of_an_attempt_that_was_given_away_does_not_touch_the_next_one() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    let run = submitted(&bench.polled(task("t", 1)));
+    bench.polled(task("t", 2));
+    assert!(!bench.on(cancel_attempt(1)).iter().any(|effect| matches!(effect, Effect::Stop { .. })));
+    let effects = bench.finish(run, success());
+    assert_eq!(persisted(&effects).1.identity.attempt, 2);
+}
+
+#[test]
+fn an_attempt_that_comes_while_the_last_one_stops_runs_after_it() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    let first = submitted(&bench.polled(task("t", 1)));
+    assert!(matches!(bench.on(cancel_attempt(1))[..], [Effect::Stop { .. }]));
+    bench.polled(task("t", 2));
+    let second = submitted(&bench.finish(first, failure(ErrorCode::Cancelled)));
+    let effects = bench.finish(second, success());
+    assert_eq!(persisted(&effects).1.status(), TaskStatus::Completed);
+    assert_eq!(persisted(&effects).1.identity.attempt, 2);
+}
+
+#[test]
+fn other_work_under_the_id_of_a_held_task_does_not_take_its_outcome() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    bench.on(Event::Execute { task: task("t", 0), waiter: Waiter(1) });
+    let mut other = task("t", 1);
+    other.dataset_path = "builtin:iris".into();
+    let run = submitted(&bench.polled(other));
+    let effects = bench.finish(run, success());
+    assert_eq!(persisted(&effects).1.identity.attempt, 1);
+}
+
+#[test]
+fn what_the_orchestrator_does_not_take_back_is_reported() {
+    let mut bench = Bench::new(1, Mode::Extended);
+    let run = submitted(&bench.polled(task("t", 1)));
+    bench.on(Event::Abort { reason: "the worker was stopped" });
+    let effects = bench.finish(run, failure(ErrorCode::Interrupted));
+    let [Effect::Release { key, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = bench.on(Event::Released { key, taken: Taken::No });
+    assert_eq!(persisted(&effects).1.ending.as_ref().unwrap_err().code, ErrorCode::Interrupted);
+}
+
+#[test]
+fn what_does_not_stop_is_left_behind_and_still_given_back() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    submitted(&bench.polled(task("t", 1)));
+    bench.on(Event::Abort { reason: "the worker was stopped" });
+    let effects = bench.on(Event::Abandon);
+    let [Effect::Release { key, .. }] = effects[..] else { panic!("{effects:?}") };
+    let effects = bench.on(Event::Released { key, taken: Taken::Yes });
+    assert!(matches!(effects[..], [Effect::Drained]), "a poll that is out is not waited for: {effects:?}");
+}
+
+#[test]
+fn polls_are_limited_and_the_rest_follows() {
+    let mut state = State::new(Limits { slots: 1_000, max_task_retries: 0 });
+    let mut effects = Vec::new();
+    transition(&mut state, Event::LinkUp { generation: 1, mode: Mode::Extended }, &mut effects);
+    assert_eq!(effects.len(), MOST_POLLS as usize);
+    effects.clear();
+    transition(
+        &mut state,
+        Event::PollEnded { generation: 1, polled: Polled::Task(Ok(task("t", 1))) },
+        &mut effects,
+    );
+    assert_eq!(effects.iter().filter(|effect| is_poll(effect)).count(), 1);
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Admission, Effect, Event, Key, Polled, RECENT, Record, RunId, Stage, State, Waiter};
+use bytes::Bytes;
+
+use super::{
+    Admission, Effect, Event, Key, MOST_POLLS, Polled, RECENT, Record, RunId, Stage, State, Taken, Waiter,
+};
 use crate::domain::{ErrorCode, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::Finished;
 use crate::worker::handle::{CancelAnswer, ExecuteError};
@@ -58,8 +62,8 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
                 set_stage(state, key, Stage::Ready);
             }
         }
-        Event::Cancel { task, reason, waiter } => {
-            let answer = cancel(state, &task, reason, effects);
+        Event::Cancel { task, up_to, reason, waiter } => {
+            let answer = cancel(state, &task, up_to, reason, effects);
             effects.extend(waiter.map(|waiter| Effect::AnswerCancel { waiter, answer }));
         }
         Event::CancelJob { job, reason } => {
@@ -72,16 +76,27 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
                 remember(state, task, outcome);
             }
         }
-        Event::Released { key } => {
+        Event::Released { key, taken: Taken::Yes } => {
             state.records.remove(&key);
+        }
+        Event::Released { key, taken: Taken::No } => {
+            // What the orchestrator does not take back it has to hear of, or it waits for ever.
+            let error = TaskError::new(ErrorCode::Interrupted, state.interruption);
+            end(state, key, Ended::unstarted(error), effects);
         }
         Event::Storage { writable } => state.writable = writable,
         Event::Drain => state.admission = state.admission.max(Admission::Draining),
         Event::Abort { reason } => {
-            state.admission = Admission::Stopping;
+            state.admission = state.admission.max(Admission::Stopping);
             state.interruption = reason;
             for key in keys(state, |_| true) {
                 stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
+            }
+        }
+        Event::Abandon => {
+            state.admission = Admission::Abandoned;
+            for key in keys(state, |record| matches!(record.stage, Stage::Running(_))) {
+                give_back(state, key, Duration::ZERO, effects);
             }
         }
     }
@@ -102,15 +117,18 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
     if state.admission == Admission::Open {
         if let Some((generation, _)) = state.link.filter(|_| state.writable) {
             let mut free = state.free_slots();
-            while free > 0 {
+            while free > 0 && state.polls < MOST_POLLS {
                 state.polls += 1;
                 effects.push(Effect::Poll { generation, slots_available: free });
                 free -= 1;
             }
         }
-    } else if state.polls == 0 && state.records.is_empty() && !state.drained {
-        state.drained = true;
-        effects.push(Effect::Drained);
+    } else {
+        let polls_back = state.polls == 0 || state.admission == Admission::Abandoned;
+        if polls_back && state.records.is_empty() && !state.drained {
+            state.drained = true;
+            effects.push(Effect::Drained);
+        }
     }
 }
 
@@ -123,13 +141,12 @@ fn lose_link(state: &mut State, generation: u64) {
 fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, effects: &mut Vec<Effect>) {
     let attempt = task.identity.attempt;
     if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
-        match &record.stage {
-            Stage::Persisting(_) | Stage::Releasing => {}
-            _ => {
-                record.polled = true;
-                record.attempt = record.attempt.max(attempt);
-                return;
-            }
+        let ends = matches!(record.stage, Stage::Persisting(_) | Stage::Releasing);
+        if !ends && record.task.is_same_work(&task) {
+            record.renewed |= record.stopping && attempt > record.attempt;
+            record.polled = true;
+            record.attempt = record.attempt.max(attempt);
+            return;
         }
     }
     if let Some(known) = known_outcome(state, &task) {
@@ -185,8 +202,16 @@ fn known_outcome(state: &State, task: &TaskSpec) -> Option<Arc<TaskOutcome>> {
 fn hold(state: &mut State, task: Arc<TaskSpec>, stage: Stage) -> (Key, &mut Record) {
     let key = Key(state.fresh_id());
     let attempt = task.identity.attempt;
-    let record =
-        Record { task, attempt, stage, retries: 0, stopping: false, polled: false, waiters: Vec::new() };
+    let record = Record {
+        task,
+        attempt,
+        stage,
+        retries: 0,
+        stopping: false,
+        renewed: false,
+        polled: false,
+        waiters: Vec::new(),
+    };
     (key, state.records.entry(key).insert_entry(record).into_mut())
 }
 
@@ -199,9 +224,10 @@ fn hold_outcome(state: &mut State, task: Arc<TaskSpec>, outcome: TaskOutcome, ef
     effects.push(Effect::Persist { key, outcome });
 }
 
-/// First step of a new record: ask for its job where only the base contract can tell.
+/// First step of a record, or of a new attempt of it: ask for its job where only the base contract can tell.
 fn begin(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
-    if state.admission == Admission::Stopping {
+    set_stage(state, key, Stage::Ready);
+    if state.admission >= Admission::Stopping {
         let reason = state.interruption;
         stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
     } else if state.speaks_base() {
@@ -224,11 +250,15 @@ fn finish(state: &mut State, run: RunId, finished: Finished, duration: Duration,
     let may_retry = code.is_some_and(ErrorCode::is_retryable)
         && record.retries < state.limits.max_task_retries
         && !record.stopping
-        && state.admission != Admission::Stopping;
+        && state.admission < Admission::Stopping;
+    let starts_anew = matches!(code, Some(ErrorCode::Cancelled | ErrorCode::TimedOut)) && record.renewed;
     if may_retry {
         record.retries += 1;
         record.stage = Stage::Backoff(run);
         effects.push(Effect::Retry { run, retries: record.retries });
+    } else if starts_anew {
+        (record.renewed, record.stopping) = (false, false);
+        begin(state, key, effects);
     } else if code == Some(ErrorCode::Interrupted) {
         give_back(state, key, duration, effects);
     } else {
@@ -255,9 +285,19 @@ fn stop(state: &mut State, key: Key, reason: TaskError, effects: &mut Vec<Effect
     }
 }
 
-fn cancel(state: &mut State, task: &TaskId, reason: &'static str, effects: &mut Vec<Effect>) -> CancelAnswer {
-    if let Some(key) = state.find(task) {
-        let ended = matches!(state.records.get(&key), Some(Record { stage: Stage::Persisting(_), .. }));
+fn cancel(
+    state: &mut State,
+    task: &TaskId,
+    up_to: Option<u32>,
+    reason: &'static str,
+    effects: &mut Vec<Effect>,
+) -> CancelAnswer {
+    if let Some((key, record)) = state.find(task).and_then(|key| Some((key, state.records.get(&key)?))) {
+        if up_to.is_some_and(|attempt| record.attempt > attempt) {
+            // An attempt that was given away since; the one at hand is wanted.
+            return CancelAnswer::NotFound;
+        }
+        let ended = matches!(record.stage, Stage::Persisting(_));
         stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
         if ended { CancelAnswer::AlreadyEnded } else { CancelAnswer::Stopping }
     } else if state.recent().any(|outcome| outcome.identity.task_id == *task) {
@@ -334,15 +374,19 @@ fn end(state: &mut State, key: Key, ended: Ended, effects: &mut Vec<Effect>) {
 }
 
 fn count(state: &mut State, outcome: &Arc<TaskOutcome>, effects: &mut Vec<Effect>) {
-    if outcome.status() == TaskStatus::Completed {
-        state.completed += 1;
-    } else {
-        state.failed += 1;
+    match outcome.status() {
+        TaskStatus::Completed => state.completed += 1,
+        TaskStatus::Cancelled => state.cancelled += 1,
+        TaskStatus::Failed | TaskStatus::TimedOut => state.failed += 1,
     }
     effects.push(Effect::Ended { outcome: Arc::clone(outcome) });
 }
 
-fn remember(state: &mut State, task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
+fn remember(state: &mut State, mut task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
+    if !task.initial_weights.is_empty() {
+        // What it started from is large and of no more use.
+        task = Arc::new(TaskSpec { initial_weights: Bytes::new(), ..TaskSpec::clone(&task) });
+    }
     if state.recent.len() == RECENT {
         state.recent.pop_front();
     }
@@ -373,6 +417,6 @@ fn rejected_task(outcome: &TaskOutcome) -> Arc<TaskSpec> {
         total_epochs: None,
         timeout: None,
         lease: None,
-        initial_weights: bytes::Bytes::new(),
+        initial_weights: Bytes::new(),
     })
 }
