@@ -169,6 +169,7 @@ impl Trainer for NeuralNetwork {
     fn load_weights(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
         let expected = self.net.to_layers();
         self.net = Mlp::from_layers(&weights::read(bytes, &expected)?, &self.device);
+        // Moments belong to the parameters that are gone: they would pile up with every task that brings weights.
         self.optimizer = self.fresh_optimizer.clone();
         Ok(())
     }
