@@ -34,6 +34,7 @@ pub use report::{Epoch, Final, Metrics};
 use std::ffi::OsString;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Config, Environment, Layers};
 use crate::telemetry::logs;
@@ -44,7 +45,10 @@ use crate::telemetry::logs;
     name = "tensorfleet-worker",
     version,
     about = "The compute worker of TensorFleet: pulls training tasks, trains them, reports as it goes",
-    after_help = "Without a command, `run` is meant: its flags may follow directly.\n\
+    after_help = "Without a command, `run` is meant: its flags may follow directly.\n\n\
+                  Begin with:\n  \
+                  tensorfleet-worker demo\n  \
+                  tensorfleet-worker train --dataset builtin:iris --epochs 30\n\n\
                   Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 the environment lacks \
                   something, 130 interrupted."
 )]
@@ -57,9 +61,9 @@ pub struct Cli {
 /// What the binary can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the worker (default)
+    /// Run the worker: pull tasks from an orchestrator, train them, report (default)
     Run(run::Args),
-    /// Train one real job with an orchestrator and workers in this process, and show how it goes
+    /// See it work: one real training job with an orchestrator and workers, all in this process
     Demo(demo::Args),
     /// Train one model here, without an orchestrator
     Train(train::Args),
@@ -69,9 +73,9 @@ pub enum Command {
                             nobody for credentials and forgets every job when it ends."
     )]
     Orchestrator(orchestrator::Args),
-    /// Send a job to an orchestrator
+    /// Send a training job to an orchestrator
     Submit(submit::Args),
-    /// Show or check the configuration
+    /// Show the configuration in force, or check it
     Config(config::Args),
 }
 
@@ -113,11 +117,14 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
 }
 
 /// Starts the logs of a command that is not the worker itself: LOG_LEVEL and LOG_FORMAT, else `level`.
-fn start_logs(environment: &Environment, level: &str) -> Result<(), Failure> {
+fn start_logs<W>(environment: &Environment, level: &str, writer: W) -> Result<(), Failure>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let of_logs = |name: &str| name.starts_with("LOG_");
     let mut environment = environment.clone();
     environment.retain(|name, text| of_logs(name) && !text.trim().is_empty());
     environment.entry("LOG_LEVEL".to_owned()).or_insert_with(|| level.to_owned());
     let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
-    Ok(logs::init(&config.logs)?)
+    Ok(logs::init_into(&config.logs, writer)?)
 }

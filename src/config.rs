@@ -12,7 +12,10 @@
 //! together, each with its name, its source, its value and what would be right; a secret's value is never
 //! repeated.
 //!
-//! Deliberately absent: opening, binding or creating anything. That is [`crate::app`]'s to do.
+//! The files that it names for the orchestrator are read once here, so that a bad one is found by a check and not
+//! by the first call.
+//!
+//! Deliberately absent: binding or creating anything. That is [`crate::app`]'s to do.
 
 mod build;
 mod layers;

@@ -137,7 +137,7 @@ fn the_same_seed_gives_the_same_bits() {
 
 #[test]
 fn wrong_use_is_said_in_one_place_with_what_is_right() {
-    let cases: [(&[&str], i32, &[&str]); 7] = [
+    let cases: [(&[&str], i32, &[&str]); 10] = [
         (&["trian"], 2, &["trian", "train"]),
         (&["train", "--epoch", "3"], 2, &["--epochs"]),
         (
@@ -158,7 +158,14 @@ fn wrong_use_is_said_in_one_place_with_what_is_right() {
             2,
             &["learning_rat", "did you mean"],
         ),
-        (&["train", "--model-type", "neural_network", "--dataset", "missing.csv"], 1, &["missing.csv"]),
+        (
+            &["train", "--model-type", "neural_network", "--dataset", "missing.csv"],
+            1,
+            &["missing.csv", "--data-root"],
+        ),
+        (&["orchestrator", "--lease", "200ms"], 2, &["200ms", "at least 1s"]),
+        (&["train", "--dataset", "builtin:iris", "--device-policy", "cpu"], 2, &["--device-policy"]),
+        (&["--auth-token-file", "/no/such/token"], 2, &["AUTH_TOKEN_FILE", "No such file"]),
         (&["--max-concurrent-tasks", "many"], 2, &["MAX_CONCURRENT_TASKS", "many"]),
         (
             &["submit", "--orchestrator", "127.0.0.1:1", "--model-type", "x", "--dataset", "builtin:iris"],
@@ -195,4 +202,7 @@ fn the_configuration_in_force_is_shown_with_its_sources() {
     let output = command(&[("WORKER_PORT", "high")]).args(["config", "check"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("WORKER_PORT") || stdout(&output).contains("WORKER_PORT"));
+    let output = run(&["config", "check", "--auth-token-file", "/no/such/token"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stdout(&output).contains("AUTH_TOKEN_FILE"), "{}", stdout(&output));
 }

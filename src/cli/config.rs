@@ -18,7 +18,7 @@ pub struct Args {
 pub enum Action {
     /// Print every variable with its value and where that came from, secrets masked
     Show(Layered),
-    /// Print everything that is wrong with the configuration, or ok
+    /// Print everything that is wrong with the configuration at once, or ok
     Check(Layered),
 }
 
@@ -28,7 +28,7 @@ pub struct Layered {
     /// The flags of `run`.
     #[command(flatten)]
     pub flags: ConfigFlags,
-    /// Print one JSON object
+    /// Print one JSON object, and nothing else
     #[arg(long)]
     pub json: bool,
 }

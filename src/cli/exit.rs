@@ -55,6 +55,9 @@ pub enum Failure {
     /// The training failed.
     #[error("training failed: {0}")]
     Training(#[from] TaskError),
+    /// The training needs a device that this machine does not have.
+    #[error("cannot train here: {}", .0.message)]
+    NoDevice(TaskError),
     /// Logs cannot be set up.
     #[error("cannot log: {0}")]
     Logs(#[from] logs::Error),
@@ -116,10 +119,12 @@ impl Failure {
             Self::Config(_) | Self::Invalid(_) | Self::Orchestrator(_) => Exit::BadUsage.code(),
             Self::App(error) => error.exit_code(),
             Self::Training(error) if error.code == ErrorCode::InvalidArgument => Exit::BadUsage.code(),
+            Self::Training(error) if error.code == ErrorCode::Unavailable => Exit::Environment.code(),
             Self::Training(_) | Self::Refused { .. } | Self::EndedEarly(_) | Self::Draw(_) => {
                 Exit::Failed.code()
             }
-            Self::Logs(_)
+            Self::NoDevice(_)
+            | Self::Logs(_)
             | Self::Listen { .. }
             | Self::Write { .. }
             | Self::System { .. }

@@ -29,6 +29,7 @@ fn flag(variable: &'static Variable) -> Arg {
     }
     let arg = Arg::new(variable.name)
         .long(variable.flag())
+        .aliases(variable.aliases.iter().map(|alias| Variable::flag_of(alias)))
         .value_name("VALUE")
         .action(ArgAction::Set)
         .help(help)

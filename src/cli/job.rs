@@ -61,11 +61,6 @@ pub(super) fn model_type(raw: &str) -> Result<ModelType, String> {
     ModelType::parse(raw).map_err(|error| format!("allowed: {}", error.allowed))
 }
 
-/// For clap: a duration.
-pub(super) fn duration(raw: &str) -> Result<std::time::Duration, String> {
-    crate::config::duration(raw).ok_or_else(|| "allowed: a duration such as 30s, 5m or 500ms".to_owned())
-}
-
 /// For clap: a number of epochs.
 pub(super) fn epochs() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(MAX_EPOCHS))

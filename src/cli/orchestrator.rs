@@ -4,22 +4,31 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::signals::Signals;
-use super::{Exit, Failure, job, ui};
+use super::{Exit, Failure, ui};
 use crate::config::Environment;
 use crate::dev::{Contract, DevConfig, DevOrchestrator};
 
 /// Arguments of `orchestrator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where it listens; port 0 = any free one
+    /// Address to listen on; port 0 = any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     /// Speak TensorFleet's base contract only: no registration, no heartbeats, no leases
     #[arg(long)]
     pub base: bool,
-    /// How long a task stays with a worker that is not heard of
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = job::duration)]
+    /// After how long without a sign of life a task is taken from its worker and handed out anew; at least 1s
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = lease)]
     pub lease: Duration,
+}
+
+/// Shortest lease: workers are told in whole seconds, so a shorter one would end before it is renewed.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+
+/// For clap: a lease.
+fn lease(raw: &str) -> Result<Duration, String> {
+    let duration = crate::config::duration(raw).filter(|lease| *lease >= SHORTEST_LEASE);
+    duration.ok_or_else(|| "allowed: a duration of at least 1s, such as 30s or 5m".to_owned())
 }
 
 /// Runs it until a signal.
@@ -27,7 +36,7 @@ pub struct Args {
 /// # Errors
 /// The address cannot be listened on.
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
-    super::start_logs(environment, "info")?;
+    super::start_logs(environment, "info", std::io::stderr)?;
     let config = DevConfig {
         listen: args.listen,
         contract: if args.base { Contract::Base } else { Contract::Extended },

@@ -71,8 +71,11 @@ impl Remote {
     ///
     /// # Errors
     /// It does not know the job, or stays away.
-    pub(super) async fn follow(&mut self, job_id: &str) -> Result<pb::GetJobStatusResponse, Failure> {
-        let board = ui::Board::new();
+    pub(super) async fn follow(
+        &mut self,
+        job_id: &str,
+        board: &ui::Board,
+    ) -> Result<pb::GetJobStatusResponse, Failure> {
         let track = board.whole("job", 0);
         let mut backoff = Backoff::reconnect();
         let mut heard = Instant::now();
@@ -90,7 +93,10 @@ impl Remote {
                     let figures = if done == 0 {
                         String::new()
                     } else {
-                        format!(", {}", ui::figures(status.current_loss, status.current_accuracy))
+                        format!(
+                            ", {}",
+                            ui::figures(status.current_loss, ui::Quality::Accuracy, status.current_accuracy)
+                        )
                     };
                     track.set(done, total, format!("tasks{figures}"));
                     if said.replace(done) != Some(done) {
@@ -98,6 +104,7 @@ impl Remote {
                     }
                     if matches!(status.status.as_str(), "COMPLETED" | "FAILED" | "CANCELLED") {
                         track.finish();
+                        board.close();
                         return Ok(status);
                     }
                     tokio::time::sleep(POLL_INTERVAL).await;

@@ -17,33 +17,34 @@ use crate::wire::pb;
 pub struct Args {
     /// Where the orchestrator listens: host:port, http://host:port or https://host:port
     /// [env: ORCHESTRATOR_ADDRESS] [default: localhost:50051]
-    #[arg(long, visible_alias = "orchestrator-address", value_name = "ADDRESS")]
+    #[arg(long, visible_alias = "orchestrator-address", alias = "orchestrator-addr", value_name = "ADDRESS")]
     pub orchestrator: Option<String>,
-    /// What is trained
+    /// Model type; which ones can be trained depends on the workers
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
     pub model_type: ModelType,
-    /// On what: builtin:NAME, or a path as the workers see it
+    /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, or a path below the DATA_ROOT of
+    /// the workers
     #[arg(long, value_name = "PATH", default_value = "builtin:digits")]
     pub dataset: String,
-    /// How many epochs
+    /// Passes over the data; each is ten tasks
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = job::epochs())]
     pub epochs: u32,
-    /// A hyperparameter, as learning_rate=0.01; may be repeated
+    /// Hyperparameter, such as learning_rate=0.01; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<Setting>,
-    /// Id of the job; by default a new one
+    /// Id of the job; without one, a new id is made
     #[arg(long, value_name = "ID")]
     pub job_id: Option<String>,
-    /// Id of the user for whom it is
+    /// Id of the user whom the job is for
     #[arg(long, value_name = "ID", default_value = "cli")]
     pub user_id: String,
     /// How many workers should share it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub workers: u32,
-    /// Follow the job to its end; the exit code is 0 only when it completed
+    /// Follow the job to its end; the exit code is then 0 only when it completed
     #[arg(long)]
     pub wait: bool,
-    /// Print one JSON object
+    /// Print one JSON object about the job, and nothing else
     #[arg(long)]
     pub json: bool,
 }
@@ -113,9 +114,11 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         return Ok(Exit::Done);
     }
     let mut signals = Signals::listen()?;
+    let board = ui::Board::new();
     let ended = tokio::select! {
-        ended = remote.follow(&created.job_id) => ended?,
+        ended = remote.follow(&created.job_id, &board) => ended?,
         _ = signals.next() => {
+            board.leave();
             ui::tell(&format!("no longer following {}; the job itself goes on", created.job_id));
             return Ok(Exit::Interrupted);
         }
@@ -141,7 +144,7 @@ fn finish(job_id: String, ended: pb::GetJobStatusResponse, json: bool) -> Result
             ended.status,
             ended.completed_tasks,
             ended.total_tasks,
-            ui::figures(ended.current_loss, ended.current_accuracy),
+            ui::figures(ended.current_loss, ui::Quality::Accuracy, ended.current_accuracy),
             if ended.message.is_empty() { "" } else { "; " },
             ended.message
         ))?;

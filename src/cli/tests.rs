@@ -86,6 +86,25 @@ fn every_variable_is_a_flag_of_run_and_of_config() {
 }
 
 #[test]
+fn other_names_of_a_variable_are_flags_too() {
+    for (line, name) in [
+        ("--port 7", "WORKER_PORT"),
+        ("run --orchestrator-addr 7", "ORCHESTRATOR_ADDRESS"),
+        ("config show --port 7", "WORKER_PORT"),
+    ] {
+        let flags = match command(line) {
+            Command::Run(args) => args.flags,
+            Command::Config(config::Args { action: config::Action::Show(args) }) => args.flags,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(flags.values.get(name).map(String::as_str), Some("7"), "{line}");
+    }
+    assert!(matches!(command("submit --orchestrator-addr host:1"), Command::Submit(_)));
+    let help = parse("run --help").map(|_| ()).unwrap_err().to_string();
+    assert!(!help.contains("--port "), "they stay out of the help");
+}
+
+#[test]
 fn unknown_names_lead_to_the_nearest_known_one() {
     for (line, nearest) in [
         ("--worker-prot 1", "--worker-port"),
@@ -123,7 +142,7 @@ fn a_training_takes_its_settings() {
     assert_eq!(args.seed, Some(3));
     let names: Vec<_> = args.settings.iter().map(|setting| setting.name.as_str()).collect();
     assert_eq!(names, ["learning_rate", "hidden_layers"]);
-    assert_eq!(args.data_root, std::path::PathBuf::from("."));
+    assert_eq!(args.data_root, None);
     assert!(refusal("train --set learning_rate").contains("NAME=VALUE"));
     assert!(refusal("train --set =3").contains("NAME=VALUE"));
     assert!(refusal("train --backend cuda").contains("auto, wgpu, cpu or analytic"));
@@ -156,6 +175,10 @@ fn an_orchestrator_is_told_where_and_how() {
     assert_eq!((args.listen.port(), args.base, args.lease.as_secs()), (0, true, 2));
     refusal("orchestrator --listen localhost");
     assert!(refusal("orchestrator --lease 2").contains("a duration"));
+    for lease in ["0", "200ms", "999ms"] {
+        assert!(refusal(&format!("orchestrator --lease {lease}")).contains("at least 1s"), "{lease}");
+    }
+    assert!(matches!(command("orchestrator --lease 1s"), Command::Orchestrator(_)));
     let help = parse("orchestrator --help").map(|_| ()).unwrap_err().to_string();
     assert!(help.contains("DEVELOPMENT ONLY"), "{help}");
 }
@@ -255,5 +278,8 @@ fn exit_codes_are_those_of_the_contract() {
     use crate::domain::ErrorCode;
     assert_eq!(training(ErrorCode::Diverged), 1);
     assert_eq!(training(ErrorCode::InvalidArgument), 2);
+    assert_eq!(training(ErrorCode::Panic), 1);
+    assert_eq!(training(ErrorCode::Unavailable), 3);
+    assert_eq!(Failure::NoDevice(TaskError::new(ErrorCode::InvalidArgument, "")).exit_code(), 3);
     assert_eq!(Failure::Interrupted.exit_code(), 130);
 }

@@ -8,10 +8,10 @@
 
 mod artifacts;
 mod curve;
+mod explain;
 mod predictions;
 mod training;
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -22,39 +22,42 @@ use super::job::{self, Setting, Settings};
 use super::signals::Signals;
 use super::{Exit, Failure, Metrics, ui};
 use crate::config::{Config, ConfigErrors, Environment, Layers};
-use crate::domain::{BackendChoice, ErrorCode, ModelType, TaskError};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, ModelType, TaskError};
 use crate::engine;
 use artifacts::Folder;
+use explain::Explain;
 use training::{Order, Trained};
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What is trained
+    /// Model type: neural_network (or mlp, dnn); others only with --backend analytic
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
     pub model_type: ModelType,
-    /// On what: builtin:NAME, or the path of a CSV file with a header
+    /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, or the path of a CSV file with
+    /// a header, below --data-root
     #[arg(long, value_name = "PATH", default_value = "builtin:digits")]
     pub dataset: String,
-    /// How many epochs
+    /// Passes over the data
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = job::epochs())]
     pub epochs: u32,
-    /// A hyperparameter, as learning_rate=0.01; may be repeated
+    /// Hyperparameter, such as hidden_layers=64,32 or learning_rate=0.01 or target=COLUMN; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<Setting>,
-    /// auto (the GPU where there is one, else the CPU), wgpu, cpu, or analytic, which trains nothing [default: auto]
+    /// What trains: wgpu (the GPU), cpu, analytic (simulated curves, nothing is trained), or auto: the GPU where
+    /// there is one and DEVICE_POLICY allows it, else the CPU [default: auto]
     #[arg(long, value_name = "BACKEND", value_parser = job::backend)]
     pub backend: Option<BackendChoice>,
-    /// Seed of split, initial weights and order [default: 0]
+    /// Seed of split, first weights and order; the same seed gives the same model [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Folder for model, metrics.json, curve.svg and predictions.csv; made where it is missing
+    /// Folder for model.safetensors, metrics.json, curve.svg and predictions.csv; made where it is missing
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Folder inside of which local data sets must lie; a path outside of it needs it named here
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub data_root: PathBuf,
-    /// Print one JSON object, that of metrics.json
+    /// Folder with the local data sets; nothing outside of it is read [env: DATA_ROOT] [default: .]
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Print one JSON object, that of metrics.json, and nothing else
     #[arg(long)]
     pub json: bool,
 }
@@ -64,19 +67,22 @@ pub struct Args {
 /// # Errors
 /// Something asked for is wrong, the training fails, or its files cannot be written.
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
-    super::start_logs(environment, "warn")?;
+    let board = ui::Board::new();
+    super::start_logs(environment, "warn", board.clone())?;
     let order = order(&args, environment)?;
+    let explain = Explain::of(&order);
     // Before hours of training, not after.
     let folder = args.out.as_deref().map(Folder::open).transpose()?;
     let mut signals = Signals::listen()?;
-    let trained = match follow(order, &mut signals).await? {
+    let watcher = training::Watcher::new(&order, board);
+    let work = {
+        let watcher = watcher.clone();
+        move |control: &Arc<engine::Control>| training::train(&order, &watcher, control)
+    };
+    let trained = match follow(work, watcher, &mut signals).await? {
         Ok(trained) => trained,
         Err(error) if error.code == ErrorCode::Cancelled => return Ok(Exit::Interrupted),
-        Err(error) if error.code == ErrorCode::PermissionDenied => {
-            let hint = format!("{}; --data-root names that folder", error.message);
-            return Err(TaskError::new(error.code, hint).into());
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(explain.failure(error)),
     };
     if let Some(folder) = &folder {
         write(folder, &trained)?;
@@ -106,7 +112,13 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
         ui::tell(&format!("note: {note}"));
     }
     let mut config = engine_config(environment)?;
-    config.data.root.clone_from(&args.data_root);
+    if let Some(root) = &args.data_root {
+        config.data.root.clone_from(root);
+    }
+    if let Some(BackendChoice::Only(Backend::Cpu | Backend::Analytic)) = settings.checked.backend {
+        // Asked for by name, so it is no fallback, and no GPU has to be looked for.
+        config.device_policy = DevicePolicy::Cpu;
+    }
     Ok(Order {
         model: args.model_type.clone(),
         dataset: args.dataset.clone(),
@@ -118,20 +130,27 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
 
 /// Of the environment only what says how to train here.
 fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErrors> {
+    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DATA_ROOT", "DEVICE_POLICY"];
     let mut environment = environment.clone();
-    environment.retain(|name, _| name.starts_with("ANALYTIC_") || name == "ALLOW_SOFTWARE_ADAPTER");
+    environment.retain(|name, text| {
+        !text.trim().is_empty() && (name.starts_with("ANALYTIC_") || concerns.contains(&name.as_str()))
+    });
+    environment.entry("DATA_ROOT".to_owned()).or_insert_with(|| ".".to_owned());
     Ok(Config::resolve(&Layers { environment, ..Layers::default() })?.config.engine)
 }
 
 /// Trains on a thread of its own; the first signal stops at the next batch, the second one at once.
-async fn follow(order: Order, signals: &mut Signals) -> Result<Result<Trained, TaskError>, Failure> {
+async fn follow(
+    work: impl FnOnce(&Arc<engine::Control>) -> Result<Trained, TaskError> + Send + 'static,
+    watcher: training::Watcher,
+    signals: &mut Signals,
+) -> Result<Result<Trained, TaskError>, Failure> {
     let (ended, mut end) = oneshot::channel();
-    let watcher = training::Watcher::new(&order);
     let control = Arc::new(engine::Control::new(watcher.clone()));
     let trainer = {
-        let (control, watcher) = (Arc::clone(&control), watcher.clone());
+        let control = Arc::clone(&control);
         // Nobody listens any more after a second signal.
-        move || drop(ended.send(training::train(&order, &watcher, &control)))
+        move || drop(ended.send(work(&control)))
     };
     thread::Builder::new()
         .name("train".to_owned())
@@ -141,18 +160,19 @@ async fn follow(order: Order, signals: &mut Signals) -> Result<Result<Trained, T
     loop {
         tokio::select! {
             outcome = &mut end => {
-                let panicked = |_| Failure::System {
-                    doing: "train",
-                    source: io::Error::other("the trainer panicked"),
+                let panicked = |_| {
+                    watcher.end();
+                    Err(TaskError::new(ErrorCode::Panic, "the trainer panicked, which is a defect of this program"))
                 };
-                return outcome.map_err(panicked);
+                return Ok(outcome.unwrap_or_else(panicked));
             }
             _ = signals.next() => {
                 if stopping {
                     return Err(Failure::Interrupted);
                 }
                 stopping = true;
-                watcher.note("interrupted; stopping at the next batch");
+                watcher.interrupted();
+                ui::tell("interrupted; stopping at the next batch (once more: at once)");
                 control.stop(TaskError::new(ErrorCode::Cancelled, "interrupted"));
             }
         }
@@ -188,14 +208,20 @@ fn last_line(trained: &Trained) -> String {
         format!(": loss {:.4}, {quality} {:.4}{}", last.loss, last.accuracy, held_out.unwrap_or_default())
     });
     format!(
-        "{}{} on {}, {}, {} epochs in {:.1} s, {:.0} samples/s{}",
+        "{}{} on {}, {}, {} in {:.1} s, {:.0} samples/s{}",
         if metrics.simulated { "SIMULATED, nothing was trained: " } else { "" },
         metrics.model_type,
         metrics.dataset,
         metrics.backend,
-        metrics.epochs.len(),
+        match metrics.epochs.len() {
+            1 => "1 epoch".to_owned(),
+            epochs => format!("{epochs} epochs"),
+        },
         metrics.seconds,
         metrics.samples_per_second,
         figures.unwrap_or_default()
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,9 @@ pub(super) use plot::curve;
 pub(super) use table::{Quality, epochs, pairs};
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::Failure;
@@ -45,7 +47,13 @@ pub(super) fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Loss and accuracy in words.
-pub(super) fn figures(loss: f64, accuracy: f64) -> String {
-    format!("loss {loss:.4}, accuracy {accuracy:.4}")
+/// Columns of the terminal behind `output`; None where that is no terminal, or one that does not say.
+fn columns(output: impl AsFd) -> Option<u16> {
+    let size = tcgetwinsize(output).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// Loss and quality in words.
+pub(super) fn figures(loss: f64, quality: Quality, value: f64) -> String {
+    format!("loss {loss:.4}, {} {value:.4}", quality.name())
 }

@@ -4,7 +4,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
+use crate::domain::{
+    Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
+};
 use crate::engine::UnsupportedModels;
 use crate::telemetry::{host, logs};
 use crate::{data, engine, orchestrator, worker};
@@ -39,10 +41,29 @@ impl Reader<'_> {
         value.text.map(|text| (variable, text, value.source))
     }
 
-    /// Notes that the value of `name` cannot stand beside another one.
+    /// Notes that the value of `name` cannot be used, beside another one or on this machine.
     fn conflict(&mut self, name: &str, allowed: &str) {
         if let Some((variable, text, source)) = self.set(name) {
             self.problems.push(Problem::not_allowed(variable, &text, &source, allowed));
+        }
+    }
+}
+
+/// TASK_ISOLATION: where tasks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Isolation {
+    Thread,
+    Process,
+}
+
+impl FromStr for Isolation {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw {
+            "thread" => Ok(Self::Thread),
+            "process" => Ok(Self::Process),
+            _ => Err(ParseChoiceError("thread or process")),
         }
     }
 }
@@ -68,7 +89,16 @@ pub(super) fn build(
         reader.conflict("METRICS_PORT", "another port than WORKER_PORT");
     }
     let strict = reader.read("STRICT_HYPERPARAMETERS", parse::boolean);
-    reader.read("TASK_ISOLATION", |raw| (raw.trim() == "thread").then_some(()));
+    let isolation = reader.choice("TASK_ISOLATION");
+    if isolation == Some(Isolation::Process)
+        && let Some((variable, _, source)) = reader.set("TASK_ISOLATION")
+    {
+        warnings.push(format!(
+            "{} ({source}): \"process\" is not there yet; in this version tasks run in threads of the worker's own \
+             process",
+            variable.name
+        ));
+    }
     Some(Config {
         worker: worker?,
         engine: engine?,
@@ -156,11 +186,16 @@ fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {
     let address = reader.read("ORCHESTRATOR_ADDRESS", |raw| orchestrator::Config::parse(raw).ok());
     let ca_file = reader.read("ORCHESTRATOR_TLS_CA", parse::path);
     let token_file = reader.read("AUTH_TOKEN_FILE", parse::path);
-    let address = address?;
-    if ca_file.is_some() && !address.endpoint.starts_with("https://") {
+    let mut config = orchestrator::Config { ca_file, token_file, ..address? };
+    if config.ca_file.is_some() && !config.endpoint.starts_with("https://") {
         reader.conflict("ORCHESTRATOR_TLS_CA", "unset, since ORCHESTRATOR_ADDRESS is not https://");
+        // Said; the other file is looked at all the same.
+        config.ca_file = None;
     }
-    Some(orchestrator::Config { ca_file, token_file, ..address })
+    for InvalidField { field, allowed, .. } in config.check_files() {
+        reader.conflict(&field, &allowed);
+    }
+    Some(config)
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

@@ -8,6 +8,9 @@ use crate::domain::{Backend, BackendChoice, DevicePolicy};
 use crate::engine::{AnalyticProfile, UnsupportedModels};
 use crate::telemetry::logs::LogFormat;
 
+/// A certificate that can be read.
+const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/orchestrator/tests/authority.pem");
+
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
@@ -71,6 +74,38 @@ fn every_default_of_the_table_is_taken_when_it_is_written_out() {
     good(&written);
 }
 
+/// The rows of README.md's table of variables: names with aliases, then default and meaning.
+fn readme_rows() -> Vec<(Vec<String>, String)> {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("\n## ").find(|section| section.starts_with("Configuration\n")).unwrap();
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [names, default, meaning] = cells.as_slice() else { panic!("{row}") };
+        assert!(!meaning.is_empty(), "{row}");
+        (quoted(names), (*default).to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn the_readme_tells_the_truth_about_every_variable() {
+    let rows = readme_rows();
+    let supported = || VARIABLES.iter().filter(|variable| variable.support == Support::Full);
+    for variable in supported() {
+        let names: Vec<_> = variable.names().collect();
+        let found = rows.iter().find(|(told, _)| told.first().is_some_and(|name| name == variable.name));
+        let Some((told, default)) = found else { panic!("{} is missing in README.md", variable.name) };
+        assert_eq!(told, &names);
+        match variable.default {
+            Some(value) => assert_eq!(default, &format!("`{value}`"), "{}", variable.name),
+            None => assert!(!default.is_empty() && !default.contains('`'), "{}: {default}", variable.name),
+        }
+    }
+    assert_eq!(rows.len(), supported().count(), "README.md has a row too many");
+}
+
 #[test]
 fn the_table_is_in_order() {
     let mut names: Vec<_> = VARIABLES.iter().flat_map(Variable::names).collect();
@@ -86,11 +121,12 @@ fn the_table_is_in_order() {
 
 #[test]
 fn values_are_taken() {
+    let (_folder, token) = file("secret-1\n");
     let config = good(&[
         ("WORKER_ID", "gpu-7"),
         ("ORCHESTRATOR_ADDRESS", "https://fleet:443"),
-        ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
-        ("AUTH_TOKEN_FILE", "/run/token"),
+        ("ORCHESTRATOR_TLS_CA", AUTHORITY),
+        ("AUTH_TOKEN_FILE", token.to_str().unwrap()),
         ("WORKER_PORT", "0"),
         ("METRICS_PORT", "0"),
         ("HEARTBEAT_INTERVAL", "100ms"),
@@ -110,8 +146,8 @@ fn values_are_taken() {
     ]);
     assert_eq!(config.worker.worker_id.unwrap().as_str(), "gpu-7");
     assert_eq!(config.orchestrator.endpoint, "https://fleet:443");
-    assert_eq!(config.orchestrator.ca_file, Some("/etc/ca.pem".into()));
-    assert_eq!(config.orchestrator.token_file, Some("/run/token".into()));
+    assert_eq!(config.orchestrator.ca_file, Some(AUTHORITY.into()));
+    assert_eq!(config.orchestrator.token_file, Some(token));
     assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (0, 0));
     assert_eq!(config.worker.heartbeat_interval, Duration::from_millis(100));
     assert_eq!(config.worker.task_timeout, Duration::from_secs(5400));
@@ -154,7 +190,7 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("STATE_DIR", "bad\u{fffd}path"),
         ("MAX_TASK_RETRIES", "1000"),
         ("DRAIN_TIMEOUT", "2d"),
-        ("TASK_ISOLATION", "process"),
+        ("TASK_ISOLATION", "container"),
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
     ] {
@@ -164,7 +200,6 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         assert!(problem.starts_with(&start), "{problem}");
         assert!(problem.len() > start.len() + 4, "{problem}");
     }
-    assert!(problems(&[("TASK_ISOLATION", "process")])[0].contains("process does not exist in this version"));
 }
 
 #[test]
@@ -271,6 +306,35 @@ fn what_this_version_lacks_is_never_passed_over() {
             }
         }
     }
+}
+
+#[test]
+fn isolation_in_processes_is_taken_with_a_warning() {
+    assert_eq!(from_environment(&[("TASK_ISOLATION", "thread")]).unwrap().warnings, Vec::<String>::new());
+    let warnings = from_environment(&[("TASK_ISOLATION", "process")]).unwrap().warnings;
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.starts_with("TASK_ISOLATION (environment TASK_ISOLATION)"), "{warning}");
+    assert!(warning.contains("worker's own process"), "{warning}");
+}
+
+#[test]
+fn files_for_the_orchestrator_are_read_before_the_first_call() {
+    let (_folder, words) = file("two words");
+    let words = words.to_str().unwrap();
+    let https = ("ORCHESTRATOR_ADDRESS", "https://fleet:443");
+    for (name, path, why) in [
+        ("AUTH_TOKEN_FILE", "/no/such/token", "No such file"),
+        ("AUTH_TOKEN_FILE", words, "one token"),
+        ("ORCHESTRATOR_TLS_CA", "/no/such/ca.pem", "No such file"),
+        ("ORCHESTRATOR_TLS_CA", words, "a PEM file"),
+    ] {
+        let problems = problems(&[https, (name, path)]);
+        let [problem] = problems.as_slice() else { panic!("{name}={path}: {problems:?}") };
+        assert!(problem.starts_with(&format!("{name} (environment {name}): ")), "{problem}");
+        assert!(problem.contains(why), "{problem}");
+    }
+    let both = problems(&[https, ("AUTH_TOKEN_FILE", words), ("ORCHESTRATOR_TLS_CA", words)]);
+    assert_eq!(both.len(), 2, "{both:?}");
 }
 
 #[test]

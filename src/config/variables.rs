@@ -43,7 +43,12 @@ impl Variable {
 
     /// The flag's name without the dashes, such as `worker-port`.
     pub fn flag(&self) -> String {
-        self.name.to_ascii_lowercase().replace('_', "-")
+        Self::flag_of(self.name)
+    }
+
+    /// A name of the environment as a flag's, without the dashes.
+    pub fn flag_of(name: &str) -> String {
+        name.to_ascii_lowercase().replace('_', "-")
     }
 
     /// Whether the bare flag stands for `true`.
@@ -100,132 +105,135 @@ pub const VARIABLES: &[Variable] = &[
         "WORKER_ID",
         None,
         "1 to 256 printable ASCII characters without spaces",
-        "Unique id of this worker; by default one is generated and kept in STATE_DIR",
+        "Unique name of this worker; without one, an id is generated and kept in STATE_DIR",
     ),
     variable(
         "ORCHESTRATOR_ADDRESS",
         Some("localhost:50051"),
         "host:port, http://host:port or https://host:port, port 1 to 65535, IPv6 in brackets",
-        "Where the orchestrator listens",
+        "Where the orchestrator listens, as host:port or https://host:port",
     )
     .or(&["ORCHESTRATOR_ADDR"]),
     variable(
         "ORCHESTRATOR_TLS_CA",
         None,
         "the path of a PEM file, only with https:// in ORCHESTRATOR_ADDRESS",
-        "Authorities that may vouch for an https:// orchestrator; by default those of this machine",
+        "PEM file with the certificate authorities to trust for an https:// orchestrator; by default those of this \
+         machine",
     ),
     variable(
         "AUTH_TOKEN_FILE",
         None,
-        "the path of a file with one token",
-        "File with the bearer token that goes with every call to the orchestrator",
+        "the path of a readable file with one token",
+        "File with the bearer token that is sent to the orchestrator with every call; the worker's own ports are not \
+         protected by it",
     )
     .secret(),
-    variable("WORKER_PORT", Some("50052"), PORT, "Port of the gRPC server").or(&["PORT"]),
-    variable("METRICS_PORT", Some("2112"), PORT, "Port of the HTTP server: metrics, health, profile"),
+    variable("WORKER_PORT", Some("50052"), PORT, "Port of the worker's gRPC server; 0 = any free one").or(&["PORT"]),
+    variable("METRICS_PORT", Some("2112"), PORT, "Port of the worker's HTTP server (metrics, health, status, profile); 0 = any free one"),
     variable(
         "HEARTBEAT_INTERVAL",
         Some("30s"),
         "a duration from 100ms to 1h, such as 30s",
-        "How often the orchestrator hears from this worker",
+        "Longest time between two signs of life to the orchestrator",
     ),
     variable(
         "TASK_TIMEOUT",
         Some("300s"),
         "a duration from 1s to 7d, such as 5m or 1h30m",
-        "How long a task may run, where the orchestrator does not say",
+        "How long a task may train, unless the orchestrator sets another limit",
     ),
     variable(
         "MAX_CONCURRENT_TASKS",
         Some("3"),
         "a whole number from 1 to 1024",
-        "Tasks that are held at the same time",
+        "How many tasks run at the same time",
     ),
     variable(
         "LOG_LEVEL",
         Some("info"),
         "off, error, warn, info, debug, trace, or a filter such as info,tensorfleet_worker::engine=debug",
-        "What is logged",
+        "What is logged: off, error, warn, info, debug, trace, or a filter with targets",
     ),
     variable(
         "LOG_FORMAT",
         Some("auto"),
         "auto, pretty or json",
-        "How it is logged; auto is pretty on a terminal and json elsewhere",
+        "How it is logged: pretty, json, or auto, which is pretty on a terminal and json elsewhere",
     ),
     variable(
         "TRAINING_BACKEND",
         Some("auto"),
         "auto, wgpu, cpu or analytic",
-        "Where tasks train; auto takes a GPU where there is one and else the analytic curves, which train nothing",
+        "What trains: wgpu (the GPU), cpu, analytic (simulated curves, nothing is trained), or auto: wgpu where there \
+         is a GPU, else analytic",
     ),
     variable(
         "DEVICE_POLICY",
         Some("prefer"),
         "require, prefer or cpu",
-        "require: without a GPU the worker does not start; prefer: a GPU where there is one; cpu: never a GPU",
+        "require: do not start without a GPU; prefer: a GPU where there is one; cpu: never a GPU",
     ),
     variable(
         "ANALYTIC_PROFILE",
         Some("engine"),
         "engine or basic",
-        "Which of TensorFleet's two sets of curves the analytic backend draws",
+        "Which of TensorFleet's two sets of curves the analytic backend draws: engine or basic",
     ),
     variable(
         "ANALYTIC_EPOCH_DELAY",
         Some("200ms..500ms"),
         "a range such as 200ms..500ms, one duration, or 0 for none; at most 1h",
-        "Simulated time of an analytic task",
+        "How long an analytic task pretends to take: a range, one duration, or 0",
     ),
     variable(
         "UNSUPPORTED_MODELS",
         Some("auto"),
         "auto, simulate or reject",
-        "What happens to a model that cannot be trained for real; auto simulates when TRAINING_BACKEND is auto \
-         or analytic and else rejects",
+        "What happens to a model type that cannot be trained for real: simulate, reject, or auto, which simulates \
+         under TRAINING_BACKEND auto or analytic and else rejects",
     ),
     variable(
         "STRICT_HYPERPARAMETERS",
         Some("false"),
         SWITCH,
-        "Whether a task with an unknown hyperparameter fails instead of noting it",
+        "Fail a task that has an unknown hyperparameter, instead of adding a note to its result",
     ),
     variable(
         "DATA_ROOT",
         Some("./data"),
         "the path of a folder",
-        "Folder inside of which local data sets must lie",
+        "Folder with the local data sets; nothing outside of it is read",
     ),
     variable(
         "STATE_DIR",
         Some("./state"),
         "the path of a folder",
-        "Folder for the worker's id, and for results that are not acknowledged yet",
+        "Folder for the worker's id and for results that are not acknowledged yet; one for each worker",
     ),
     variable(
         "MAX_TASK_RETRIES",
         Some("2"),
         "a whole number from 0 to 100",
-        "How often the worker itself repeats a task after a failure that may pass",
+        "How often the worker repeats a task by itself after a failure that may pass",
     ),
     variable(
         "DRAIN_TIMEOUT",
         Some("30s"),
         "a duration from 0 to 1d, such as 30s",
-        "How long running tasks may go on after the worker was told to end",
+        "After SIGTERM or Ctrl-C, how long running tasks may go on before they are given back",
     ),
     variable(
         "TASK_ISOLATION",
         Some("thread"),
-        "thread (process does not exist in this version)",
-        "Where a task runs: in a thread of the worker",
+        "thread or process (which this version runs as thread)",
+        "Where a task runs: in a thread of the worker; process is accepted, but means thread in this version",
     ),
     variable(
         "ALLOW_SOFTWARE_ADAPTER",
         Some("false"),
         SWITCH,
-        "Lets wgpu take a software driver, for tests; it never counts as a GPU",
+        "Let wgpu use a software driver, for tests; it never counts as a GPU",
     ),
     variable(
         "NVML_LIBRARY",

@@ -224,7 +224,10 @@ impl OrchestratorService for Service {
         let task = TaskId::parse(&message.task_id).map_err(invalid)?;
         let metrics = Metrics { loss: message.loss, accuracy: message.accuracy };
         let cancel = self.update(|board, now| {
-            board.note_metrics(&job, metrics);
+            // Before its first step a task has no figures, only zeros.
+            if message.step > 0 {
+                board.note_metrics(&job, metrics);
+            }
             board.progress(&worker, &(task, message.attempt), now)
         });
         Ok(Response::new(pb::ReportProgressResponse { cancel }))

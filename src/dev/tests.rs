@@ -155,6 +155,31 @@ async fn a_silent_worker_loses_its_task_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_task_that_waits_for_its_first_step_has_no_figures() {
+    let (orchestrator, mut client) = start(config(Contract::Extended)).await;
+    client.create_training_job(job(1)).await.unwrap();
+    let task = client.assign_task(ask("w")).await.unwrap().into_inner();
+    let current =
+        || orchestrator.board().read(|board| board.job(&JobId::parse("j").unwrap()).unwrap().current);
+    let mut progress = pb::TaskProgress {
+        worker_id: "w".into(),
+        job_id: task.job_id,
+        task_id: task.task_id,
+        attempt: task.attempt,
+        ..Default::default()
+    };
+    client.report_progress(progress.clone()).await.unwrap();
+    assert_eq!(current(), None);
+    (progress.step, progress.loss, progress.accuracy) = (1, 0.5, 0.25);
+    client.report_progress(progress.clone()).await.unwrap();
+    assert_eq!(current().map(|metrics| (metrics.loss, metrics.accuracy)), Some((0.5, 0.25)));
+    (progress.step, progress.loss, progress.accuracy) = (0, 0.0, 0.0);
+    client.report_progress(progress).await.unwrap();
+    assert_eq!(current().map(|metrics| metrics.loss), Some(0.5), "another task's start changes nothing");
+    orchestrator.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_restart_may_take_the_board_over() {
     let (orchestrator, mut client) = start(config(Contract::Extended)).await;
     client.create_training_job(job(1)).await.unwrap();

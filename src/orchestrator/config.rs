@@ -82,6 +82,21 @@ impl Config {
     ///
     /// Must be called inside a tokio runtime.
     pub(crate) fn channel(&self) -> Result<Channel, ConfigError> {
+        Ok(self.endpoint()?.connect_lazy())
+    }
+
+    /// What is wrong with the files that are named here; nothing where all can be used as they are now.
+    pub(crate) fn check_files(&self) -> Vec<InvalidField> {
+        let trust = self.ca_file.as_ref().and_then(|_| self.endpoint().err());
+        let errors = trust.into_iter().chain(self.token().err());
+        let invalid = |error| match error {
+            ConfigError::Invalid(invalid) => Some(invalid),
+            ConfigError::NoAuthorities(_) => None,
+        };
+        errors.filter_map(invalid).collect()
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, ConfigError> {
         let invalid = |error: tonic::transport::Error| {
             InvalidField::new(ADDRESS, &self.endpoint, format!("an address that can be called ({error})"))
         };
@@ -92,7 +107,7 @@ impl Config {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let endpoint = match (self.endpoint.starts_with("https://"), &self.ca_file) {
+        Ok(match (self.endpoint.starts_with("https://"), &self.ca_file) {
             (false, None) => endpoint,
             (false, Some(path)) => {
                 let value = path.to_string_lossy();
@@ -121,8 +136,7 @@ impl Config {
                 let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
                 endpoint.tls_config(trust).map_err(|error| allowed(&error))?
             }
-        };
-        Ok(endpoint.connect_lazy())
+        })
     }
 
     /// The value of the `authorization` header, marked as sensitive so that no Debug shows it.

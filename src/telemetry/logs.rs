@@ -140,6 +140,17 @@ pub enum Error {
 /// # Errors
 /// [`Error::AlreadySet`] the second time.
 pub fn init(config: &Config) -> Result<(), Error> {
+    init_into(config, io::stderr)
+}
+
+/// As [`init`], through a `writer` that leads to standard error in a way of its own.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_into<W>(config: &Config, writer: W) -> Result<(), Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let terminal = io::stderr().is_terminal();
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let paint = if terminal && !no_color { Paint::Ansi } else { Paint::Plain };
@@ -149,8 +160,8 @@ pub fn init(config: &Config) -> Result<(), Error> {
         chosen => chosen,
     };
     match format {
-        LogFormat::Pretty => pretty(&config.filter, paint, io::stderr).try_init()?,
-        LogFormat::Json | LogFormat::Auto => json(&config.filter, io::stderr).try_init()?,
+        LogFormat::Pretty => pretty(&config.filter, paint, writer).try_init()?,
+        LogFormat::Json | LogFormat::Auto => json(&config.filter, writer).try_init()?,
     }
     Ok(())
 }

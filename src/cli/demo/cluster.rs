@@ -15,6 +15,7 @@ use crate::app::{App, AppError, Shutdown};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, ui};
 use crate::config::{Config, FlagValues, Layers};
+use crate::data;
 use crate::dev::{BoardHandle, DevConfig, DevOrchestrator};
 use crate::orchestrator;
 use crate::worker::WorkerHandle;
@@ -23,7 +24,7 @@ use crate::worker::WorkerHandle;
 #[derive(Debug)]
 pub(super) struct Wishes {
     pub(super) workers: u32,
-    pub(super) data_root: PathBuf,
+    pub(super) data: data::Config,
 }
 
 /// A worker of the demonstration.
@@ -91,21 +92,13 @@ impl Cluster {
 
     /// Where to look.
     pub(super) fn addresses(&self) -> String {
-        let orchestrator = [
-            "orchestrator".to_owned(),
-            self.orchestrator.local_addr().to_string(),
-            "-".to_owned(),
-            "-".to_owned(),
-        ];
-        let rows = self.members.iter().map(|member| {
-            [
-                member.name.clone(),
-                member.grpc.to_string(),
-                format!("http://{}/health", member.http),
-                format!("http://{}/metrics", member.http),
-            ]
-        });
-        ui::pairs(["who", "gRPC", "health", "metrics"], std::iter::once(orchestrator).chain(rows))
+        let orchestrator =
+            ["orchestrator".to_owned(), self.orchestrator.local_addr().to_string(), "-".to_owned()];
+        let rows = self
+            .members
+            .iter()
+            .map(|member| [member.name.clone(), member.grpc.to_string(), format!("http://{}", member.http)]);
+        ui::pairs(["who", "gRPC", "HTTP: /health, /metrics"], std::iter::once(orchestrator).chain(rows))
     }
 
     /// Waits until a worker ends, which none should.
@@ -166,7 +159,7 @@ fn member_config(
     .into();
     let mut config = Config::resolve(&Layers { flags, ..Layers::default() })?.config;
     config.worker.state_dir = scratch.path().join(name);
-    config.engine.data.root.clone_from(&wishes.data_root);
+    config.engine.data.clone_from(&wishes.data);
     config.grpc_listen.set_ip(Ipv4Addr::LOCALHOST.into());
     config.http_listen.set_ip(Ipv4Addr::LOCALHOST.into());
     Ok(config)

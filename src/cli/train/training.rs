@@ -1,6 +1,6 @@
 //! The training itself, on the thread that calls.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,7 +55,8 @@ fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result
     let check = || control.check();
     let mut local =
         LocalTraining::open(&order.model, &order.dataset, &order.hyperparameters, &order.config, &check)?;
-    let quality = if local.dataset().classes().is_some() { Quality::Accuracy } else { Quality::Rmse };
+    let quality = Quality::of(local.dataset());
+    watcher.measures(quality);
     for note in &local.dataset().notes {
         watcher.note(note);
     }
@@ -181,15 +182,25 @@ struct Picture {
     epochs: Track,
     steps: Track,
     total: u32,
+    quality: OnceLock<Quality>,
     drawn: Mutex<Option<Instant>>,
 }
 
 impl Watcher {
-    pub(super) fn new(order: &Order) -> Self {
-        let board = Board::new();
+    pub(super) fn new(order: &Order, board: Board) -> Self {
         let epochs = board.whole("epochs", order.epochs.into());
         let steps = board.part("steps");
-        Self(Arc::new(Picture { board, epochs, steps, total: order.epochs, drawn: Mutex::new(None) }))
+        let (total, quality, drawn) = (order.epochs, OnceLock::new(), Mutex::new(None));
+        Self(Arc::new(Picture { board, epochs, steps, total, quality, drawn }))
+    }
+
+    /// What the second figure is from here on; the first word counts.
+    fn measures(&self, quality: Quality) {
+        self.0.quality.get_or_init(|| quality);
+    }
+
+    fn figures(&self, loss: f64, value: f64) -> String {
+        figures(loss, self.0.quality.get().copied().unwrap_or(Quality::Accuracy), value)
     }
 
     fn begin(&self, epoch: u32) {
@@ -206,16 +217,23 @@ impl Watcher {
         let validation = epoch
             .validation_loss
             .zip(epoch.validation_accuracy)
-            .map(|(loss, accuracy)| format!("; held out: {}", figures(loss, accuracy)))
+            .map(|(loss, accuracy)| format!("; held out: {}", self.figures(loss, accuracy)))
             .unwrap_or_default();
-        let line = format!("{}{validation}", figures(epoch.loss, epoch.accuracy));
+        let line = format!("{}{validation}", self.figures(epoch.loss, epoch.accuracy));
         self.0.epochs.set(epoch.epoch.into(), self.0.total.into(), line.clone());
         self.0.board.line(|| format!("epoch {}/{}: {line}", epoch.epoch, self.0.total));
     }
 
-    fn end(&self) {
+    /// Draws nothing any more.
+    pub(super) fn interrupted(&self) {
+        self.0.board.leave();
+    }
+
+    /// Leaves the bars as they are.
+    pub(super) fn end(&self) {
         self.0.steps.finish();
         self.0.epochs.finish();
+        self.0.board.close();
     }
 }
 
@@ -228,7 +246,7 @@ impl Observer for Watcher {
         if due || progress.step == progress.total_steps {
             *drawn = Some(Instant::now());
             let rate = progress.samples_per_second;
-            let line = format!("{}, {rate:.0} samples/s", figures(progress.loss, progress.accuracy));
+            let line = format!("{}, {rate:.0} samples/s", self.figures(progress.loss, progress.accuracy));
             self.0.steps.set(progress.step, progress.total_steps, line);
         }
     }

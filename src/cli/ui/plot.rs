@@ -2,9 +2,15 @@
 
 use textplots::{Chart, LabelBuilder as _, LabelFormat, Plot as _, Shape};
 
+use super::columns;
+
 /// Size in dots: a character has two by four.
 const WIDTH: u32 = 120;
+const NARROWEST: u32 = 40;
 const HEIGHT: u32 = 40;
+
+/// Columns beside the curve for the labels of its ends.
+const LABEL_COLUMNS: u32 = 10;
 
 /// `points` (epoch, value) as a curve under `title`; None when fewer than two of them are numbers.
 pub(in crate::cli) fn curve(title: &str, points: &[(u32, f64)]) -> Option<String> {
@@ -19,9 +25,11 @@ pub(in crate::cli) fn curve(title: &str, points: &[(u32, f64)]) -> Option<String
     // A flat curve needs room too.
     let margin = ((most - least) * 0.05).max(most.abs() * 1e-3).max(1e-6);
     let floor = if least >= 0.0 { 0.0 } else { f32::NEG_INFINITY };
+    let columns = columns(std::io::stdout()).map_or(WIDTH, u32::from);
+    let width = (2 * columns.saturating_sub(LABEL_COLUMNS)).clamp(NARROWEST, WIDTH);
     let shape = Shape::Lines(&points);
     let mut chart =
-        Chart::new_with_y_range(WIDTH, HEIGHT, first, last, (least - margin).max(floor), most + margin);
+        Chart::new_with_y_range(width, HEIGHT, first, last, (least - margin).max(floor), most + margin);
     chart.borders();
     let mut labelled = chart
         .x_label_format(LabelFormat::Custom(Box::new(|x| format!("{x:.0}"))))

@@ -2,9 +2,11 @@
 
 use std::io::{self, IsTerminal as _};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use super::columns;
 use crate::cli::Epoch;
+use crate::data::Dataset;
 
 /// What `accuracy` measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +18,12 @@ pub(in crate::cli) enum Quality {
 }
 
 impl Quality {
-    /// Lower-case name.
+    /// What a training on `dataset` is measured by.
+    pub(in crate::cli) fn of(dataset: &Dataset) -> Self {
+        if dataset.classes().is_some() { Self::Accuracy } else { Self::Rmse }
+    }
+
+    /// Name in the middle of a line.
     pub(in crate::cli) const fn name(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
@@ -36,6 +43,9 @@ fn table(header: impl IntoIterator<Item = String>) -> Table {
     table
 }
 
+/// Columns that the table of epochs takes with lines.
+const ROOM_FOR_EPOCHS: u16 = 74;
+
 /// A row an epoch.
 pub(in crate::cli) fn epochs(epochs: &[Epoch], quality: Quality) -> String {
     let quality = quality.name();
@@ -53,6 +63,14 @@ pub(in crate::cli) fn epochs(epochs: &[Epoch], quality: Quality) -> String {
     }
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+    if let Some(columns) = columns(io::stdout()).filter(|columns| *columns < ROOM_FOR_EPOCHS) {
+        // Without lines between them the figures stay whole and only the names above them are broken.
+        table.load_style(presets::NOTHING);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 1));
+        }
     }
     table.to_string()
 }
