@@ -50,12 +50,15 @@ pub struct Config {
     pub max_rows: u32,
     /// Most columns, target included.
     pub max_columns: usize,
-    /// Most cells (rows times columns), in the file and once more after encoding; a cell takes 4 bytes.
+    /// Most cells (rows times columns), in the file and once more after encoding.
     pub max_cells: u64,
+    /// Most memory for the columns as they were read and the features made of them, in bytes.
+    pub max_memory_bytes: u64,
 }
 
 impl Config {
-    /// Data under `root`, at most 4 GiB, 20 million rows, 10,000 columns and 500 million cells of it.
+    /// Data under `root`, at most 4 GiB, 20 million rows, 10,000 columns and 500 million cells of it, in at most
+    /// 4 GiB of memory.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -63,6 +66,16 @@ impl Config {
             max_rows: 20_000_000,
             max_columns: 10_000,
             max_cells: 500_000_000,
+            max_memory_bytes: 4 << 30,
+        }
+    }
+
+    /// As [`Self::new`], but with half of `memory_bytes`, the memory of the machine; 0 where that is not known.
+    pub fn for_machine(root: impl Into<PathBuf>, memory_bytes: u64) -> Self {
+        let config = Self::new(root);
+        match memory_bytes {
+            0 => config,
+            _ => Self { max_memory_bytes: memory_bytes / 2, ..config },
         }
     }
 }
@@ -102,6 +115,6 @@ pub fn load(
 ) -> Result<Dataset, DataError> {
     check()?;
     let mut opened = Source::parse(path, config)?.open(config)?;
-    let table = decode::decode(&mut opened, config, check)?;
-    prepare::prepare(path, &table, options, &prepare::Limits { max_cells: config.max_cells, check })
+    let table = decode::decode(&mut opened, options.target.as_deref(), config, check)?;
+    prepare::prepare(path, &table, options, &prepare::Limits { config, check })
 }

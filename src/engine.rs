@@ -22,6 +22,7 @@ mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+mod search;
 mod seeds;
 mod session;
 mod sessions;
@@ -33,11 +34,12 @@ mod tests;
 
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
-pub use error::EngineError;
+pub use error::{EngineError, OpenError};
 pub use local::{LocalTraining, Predictions};
 pub use sessions::SessionLimits;
 pub use training::TrainingEngine;
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::domain::{Backend, ErrorCode, JobId, TaskError, TaskResult, TaskSpec};
@@ -95,6 +97,15 @@ impl Done {
             call(finished);
         }
     }
+}
+
+/// What a panic said.
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 impl Drop for Done {

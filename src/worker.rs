@@ -185,7 +185,8 @@ impl<O: Orchestrator> Worker<O> {
             gpus: Arc::clone(&with.gpus),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
-        let about = About { worker_id, capabilities: with.engine.capabilities(), started_at: Instant::now() };
+        let backend = with.engine.capabilities().default_backend;
+        let about = About { worker_id, backend, started_at: Instant::now() };
         let parts = Parts {
             about,
             orchestrator: Arc::clone(&with.orchestrator),

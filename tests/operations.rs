@@ -177,8 +177,8 @@ async fn a_wrong_task_fails_at_once_names_what_is_wrong_and_harms_nobody() {
         (path("builtin:mnist"), "INVALID_ARGUMENT", vec!["dataset_path", "builtin:mnist", "digits"]),
         (path("missing.csv"), "NOT_FOUND", vec!["dataset_path", "missing.csv"]),
         (path("not.csv"), "INVALID_ARGUMENT", vec!["dataset_path", "not.csv"]),
-        (path(&escape), "PERMISSION_DENIED", vec!["dataset_path", "DATA_ROOT"]),
-        (path("link.csv"), "PERMISSION_DENIED", vec!["dataset_path", "link.csv"]),
+        (path(&escape), "INVALID_ARGUMENT", vec!["dataset_path", "DATA_ROOT"]),
+        (path("link.csv"), "INVALID_ARGUMENT", vec!["dataset_path", "link.csv"]),
         (path("ftp://host/x.csv"), "INVALID_ARGUMENT", vec!["dataset_path", "ftp"]),
     ];
     for (request, code, words) in cases {

@@ -8,7 +8,7 @@ use crate::domain::{
     Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
 };
 use crate::engine::UnsupportedModels;
-use crate::telemetry::logs;
+use crate::telemetry::{host, logs};
 use crate::{data, engine, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -178,7 +178,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
-        data: data::Config::new(root?),
+        data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
 }
 

@@ -17,6 +17,8 @@ pub struct Dataset {
     pub train: Part,
     /// The rows held out; empty where validation_split is 0.
     pub validation: Part,
+    /// For regression the target of each held-out row as the file has it; empty for classes.
+    pub held_out_numbers: Vec<f64>,
     /// How features were made of columns; applies to new rows too.
     pub preprocessor: Preprocessor,
     /// What its owner should know: rows that were dropped, columns that were left out.
@@ -76,10 +78,9 @@ impl Dataset {
 
     /// Memory that its figures take, in bytes.
     pub fn memory_bytes(&self) -> usize {
-        [&self.train, &self.validation]
-            .iter()
-            .map(|part| 4 * (part.rows.len() + part.features.len() + part.targets.len()))
-            .sum()
+        let parts = [&self.train, &self.validation];
+        let figures = parts.iter().map(|part| part.rows.len() + part.features.len() + part.targets.len());
+        4 * figures.sum::<usize>() + 8 * self.held_out_numbers.len()
     }
 }
 

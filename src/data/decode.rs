@@ -4,7 +4,8 @@
 //! head --sniff--> format --pass 1--> columns --(a word after numbers?)--> pass 2, those columns only, as words
 //! ```
 //!
-//! Fields are trimmed; quotes as in RFC 4180; lines without any text are skipped. Words after numbers in a column
+//! Fields are trimmed; quotes as in RFC 4180; lines of nothing but spaces are skipped. The target keeps its numbers as
+//! the file has them, other columns what training can tell apart. Words after numbers in a column
 //! are rare, and their earlier cells are exact only in the file: hence the second pass instead of a second copy.
 
 use std::cell::Cell;
@@ -16,7 +17,7 @@ use csv::{ByteRecord, StringRecord};
 
 use super::dataset::Notes;
 use super::error::{DataError, Malformed, shown};
-use super::sniff::{Format, HEAD_BYTES, LineEnd, Whole, sniff};
+use super::sniff::{Format, HEAD_BYTES, LineEnd, Whole, is_blank, sniff};
 use super::source::{Opened, ReadSeek};
 use super::table::{ColumnBuilder, Table, unnamed};
 use super::{Check, Config};
@@ -30,17 +31,34 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Longest record, in bytes: an open quote would else swallow the file whole.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 
-/// Reads all of `opened`.
+/// Characters between two such looks, for words of any length: what they take is not known before they are there.
+const TEXT_BYTES_PER_CHECK: usize = 4 << 20;
+
+/// Reads all of `opened`. `target` is the name of the target column; the last one where absent.
 ///
 /// # Errors
 /// It is not CSV, a line is wrong, a limit of `config` is passed, or `check` says to stop.
-pub(super) fn decode(opened: &mut Opened, config: &Config, check: Check<'_>) -> Result<Table, DataError> {
+pub(super) fn decode(
+    opened: &mut Opened,
+    target: Option<&str>,
+    config: &Config,
+    check: Check<'_>,
+) -> Result<Table, DataError> {
     let path = opened.path.clone();
     let format = look(opened, config)?;
     let mut pass = Pass::begin(opened, format, config)?;
     let names = column_names(pass.header()?, &pass, config)?;
-    let mut columns: Vec<_> = names.iter().map(|_| Some(ColumnBuilder::new())).collect();
-    let rows = pass.rows(&mut columns, config, check)?;
+    let last = names.len().saturating_sub(1);
+    let mut columns: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let is_target = target.map_or(index == last, |target| target == name);
+            Some(if is_target { ColumnBuilder::exact() } else { ColumnBuilder::new() })
+        })
+        .collect();
+    let limits = Limits { config, held_bytes: 0, check };
+    let rows = pass.rows(&mut columns, &limits)?;
     if rows == 0 {
         return Err(DataError::HeaderOnly { path });
     }
@@ -52,7 +70,8 @@ pub(super) fn decode(opened: &mut Opened, config: &Config, check: Check<'_>) -> 
             columns.iter().map(|column| again(column).then(ColumnBuilder::words)).collect();
         let mut pass = Pass::begin(opened, format, config)?;
         let header = pass.header()?;
-        if column_names(header, &pass, config)? != names || pass.rows(&mut second, config, check)? != rows {
+        let limits = Limits { held_bytes: memory_bytes(&columns), ..limits };
+        if column_names(header, &pass, config)? != names || pass.rows(&mut second, &limits)? != rows {
             return Err(DataError::Changed { path });
         }
         for ((first, second), name) in columns.iter_mut().zip(second).zip(&names) {
@@ -68,6 +87,19 @@ pub(super) fn decode(opened: &mut Opened, config: &Config, check: Check<'_>) -> 
     let columns =
         columns.into_iter().zip(names).filter_map(|(column, name)| Some(column?.finish(name))).collect();
     Ok(Table { columns, rows, notes: notes.lines().collect() })
+}
+
+/// What a pass must keep to.
+#[derive(Clone, Copy)]
+struct Limits<'a> {
+    config: &'a Config,
+    /// Memory that an earlier pass holds.
+    held_bytes: u64,
+    check: Check<'a>,
+}
+
+fn memory_bytes(columns: &[Option<ColumnBuilder>]) -> u64 {
+    columns.iter().flatten().map(ColumnBuilder::memory_bytes).sum()
 }
 
 /// Looks at the beginning of the file.
@@ -148,24 +180,31 @@ impl<'a> Pass<'a> {
 
     fn header(&mut self) -> Result<StringRecord, DataError> {
         let mut record = StringRecord::new();
-        if self.next(&mut record)? {
-            Ok(record)
-        } else {
-            Err(DataError::Empty { path: self.path.to_owned() })
+        while self.next(&mut record)? {
+            if !is_blank(record.as_byte_record()) {
+                return Ok(record);
+            }
         }
+        Err(DataError::Empty { path: self.path.to_owned() })
     }
 
     /// Reads all rows into `columns`; those that are `None` are skipped. Returns how many rows there are.
-    fn rows(
-        &mut self,
-        columns: &mut [Option<ColumnBuilder>],
-        config: &Config,
-        check: Check<'_>,
-    ) -> Result<u32, DataError> {
+    fn rows(&mut self, columns: &mut [Option<ColumnBuilder>], limits: &Limits<'_>) -> Result<u32, DataError> {
+        let config = limits.config;
         let width = columns.len().max(1);
         let mut record = StringRecord::new();
-        let (mut rows, mut unchecked_cells) = (0_u32, 0_usize);
+        let (mut rows, mut unchecked_cells, mut unchecked_bytes) = (0_u32, 0_usize, 0_usize);
         while self.next(&mut record)? {
+            unchecked_cells += record.len();
+            unchecked_bytes += record.as_slice().len();
+            if unchecked_cells >= CELLS_PER_CHECK || unchecked_bytes >= TEXT_BYTES_PER_CHECK {
+                (unchecked_cells, unchecked_bytes) = (0, 0);
+                (limits.check)()?;
+                self.fits(columns, limits)?;
+            }
+            if is_blank(record.as_byte_record()) {
+                continue;
+            }
             if record.len() != width {
                 let problem = Malformed::Ragged { found: record.len(), expected: width };
                 return Err(self.wrong(self.line(&record), problem));
@@ -182,13 +221,17 @@ impl<'a> Pass<'a> {
                 }
             }
             rows += 1;
-            unchecked_cells += width;
-            if unchecked_cells >= CELLS_PER_CHECK {
-                unchecked_cells = 0;
-                check()?;
-            }
         }
+        self.fits(columns, limits)?;
         Ok(rows)
+    }
+
+    fn fits(&self, columns: &[Option<ColumnBuilder>], limits: &Limits<'_>) -> Result<(), DataError> {
+        let limit_bytes = limits.config.max_memory_bytes;
+        if limits.held_bytes.saturating_add(memory_bytes(columns)) > limit_bytes {
+            return Err(DataError::TooMuchMemory { path: self.path.to_owned(), limit_bytes });
+        }
+        Ok(())
     }
 
     /// Reads the next record; `false` at the end.

@@ -17,7 +17,11 @@ pub enum DataError {
         path: String,
     },
     /// There is no such file.
-    #[error("dataset_path: {} does not exist under DATA_ROOT (looked for {tried})", shown(.path))]
+    #[error(
+        "dataset_path: {} does not exist under DATA_ROOT (looked for {tried}); allowed: the path of a CSV file there, \
+         or builtin:NAME",
+        shown(.path)
+    )]
     NotFound {
         /// As it was given.
         path: String,
@@ -69,7 +73,7 @@ pub enum DataError {
         path: String,
     },
     /// A header and nothing below.
-    #[error("dataset_path: {} has a header but no rows", shown(.path))]
+    #[error("dataset_path: {} has a header but no rows; allowed: at least one row below the header", shown(.path))]
     HeaderOnly {
         /// As it was given.
         path: String,
@@ -94,14 +98,31 @@ pub enum DataError {
         /// Of what.
         unit: &'static str,
     },
+    /// More memory than this worker may spend on one data set.
+    #[error(
+        "dataset_path: {} takes more than {limit_bytes} bytes of memory once it is read and encoded, the limit of this \
+         worker",
+        shown(.path)
+    )]
+    TooMuchMemory {
+        /// As it was given.
+        path: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
     /// No row has a target.
-    #[error("target column {}: no row has a value", shown(.column))]
+    #[error("hyperparameters.target: no row of column {} has a value; allowed: a column with values", shown(.column))]
     NoTarget {
         /// The target column.
         column: String,
     },
     /// The target never changes.
-    #[error("target column {}: every row has the same value, {}; there is nothing to learn", shown(.column), shown(.value))]
+    #[error(
+        "hyperparameters.target: every row of column {} has the same value, {}, so that there is nothing to learn; \
+         allowed: a column with at least two different values",
+        shown(.column),
+        shown(.value)
+    )]
     OneValue {
         /// The target column.
         column: String,
@@ -110,8 +131,8 @@ pub enum DataError {
     },
     /// More classes than a classifier takes.
     #[error(
-        "target column {}: more than {limit} different values to take as classes; allowed: at most {limit}, or \
-         numbers with hyperparameter task=regression",
+        "hyperparameters.target: column {} has more than {limit} different values to take as classes; allowed: at \
+         most {limit}, or numbers with hyperparameter task=regression",
         shown(.column)
     )]
     TooManyClasses {
@@ -120,8 +141,27 @@ pub enum DataError {
         /// Most classes.
         limit: usize,
     },
+    /// A word in the target of a regression.
+    #[error(
+        "hyperparameters.target: line {line} of column {} has {}; allowed with task=regression: a column of numbers; \
+         task=classification takes words",
+        shown(.column),
+        shown(.word)
+    )]
+    TargetNotNumeric {
+        /// The target column.
+        column: String,
+        /// The first line with a word, header included.
+        line: u64,
+        /// That word.
+        word: String,
+    },
     /// A number was needed and there was a word.
-    #[error("column {}: numbers are needed, but line {line} has {}", shown(.column), shown(.word))]
+    #[error(
+        "column {}: line {line} has {}; allowed: numbers, as in the data set that the features were fitted on",
+        shown(.column),
+        shown(.word)
+    )]
     NotNumeric {
         /// The column.
         column: String,
@@ -201,16 +241,16 @@ impl DataError {
     /// The kind of failure, as a task reports it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::OutsideRoot { .. } => ErrorCode::PermissionDenied,
             Self::NotFound { .. } | Self::Root { .. } => ErrorCode::NotFound,
             Self::Unreadable { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
                 _ => ErrorCode::Unavailable,
             },
             Self::Changed { .. } => ErrorCode::Unavailable,
-            Self::TooLarge { .. } => ErrorCode::ResourceExhausted,
+            Self::TooLarge { .. } | Self::TooMuchMemory { .. } => ErrorCode::ResourceExhausted,
             Self::Stopped(reason) => reason.code,
             Self::Invalid(_)
+            | Self::OutsideRoot { .. }
             | Self::NotAFile { .. }
             | Self::NotCsv { .. }
             | Self::Empty { .. }
@@ -219,6 +259,7 @@ impl DataError {
             | Self::NoTarget { .. }
             | Self::OneValue { .. }
             | Self::TooManyClasses { .. }
+            | Self::TargetNotNumeric { .. }
             | Self::NotNumeric { .. }
             | Self::NoFeatures { .. }
             | Self::MissingColumn { .. }

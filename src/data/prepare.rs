@@ -6,13 +6,13 @@ use super::preprocess::{Preprocessor, Scale};
 use super::split::{Split, split};
 use super::table::Table;
 use super::target::{self, Labelled, Raw};
-use super::{Check, LoadOptions};
+use super::{Check, Config, LoadOptions};
 use crate::domain::InvalidField;
 
 /// What preparing must keep to.
 pub(super) struct Limits<'a> {
-    /// Most features times rows.
-    pub(super) max_cells: u64,
+    /// How much there may be.
+    pub(super) config: &'a Config,
     /// Whether to go on.
     pub(super) check: Check<'a>,
 }
@@ -64,15 +64,27 @@ pub(super) fn prepare(
         return Err(DataError::NoFeatures { path: path.to_owned(), target: target_name, why });
     }
     notes.extend(left_out.lines());
-    if (rows.len() as u64).saturating_mul(width as u64) > limits.max_cells {
+    let Config { max_cells, max_memory_bytes, .. } = *limits.config;
+    let cells = (rows.len() as u64).saturating_mul(width as u64);
+    if cells > max_cells {
         let unit = "cells (rows times features, after encoding)";
-        return Err(DataError::TooLarge { path: path.to_owned(), limit: limits.max_cells, unit });
+        return Err(DataError::TooLarge { path: path.to_owned(), limit: max_cells, unit });
+    }
+    // The columns are still there while the features are made.
+    if cells.saturating_mul(4).saturating_add(table.memory_bytes()) > max_memory_bytes {
+        return Err(DataError::TooMuchMemory { path: path.to_owned(), limit_bytes: max_memory_bytes });
     }
 
     let kind = raw.kind(&train);
     let part = |rows: Vec<u32>, positions: &[u32]| -> Result<Part, DataError> {
         let features = preprocessor.transform(table, &rows, check)?;
         Ok(Part { features, targets: targets(&raw, &kind, positions), rows })
+    };
+    let held_out_numbers = match &raw {
+        Raw::Numbers(numbers) => {
+            validation.iter().filter_map(|at| numbers.get(*at as usize).copied()).collect()
+        }
+        Raw::Classes { .. } => Vec::new(),
     };
     let (train, validation) = (part(train_rows, &train)?, part(validation_rows, &validation)?);
     Ok(Dataset {
@@ -82,6 +94,7 @@ pub(super) fn prepare(
         target: kind,
         train,
         validation,
+        held_out_numbers,
         preprocessor,
         notes,
     })

@@ -31,20 +31,17 @@ const JUDGED_RECORDS: usize = 32;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// First bytes of what people take for CSV.
+/// First bytes of what people take for CSV, which no header begins with.
 const SIGNATURES: &[(&[u8], &str)] = &[
-    (b"PAR1", "a Parquet file"),
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
     (b"\x1f\x8b", "compressed with gzip"),
-    (b"BZh", "compressed with bzip2"),
     (b"\xfd7zXZ\x00", "compressed with xz"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"ARROW1", "an Arrow file"),
     (b"SQLite format 3\x00", "an SQLite database"),
-    (b"%PDF", "a PDF document"),
+    (b"%PDF-", "a PDF document"),
     (b"\xff\xfe", "text in UTF-16"),
     (b"\xfe\xff", "text in UTF-16"),
     (b"{\"", "JSON"),
@@ -53,12 +50,17 @@ const SIGNATURES: &[(&[u8], &str)] = &[
     (b"<html", "an HTML page"),
 ];
 
+/// First bytes of binary files that may also be the beginning of a column's name.
+const WORDS: &[(&[u8], &str)] =
+    &[(b"PAR1", "a Parquet file"), (b"BZh", "compressed with bzip2"), (b"ARROW1", "an Arrow file")];
+
 /// Looks at the first bytes of a file; `whole` says whether they are all of it.
 ///
 /// # Errors
 /// What it is instead of CSV.
 pub(super) fn sniff(head: &[u8], whole: Whole) -> Result<Format, &'static str> {
-    if let Some((_, what)) = SIGNATURES.iter().find(|(signature, _)| head.starts_with(signature)) {
+    let binary = if has_control_bytes(head) { WORDS } else { &[] };
+    if let Some((_, what)) = SIGNATURES.iter().chain(binary).find(|(bytes, _)| head.starts_with(bytes)) {
         return Err(what);
     }
     let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
@@ -67,6 +69,11 @@ pub(super) fn sniff(head: &[u8], whole: Whole) -> Result<Format, &'static str> {
         _ => LineEnd::LineFeed,
     };
     Ok(Format { start: (head.len() - text.len()) as u64, delimiter: delimiter(text, whole), line_end })
+}
+
+/// Whether there is a byte that text does not have.
+fn has_control_bytes(head: &[u8]) -> bool {
+    head.iter().any(|byte| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n'))
 }
 
 /// Whether bytes are all of a file or only its beginning.
@@ -97,13 +104,20 @@ fn delimiter(text: &[u8], whole: Whole) -> u8 {
     best.2
 }
 
+/// Whether a record is a line without any text.
+pub(super) fn is_blank(record: &csv::ByteRecord) -> bool {
+    record.len() == 1 && record.as_slice().trim_ascii().is_empty()
+}
+
 fn field_counts(text: &[u8], delimiter: u8, whole: Whole) -> Vec<usize> {
     let mut reader =
         csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(text);
     let mut counts = Vec::new();
     let mut record = csv::ByteRecord::new();
     while counts.len() < JUDGED_RECORDS && reader.read_byte_record(&mut record).is_ok_and(|more| more) {
-        counts.push(record.len());
+        if !is_blank(&record) {
+            counts.push(record.len());
+        }
     }
     // The last record of a mere beginning is likely cut short.
     if whole == Whole::No && counts.len() > 1 && reader.position().byte() == text.len() as u64 {
@@ -137,6 +151,15 @@ mod tests {
         let text = b"a;b,c\n1;2,3\n1";
         assert_eq!(field_counts(text, b',', Whole::No), [2, 2]);
         assert_eq!(field_counts(text, b',', Whole::Yes), [2, 2, 1]);
+    }
+
+    #[test]
+    fn columns_may_be_called_like_a_format() {
+        for header in ["PAR1,PAR2,label", "BZh;y", "ARROW1,y"] {
+            assert!(sniff(format!("{header}\n1,2,3\n").as_bytes(), Whole::Yes).is_ok(), "{header}");
+        }
+        assert_eq!(sniff(b"BZh91AY&SY\x01", Whole::No), Err("compressed with bzip2"));
+        assert_eq!(sniff(b"ARROW1\0\0", Whole::No), Err("an Arrow file"));
     }
 
     #[test]

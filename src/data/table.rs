@@ -6,8 +6,8 @@
 //!                   +-----word--> Words --too many--> TooManyWords  Again (read once more, as words)
 //! ```
 //!
-//! A number takes 4 bytes, or 8 in a column with whole numbers past 2^24 (time stamps, ids) or magnitudes that f32
-//! does not reach. A word takes 4 bytes and its text is kept once. Missing numbers are NaN.
+//! A number takes 4 bytes, or 8 in the target column and in one with whole numbers past 2^24 (time stamps, ids) or
+//! magnitudes that f32 does not reach. A word takes 4 bytes and its text is kept once. Missing numbers are NaN.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -68,6 +68,10 @@ pub(super) const MISSING: u32 = u32::MAX;
 /// Most different words of a column that are kept: past it a column is free text or an id.
 pub(super) const MAX_WORDS: usize = 100_000;
 
+/// Memory that a word takes beside its text and its cells, roughly: two pointers to it with their lengths, its two
+/// counters, its entry in the table of known words.
+const WORD_BYTES: u64 = 80;
+
 /// Longest part of a first word that is kept, in characters.
 const FIRST_WORD_CHARS: usize = 100;
 
@@ -81,9 +85,26 @@ impl Table {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
     }
+
+    /// Memory that its cells take, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.columns.iter().map(|column| column.values.memory_bytes()).sum()
+    }
 }
 
 impl Values {
+    fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Single(values) => 4 * values.len() as u64,
+            Self::Double(values) => 8 * values.len() as u64,
+            Self::Words(Words { codes, words }) => {
+                let text = |word: &Arc<str>| word.len() as u64 + WORD_BYTES;
+                4 * codes.len() as u64 + words.iter().map(text).sum::<u64>()
+            }
+            Self::Empty | Self::TooManyWords => 0,
+        }
+    }
+
     /// The number in `row`; NaN where it is missing or the column has words.
     pub(super) fn number(&self, row: u32) -> f64 {
         match self {
@@ -163,6 +184,7 @@ pub(super) struct WordsBuilder {
     codes: Vec<u32>,
     words: Vec<Arc<str>>,
     known: HashMap<Arc<str>, u32>,
+    text_bytes: u64,
 }
 
 impl WordsBuilder {
@@ -173,6 +195,7 @@ impl WordsBuilder {
             None if self.words.len() == MAX_WORDS => return false,
             None => {
                 let (word, code) = (Arc::<str>::from(word), self.words.len() as u32);
+                self.text_bytes += word.len() as u64 + WORD_BYTES;
                 self.words.push(Arc::clone(&word));
                 self.known.insert(word, code);
                 code
@@ -191,7 +214,17 @@ impl WordsBuilder {
 #[derive(Debug)]
 pub(super) struct ColumnBuilder {
     state: Building,
+    precision: Precision,
     first_word: Option<FirstWord>,
+}
+
+/// How numbers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    /// In f32 where that holds them well enough.
+    Enough,
+    /// In f64, which gives back what the file says.
+    Full,
 }
 
 #[derive(Debug)]
@@ -207,12 +240,27 @@ enum Building {
 impl ColumnBuilder {
     /// A column of which nothing is known.
     pub(super) fn new() -> Self {
-        Self { state: Building::Empty { rows: 0 }, first_word: None }
+        Self { state: Building::Empty { rows: 0 }, precision: Precision::Enough, first_word: None }
+    }
+
+    /// As [`Self::new`], for a column whose numbers are shown again.
+    pub(super) fn exact() -> Self {
+        Self { precision: Precision::Full, ..Self::new() }
     }
 
     /// A column that is known to have words.
     pub(super) fn words() -> Self {
-        Self { state: Building::Words(WordsBuilder::default()), first_word: None }
+        Self { state: Building::Words(WordsBuilder::default()), ..Self::new() }
+    }
+
+    /// Memory that its cells take so far, in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        match &self.state {
+            Building::Single(values) => 4 * values.len() as u64,
+            Building::Double(values) => 8 * values.len() as u64,
+            Building::Words(words) => 4 * words.codes.len() as u64 + words.text_bytes,
+            Building::Empty { .. } | Building::TooManyWords | Building::Again => 0,
+        }
     }
 
     /// Adds a trimmed cell; `line` is asked only for the first word.
@@ -246,7 +294,10 @@ impl ColumnBuilder {
 
     fn push_number(&mut self, number: f64) {
         if let Building::Empty { rows } = self.state {
-            self.state = Building::Single(vec![f32::NAN; rows]);
+            self.state = match self.precision {
+                Precision::Enough => Building::Single(vec![f32::NAN; rows]),
+                Precision::Full => Building::Double(vec![f64::NAN; rows]),
+            };
         }
         if let Building::Single(values) = &mut self.state
             && !fits_single(number)

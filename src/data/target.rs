@@ -14,7 +14,7 @@
 use std::collections::HashSet;
 
 use super::dataset::TargetKind;
-use super::error::DataError;
+use super::error::{DataError, shown};
 use super::table::{Column, MISSING, Values};
 use crate::domain::{InvalidField, Problem};
 
@@ -53,7 +53,7 @@ pub(super) fn find(columns: &[Column], name: Option<&str>) -> Result<usize, Data
     let Some(name) = name else { return Ok(columns.len().saturating_sub(1)) };
     columns.iter().position(|column| column.name == name).ok_or_else(|| {
         const LISTED: usize = 40;
-        let names = columns.iter().take(LISTED).map(|column| column.name.as_str()).collect::<Vec<_>>();
+        let names = columns.iter().take(LISTED).map(|column| shown(&column.name)).collect::<Vec<_>>();
         let more = match columns.len().saturating_sub(LISTED) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -73,7 +73,7 @@ pub(super) fn read(column: &Column, table_rows: u32, problem: Problem) -> Result
         Values::Words(_) | Values::TooManyWords if problem == Problem::Regression => {
             let (line, word) =
                 column.first_word.clone().map(|word| (word.line, word.text)).unwrap_or_default();
-            return Err(DataError::NotNumeric { column: column.name.clone(), line, word });
+            return Err(DataError::TargetNotNumeric { column: column.name.clone(), line, word });
         }
         Values::TooManyWords => return Err(too_many(column)),
         Values::Words(words) => classes_of_words(column, &words.codes, &words.words)?,

@@ -44,7 +44,7 @@ pub struct ParseChoiceError(pub &'static str);
 /// Which backend a worker or a task asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BackendChoice {
-    /// The GPU where there is one, else the analytic curves.
+    /// The GPU where there is one, else the analytic curves; of a task: what the worker chose.
     #[default]
     Auto,
     /// This one and no other.
@@ -77,7 +77,7 @@ impl fmt::Display for BackendChoice {
 /// Whether a GPU is a must.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DevicePolicy {
-    /// No GPU, no start, and no task ever falls back to another backend.
+    /// No GPU, no start, and no task ever falls back to another device.
     Require,
     /// The GPU where there is one.
     #[default]

@@ -111,9 +111,10 @@ pub struct Hyperparameters {
     pub batch_size: usize,
     /// The optimizer.
     pub optimizer: Optimizer,
-    /// Momentum of `sgd`, in [0, 1).
+    /// Momentum of `sgd` and `rmsprop`, in [0, 1); 0.9 where the optimizer was given as `momentum` and nothing else
+    /// is said.
     pub momentum: f64,
-    /// L2 penalty (decoupled with adamw), in [0, 1].
+    /// L2 penalty (decoupled with adamw), in [0, 1]; 0.01 with adamw where nothing else is said, as in PyTorch.
     pub weight_decay: f64,
     /// Seed of split, initial weights and order; by default it follows from the job's id.
     pub seed: Option<u64>,
@@ -148,6 +149,9 @@ impl Default for Hyperparameters {
     }
 }
 
+/// What was given, by canonical name: the name that was used, and the value.
+type SetBy<'a> = BTreeMap<&'a str, (&'a str, &'a str)>;
+
 type Set = fn(&mut Hyperparameters, &str) -> Result<(), String>;
 
 /// Every known name: (name, aliases, what it takes, setter).
@@ -171,9 +175,6 @@ const KNOWN: &[(&str, &[&str], &str, Set)] = &[
     }),
     ("optimizer", &[], "", |h, raw| {
         h.optimizer = choice(&raw.to_ascii_lowercase())?;
-        if raw.eq_ignore_ascii_case("momentum") && h.momentum == 0.0 {
-            h.momentum = 0.9;
-        }
         Ok(())
     }),
     ("momentum", &[], "a number from 0, below 1", |h, raw| {
@@ -232,7 +233,7 @@ impl Hyperparameters {
     ) -> Result<(Self, Vec<String>), InvalidField> {
         let mut parsed = Self::default();
         let mut notes = Vec::new();
-        let mut set_by: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut set_by: SetBy<'_> = BTreeMap::new();
         for (name, value) in raw {
             let value = value.trim();
             let known =
@@ -247,7 +248,7 @@ impl Hyperparameters {
                 }
                 continue;
             };
-            if let Some(other) = set_by.insert(canonical, name) {
+            if let Some((other, _)) = set_by.insert(canonical, (name, value)) {
                 return Err(InvalidField::new(
                     format!("hyperparameters.{name}"),
                     value,
@@ -262,7 +263,28 @@ impl Hyperparameters {
                 notes.push(format!("{canonical}=true has no effect in this version"));
             }
         }
+        notes.extend(parsed.follow_optimizer(&set_by));
         Ok((parsed, notes))
+    }
+
+    /// Fills in what the optimizer decides where it was not given, and says what it makes no use of.
+    fn follow_optimizer(&mut self, set_by: &SetBy<'_>) -> Option<String> {
+        let given = |name| set_by.get(name).map(|(_, value)| *value);
+        let named_momentum = given("optimizer").is_some_and(|raw| raw.eq_ignore_ascii_case("momentum"));
+        if named_momentum && given("momentum").is_none() {
+            self.momentum = 0.9;
+        }
+        if self.optimizer == Optimizer::AdamW && given("weight_decay").is_none() {
+            self.weight_decay = 0.01;
+        }
+        let adaptive = matches!(self.optimizer, Optimizer::Adam | Optimizer::AdamW);
+        (adaptive && self.momentum > 0.0).then(|| {
+            format!(
+                "momentum={} has no effect with optimizer={}, which has moments of its own; sgd and rmsprop take it",
+                self.momentum,
+                given("optimizer").unwrap_or("adam (the default)").to_ascii_lowercase()
+            )
+        })
     }
 
     /// Every known name, without aliases.
@@ -422,6 +444,32 @@ mod tests {
     #[test]
     fn the_optimizer_momentum_brings_its_usual_momentum() {
         assert_eq!(parse(&[("optimizer", "momentum")]).unwrap().0.momentum, 0.9);
-        assert_eq!(parse(&[("momentum", "0.5"), ("optimizer", "momentum")]).unwrap().0.momentum, 0.5);
+        for given in ["0.5", "0"] {
+            let parsed = parse(&[("momentum", given), ("optimizer", "momentum")]).unwrap().0;
+            assert_eq!(parsed.momentum.to_string(), given);
+        }
+    }
+
+    #[test]
+    fn momentum_that_no_optimizer_takes_is_a_note() {
+        for optimizer in [None, Some("adam"), Some("AdamW")] {
+            let pairs: Vec<_> =
+                optimizer.map(|name| ("optimizer", name)).into_iter().chain([("momentum", "0.5")]).collect();
+            let (_, notes) = parse(&pairs).unwrap();
+            assert!(notes[0].starts_with("momentum=0.5 has no effect with optimizer=adam"), "{notes:?}");
+        }
+        for optimizer in ["sgd", "momentum", "rmsprop"] {
+            assert!(parse(&[("optimizer", optimizer), ("momentum", "0.5")]).unwrap().1.is_empty());
+        }
+        assert!(parse(&[("optimizer", "adam"), ("momentum", "0")]).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn adamw_decays_by_a_hundredth_unless_told_otherwise() {
+        let decay = |pairs: &[(&str, &str)]| parse(pairs).unwrap().0.weight_decay;
+        assert_eq!(decay(&[("optimizer", "adamw")]), 0.01);
+        assert_eq!(decay(&[("optimizer", "adamw"), ("l2", "0")]), 0.0);
+        assert_eq!(decay(&[("optimizer", "adamw"), ("weight_decay", "0.2")]), 0.2);
+        assert_eq!(decay(&[("optimizer", "adam")]), 0.0);
     }
 }

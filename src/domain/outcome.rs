@@ -14,7 +14,7 @@ pub enum ErrorCode {
     InvalidArgument,
     /// The data set does not exist.
     NotFound,
-    /// The request may not have what it asks for, such as a file outside of DATA_ROOT.
+    /// The request may not have what it asks for, such as a file that the worker is not allowed to read.
     PermissionDenied,
     /// A stated limit was passed, or memory ran out.
     ResourceExhausted,

@@ -40,11 +40,9 @@ pub(crate) enum AdapterKind {
     Software,
 }
 
-/// The devices of this machine.
+/// The devices of this machine beside its CPU.
 #[derive(Debug, Clone)]
 pub(crate) struct Devices {
-    /// The CPU.
-    pub(crate) cpu: ComputeDevice,
     /// The adapter that may be used, if any.
     pub(crate) adapter: Option<(ComputeDevice, AdapterKind)>,
     /// What the search for adapters found, for messages.
@@ -53,8 +51,8 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// A machine on which no GPU was looked for.
-    pub(crate) fn cpu_only() -> Self {
-        Self { cpu: ComputeDevice::cpu(), adapter: None, found: "none was looked for".to_owned() }
+    pub(crate) fn not_looked_for() -> Self {
+        Self { adapter: None, found: "none was looked for".to_owned() }
     }
 
     /// Looks for adapters. Takes up to 20 seconds where a driver hangs.
@@ -63,16 +61,16 @@ impl Devices {
         match adapter::probe(software) {
             Ok((device, kind)) => {
                 let found = format!("{} was found", device.name);
-                Self { adapter: Some((device, kind)), found, ..Self::cpu_only() }
+                Self { adapter: Some((device, kind)), found }
             }
-            Err(error) => Self { found: error.to_string(), ..Self::cpu_only() },
+            Err(error) => Self { found: error.to_string(), adapter: None },
         }
     }
 
     /// This build has no GPU backend, so that there is nothing to look for.
     #[cfg(not(feature = "wgpu"))]
     pub(crate) fn probe(_: SoftwareAdapters) -> Self {
-        Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), ..Self::cpu_only() }
+        Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), adapter: None }
     }
 
     /// The adapter, if it is a real GPU.

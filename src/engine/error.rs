@@ -1,4 +1,6 @@
-//! Why an engine cannot start.
+//! Why an engine or a local training cannot start.
+
+use crate::domain::{ErrorCode, TaskError};
 
 /// The machine or the configuration does not allow what was asked for. Each message ends with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,12 +14,14 @@ pub enum EngineError {
         /// What was found instead.
         found: String,
     },
-    /// TRAINING_BACKEND=wgpu on a machine without an adapter that may be used.
+    /// The backend wgpu on a machine without an adapter that may be used.
     #[error(
-        "TRAINING_BACKEND: \"wgpu\" needs a GPU, but {found}; install the GPU's Vulkan driver, or set \
-         TRAINING_BACKEND=cpu, which trains for real on the CPU"
+        "{field}: \"wgpu\" needs a GPU, but {found}; install the GPU's Vulkan driver, or set {field}=cpu, which trains \
+         for real on the CPU"
     )]
     NoAdapter {
+        /// What asks for it.
+        field: &'static str,
         /// What was found instead.
         found: String,
     },
@@ -27,4 +31,25 @@ pub enum EngineError {
          TRAINING_BACKEND=cpu or DEVICE_POLICY=prefer"
     )]
     GpuForbidden,
+}
+
+/// Why a local training cannot begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// This machine lacks what was asked for.
+    #[error(transparent)]
+    Environment(#[from] EngineError),
+    /// Model, data set or hyperparameters are wrong, or it was stopped.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+impl From<OpenError> for TaskError {
+    /// To whoever sent a task, a machine that lacks what it asks for is a wrong request.
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Environment(error) => Self::new(ErrorCode::InvalidArgument, error.to_string()),
+            OpenError::Task(error) => error,
+        }
+    }
 }

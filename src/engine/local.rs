@@ -3,12 +3,13 @@
 //! Always trains for real: `auto` means the GPU where there is one, else the CPU.
 
 use super::device::ComputeDevice;
-use super::placement::Placer;
+use super::placement::place_local;
+use super::search::Search;
 use super::session::{Session, SessionPlan, Validation};
 use super::trainer::{ModelEntry, Slice};
-use super::{Config, Control, EngineError, priority, training};
+use super::{Config, Control, OpenError, priority};
 use crate::data::{Dataset, TargetKind, Targets};
-use crate::domain::{Backend, ErrorCode, Hyperparameters, InvalidField, ModelType, TaskError, TaskResult};
+use crate::domain::{Backend, Hyperparameters, InvalidField, ModelType, TaskError, TaskResult};
 
 /// A model and its data set.
 pub struct LocalTraining {
@@ -37,18 +38,19 @@ impl LocalTraining {
     /// Loads the data set and builds the model. `check` is asked now and then whether to go on.
     ///
     /// # Errors
-    /// What is wrong with model, data set, hyperparameters or configuration; what `check` says.
+    /// [`OpenError::Environment`] where this machine lacks the GPU that was asked for; else what is wrong with model,
+    /// data set, hyperparameters or configuration, and what `check` says.
     pub fn open(
         model: &ModelType,
         dataset_path: &str,
         hyperparameters: &Hyperparameters,
         config: &Config,
         check: &dyn Fn() -> Result<(), TaskError>,
-    ) -> Result<Self, TaskError> {
-        let entry = ModelEntry::of(model)
-            .ok_or_else(|| InvalidField::new("model_type", model.as_str(), ModelEntry::list()))?;
-        let placer = Placer::new(config, training::devices(config)).map_err(lacking)?;
-        let device = placer.place_local(hyperparameters.backend)?;
+    ) -> Result<Self, OpenError> {
+        let entry = ModelEntry::of(model).ok_or_else(|| {
+            TaskError::from(InvalidField::new("model_type", model.as_str(), ModelEntry::list()))
+        })?;
+        let device = place_local(config, hyperparameters.backend, &Search::new(config))?;
         priority::lower_shared_pool();
         let seed = hyperparameters.seed.unwrap_or(0);
         let plan = SessionPlan {
@@ -58,7 +60,7 @@ impl LocalTraining {
             seed,
             device: device.clone(),
         };
-        let session = Session::open(&plan, &[], &config.data, check)?;
+        let session = Session::open(&plan, &config.data, check)?;
         Ok(Self { session, entry, device, seed })
     }
 
@@ -94,10 +96,10 @@ impl LocalTraining {
                     labels.clone(),
                 )
             }
-            (TargetKind::Value { mean, std }, Targets::Values(values)) => {
-                let text = |value: &f32| (f64::from(*value) * std + mean).to_string();
-                let (targets, predictions) =
-                    (values.iter().map(text).collect(), outputs.iter().map(text).collect());
+            (TargetKind::Value { mean, std }, Targets::Values(_)) => {
+                let targets = self.session.data().held_out_numbers.iter().map(f64::to_string).collect();
+                let number = |output: &f32| f64::from(*output) * std + mean;
+                let predictions = outputs.iter().map(|output| number(output).to_string()).collect();
                 (targets, predictions, Vec::new(), Vec::new())
             }
             _ => Default::default(),
@@ -158,8 +160,4 @@ fn greatest(row: &[f32]) -> usize {
         .enumerate()
         .fold((0, f32::NEG_INFINITY), |best, (id, &p)| if p > best.1 { (id, p) } else { best })
         .0
-}
-
-fn lacking(error: EngineError) -> TaskError {
-    TaskError::new(ErrorCode::InvalidArgument, error.to_string())
 }

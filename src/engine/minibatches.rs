@@ -114,7 +114,8 @@ pub(super) fn run(
         steps += 1;
         if !sums.loss.is_finite() {
             let place = format!("step {steps} (epoch {}, minibatch {index})", slice.epoch);
-            return Err(diverged("loss", sums.loss, &place, report.learning_rate));
+            let what = format!("loss is {}", no_number(sums.loss));
+            return Err(diverged(&what, &place, report.learning_rate));
         }
         total.add(sums);
         let metrics = total.metrics(report.target);
@@ -132,13 +133,17 @@ pub(super) fn run(
     Ok(Trained { metrics: total.metrics(report.target), samples: total.rows, steps })
 }
 
-/// The error for a loss that is no number.
-pub(super) fn diverged(what: &str, value: f64, place: &str, learning_rate: f64) -> TaskError {
-    let value = if value.is_nan() { "NaN" } else { "infinite" };
+/// The error for figures that are no numbers any more; `what` says which, `place` where.
+pub(super) fn diverged(what: &str, place: &str, learning_rate: f64) -> TaskError {
     TaskError::new(
         ErrorCode::Diverged,
-        format!("{what} is {value} at {place}; learning_rate was {learning_rate}; try a smaller one"),
+        format!("{what} at {place}; learning_rate was {learning_rate}; try a smaller one"),
     )
+}
+
+/// What a value is that is not finite.
+pub(super) fn no_number(value: f64) -> &'static str {
+    if value.is_nan() { "NaN" } else { "infinite" }
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub(crate) struct NeuralNetwork {
     device: Device,
     net: Mlp,
     optimizer: ModuleOptimizer,
+    /// The optimizer as it is before the first step.
+    fresh_optimizer: ModuleOptimizer,
     marked: Option<(Mlp, ModuleOptimizer)>,
     minibatches: Minibatches,
     parameters: u64,
@@ -77,6 +79,7 @@ impl NeuralNetwork {
             net: Mlp::from_layers(&mlp::first_layers(&widths, seed), &device),
             device,
             optimizer: optimizer::build(hyperparameters),
+            fresh_optimizer: optimizer::build(hyperparameters),
             marked: None,
             minibatches: Minibatches::new(seed, data.train.len(), hyperparameters.batch_size),
             parameters,
@@ -154,12 +157,20 @@ impl Trainer for NeuralNetwork {
     }
 
     fn weights(&self) -> Result<Vec<u8>, TaskError> {
-        weights::write(&self.net.to_layers())
+        let layers = self.net.to_layers();
+        let mut values = layers.iter().flat_map(|layer| layer.weight.iter().chain(&layer.bias));
+        if let Some(value) = values.find(|value| !value.is_finite()) {
+            let what = format!("a weight is {}", minibatches::no_number(f64::from(*value)));
+            return Err(TaskError::new(ErrorCode::Diverged, what));
+        }
+        weights::write(&layers)
     }
 
     fn load_weights(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
         let expected = self.net.to_layers();
         self.net = Mlp::from_layers(&weights::read(bytes, &expected)?, &self.device);
+        // Moments belong to the parameters that are gone: they would pile up with every task that brings weights.
+        self.optimizer = self.fresh_optimizer.clone();
         Ok(())
     }
 

@@ -1,17 +1,21 @@
 //! Which backend a task gets: a pure decision from configuration, devices and the task's wish.
 //!
 //! ```text
-//! hyperparameter backend, else TRAINING_BACKEND
+//! hyperparameter backend, where it names one, else TRAINING_BACKEND
 //!   auto      GPU where there is one (never under DEVICE_POLICY=cpu), else the analytic curves
 //!   cpu       the CPU            wgpu      the adapter, or a refusal        analytic   the curves
 //! cpu or wgpu, but no trainer for the model_type:
-//!   UNSUPPORTED_MODELS=simulate  the curves, with a note      reject, or DEVICE_POLICY=require: a refusal
+//!   UNSUPPORTED_MODELS=simulate  the curves, with a note      reject  a refusal
 //! ```
+//!
+//! Devices are waited for where the configuration needs a GPU or would take one; else they are looked for beside the
+//! work, and a task that asks for a GPU before they are known is told so.
 
 use super::device::{ComputeDevice, Devices};
+use super::search::Search;
 use super::trainer::{MODELS, ModelEntry};
-use super::{Config, EngineCapabilities, EngineError, UnsupportedModels, analytic};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, InvalidField, TaskError, TaskSpec};
+use super::{Config, EngineCapabilities, EngineError, OpenError, UnsupportedModels, analytic};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, InvalidField, TaskError, TaskSpec};
 
 /// Where a task goes.
 #[derive(Debug)]
@@ -28,55 +32,54 @@ pub(crate) struct Placer {
     backend: BackendChoice,
     policy: DevicePolicy,
     unsupported: UnsupportedModels,
-    devices: Devices,
+    search: Search,
 }
 
 impl Placer {
-    /// Checks that `devices` can do what `config` asks for.
+    /// Checks that the devices can do what `config` asks for; waits for them where that depends on them.
     ///
     /// # Errors
     /// DEVICE_POLICY=require without a GPU; TRAINING_BACKEND=wgpu without an adapter or against the policy.
-    pub(crate) fn new(config: &Config, devices: Devices) -> Result<Self, EngineError> {
+    pub(crate) fn new(config: &Config, search: Search) -> Result<Self, EngineError> {
         let wgpu = config.backend == BackendChoice::Only(Backend::Wgpu);
-        match config.device_policy {
-            DevicePolicy::Require if devices.gpu().is_none() => {
-                return Err(EngineError::GpuRequired { found: devices.found });
-            }
-            DevicePolicy::Cpu if wgpu => return Err(EngineError::GpuForbidden),
-            _ if wgpu && devices.adapter.is_none() => {
-                return Err(EngineError::NoAdapter { found: devices.found });
-            }
-            _ => {}
+        if wgpu && config.device_policy == DevicePolicy::Cpu {
+            return Err(EngineError::GpuForbidden);
+        }
+        required(config.device_policy, &search)?;
+        match config.backend {
+            BackendChoice::Only(Backend::Wgpu) => drop(adapter_for("TRAINING_BACKEND", &search)?),
+            BackendChoice::Auto => drop(search.wait()),
+            BackendChoice::Only(Backend::Cpu | Backend::Analytic) => {}
         }
         Ok(Self {
             backend: config.backend,
             policy: config.device_policy,
             unsupported: config.unsupported_models,
-            devices,
+            search,
         })
-    }
-
-    /// Whether adapters have to be looked for under `config`.
-    pub(crate) fn wants_probe(config: &Config) -> bool {
-        config.device_policy != DevicePolicy::Cpu
     }
 
     /// Where `task` goes.
     ///
     /// # Errors
-    /// `InvalidArgument` for a backend that is not there and for a model that cannot be trained.
+    /// `InvalidArgument` for a backend that is not there and for a model that cannot be trained; `Unavailable` for a
+    /// GPU while GPUs are still looked for.
     pub(crate) fn place(&self, task: &TaskSpec) -> Result<Placement, TaskError> {
-        let backend = self.resolve(task.hyperparameters.backend.unwrap_or(self.backend));
+        let backend = match task.hyperparameters.backend {
+            Some(BackendChoice::Only(backend)) => backend,
+            // The worker's own choice, so that "auto" never trains less than saying nothing.
+            Some(BackendChoice::Auto) | None => self.resolve(self.backend),
+        };
         let device = match backend {
             Backend::Analytic => return Ok(Placement::Analytic(None)),
-            Backend::Cpu => self.devices.cpu.clone(),
+            Backend::Cpu => self.search.cpu().clone(),
             Backend::Wgpu => self.adapter().cloned().ok_or_else(|| self.no_adapter())?,
         };
         if let Some(entry) = ModelEntry::of(&task.model) {
             return Ok(Placement::Train(entry, device));
         }
         let list = ModelEntry::list();
-        if self.unsupported == UnsupportedModels::Reject || self.policy == DevicePolicy::Require {
+        if self.unsupported == UnsupportedModels::Reject {
             let allowed = format!("{list}; hyperparameter backend=analytic simulates any other");
             return Err(InvalidField::new("model_type", task.model.as_str(), allowed).into());
         }
@@ -86,29 +89,13 @@ impl Placer {
         ))))
     }
 
-    /// The device of a training that is wanted for real, without a worker around it.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a backend that is not there or does not train.
-    pub(crate) fn place_local(&self, wish: Option<BackendChoice>) -> Result<ComputeDevice, TaskError> {
-        match wish.unwrap_or(self.backend) {
-            BackendChoice::Auto => Ok(self.gpu().unwrap_or(&self.devices.cpu).clone()),
-            BackendChoice::Only(Backend::Cpu) => Ok(self.devices.cpu.clone()),
-            BackendChoice::Only(Backend::Wgpu) => self.adapter().cloned().ok_or_else(|| self.no_adapter()),
-            BackendChoice::Only(Backend::Analytic) => {
-                Err(InvalidField::new("backend", "analytic", "auto, cpu or wgpu, which train for real")
-                    .into())
-            }
-        }
-    }
-
-    /// What can be done here.
+    /// What can be done here, as far as it is known by now.
     pub(crate) fn capabilities(&self) -> EngineCapabilities {
         let wgpu = self.adapter().map(|_| Backend::Wgpu);
         let default_backend = self.resolve(self.backend);
         let device = match default_backend {
-            Backend::Cpu => &self.devices.cpu.name,
-            Backend::Wgpu => self.adapter().map_or(&self.devices.cpu.name, |adapter| &adapter.name),
+            Backend::Cpu => &self.search.cpu().name,
+            Backend::Wgpu => self.adapter().map_or(&self.search.cpu().name, |adapter| &adapter.name),
             Backend::Analytic => analytic::DEVICE,
         };
         EngineCapabilities {
@@ -121,13 +108,14 @@ impl Placer {
 
     /// What an operator who left the backend to us should know: that nothing is trained.
     pub(crate) fn warning(&self) -> Option<String> {
-        let simulates =
-            self.backend == BackendChoice::Auto && self.resolve(self.backend) == Backend::Analytic;
+        if self.backend != BackendChoice::Auto || self.resolve(self.backend) != Backend::Analytic {
+            return None;
+        }
         let found = match self.policy {
             DevicePolicy::Cpu => "DEVICE_POLICY=cpu forbids GPUs",
-            DevicePolicy::Prefer | DevicePolicy::Require => &self.devices.found,
+            DevicePolicy::Prefer | DevicePolicy::Require => &self.search.wait().found,
         };
-        simulates.then(|| {
+        Some({
             format!(
                 "no GPU to train on ({found}): tasks get analytic curves and their results are simulated; set \
                  TRAINING_BACKEND=cpu to train for real on the CPU"
@@ -145,33 +133,88 @@ impl Placer {
 
     /// The real GPU, where the policy allows one.
     fn gpu(&self) -> Option<&ComputeDevice> {
-        self.devices.gpu().filter(|_| self.policy != DevicePolicy::Cpu)
+        self.search.now().and_then(Devices::gpu).filter(|_| self.policy != DevicePolicy::Cpu)
     }
 
     /// The adapter, software included, where the policy allows one.
     fn adapter(&self) -> Option<&ComputeDevice> {
-        let adapter = self.devices.adapter.as_ref().filter(|_| self.policy != DevicePolicy::Cpu);
+        let adapter = self
+            .search
+            .now()
+            .and_then(|devices| devices.adapter.as_ref())
+            .filter(|_| self.policy != DevicePolicy::Cpu);
         adapter.map(|(device, _)| device)
     }
 
     fn no_adapter(&self) -> TaskError {
-        let reason = match self.policy {
-            DevicePolicy::Cpu => "this worker runs under DEVICE_POLICY=cpu".to_owned(),
-            DevicePolicy::Prefer | DevicePolicy::Require => {
-                format!("GPUs of this worker: {}", self.devices.found)
+        let reason = match (self.policy, self.search.now()) {
+            (DevicePolicy::Cpu, _) => "this worker runs under DEVICE_POLICY=cpu".to_owned(),
+            (_, Some(devices)) => format!("GPUs of this worker: {}", devices.found),
+            (_, None) => {
+                let message =
+                    format!("{BACKEND}: \"wgpu\" is not known yet, since GPUs are still looked for");
+                return TaskError::new(ErrorCode::Unavailable, message);
             }
         };
         let allowed = format!("auto, cpu or analytic ({reason})");
-        InvalidField::new("hyperparameters.backend", "wgpu", allowed).into()
+        InvalidField::new(BACKEND, "wgpu", allowed).into()
     }
+}
+
+/// The field by which a task asks for a backend.
+const BACKEND: &str = "hyperparameters.backend";
+
+/// The device of a training that is wanted for real, without a worker around it; waits for GPUs only where one would
+/// be taken.
+///
+/// # Errors
+/// [`OpenError::Environment`] where a GPU is a must and is not there; `InvalidArgument` for a backend that is forbidden
+/// or does not train.
+pub(crate) fn place_local(
+    config: &Config,
+    wish: Option<BackendChoice>,
+    search: &Search,
+) -> Result<ComputeDevice, OpenError> {
+    let invalid = |value, allowed: &str| TaskError::from(InvalidField::new(BACKEND, value, allowed));
+    let wish = wish.unwrap_or(config.backend);
+    let forbidden = config.device_policy == DevicePolicy::Cpu;
+    if wish == BackendChoice::Only(Backend::Analytic) {
+        return Err(invalid("analytic", "auto, cpu or wgpu, which train for real").into());
+    }
+    required(config.device_policy, search)?;
+    match wish {
+        BackendChoice::Only(Backend::Wgpu) if forbidden => {
+            Err(invalid("wgpu", "auto or cpu (DEVICE_POLICY=cpu forbids GPUs)").into())
+        }
+        BackendChoice::Only(Backend::Wgpu) => Ok(adapter_for(BACKEND, search)?.clone()),
+        BackendChoice::Auto if !forbidden => Ok(search.wait().gpu().unwrap_or(search.cpu()).clone()),
+        BackendChoice::Auto | BackendChoice::Only(_) => Ok(search.cpu().clone()),
+    }
+}
+
+/// Checks that there is a GPU where `policy` says that there must be.
+fn required(policy: DevicePolicy, search: &Search) -> Result<(), EngineError> {
+    match policy {
+        DevicePolicy::Require if search.wait().gpu().is_none() => {
+            Err(EngineError::GpuRequired { found: search.wait().found.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The adapter that `field` asks for.
+fn adapter_for<'a>(field: &'static str, search: &'a Search) -> Result<&'a ComputeDevice, EngineError> {
+    let devices = search.wait();
+    let adapter = devices.adapter.as_ref().map(|(device, _)| device);
+    adapter.ok_or_else(|| EngineError::NoAdapter { field, found: devices.found.clone() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::device::AdapterKind;
+    use super::super::search::tests::hung;
     use super::super::tests::{config, task};
     use super::*;
-    use crate::domain::ErrorCode;
 
     fn machine(kind: Option<AdapterKind>) -> Devices {
         let adapter = |kind| {
@@ -179,16 +222,12 @@ mod tests {
                 ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
             (device, kind)
         };
-        Devices {
-            adapter: kind.map(adapter),
-            found: "no adapter was found".to_owned(),
-            ..Devices::cpu_only()
-        }
+        Devices { adapter: kind.map(adapter), found: "no adapter was found".to_owned() }
     }
 
     fn placer(backend: BackendChoice, policy: DevicePolicy, kind: Option<AdapterKind>) -> Placer {
         let config = Config { backend, device_policy: policy, ..config() };
-        Placer::new(&config, machine(kind)).unwrap()
+        Placer::new(&config, Search::known(machine(kind))).unwrap()
     }
 
     fn backend_of(placer: &Placer, model: &str, wish: Option<BackendChoice>) -> Result<Backend, TaskError> {
@@ -239,20 +278,78 @@ mod tests {
     #[test]
     fn what_cannot_be_trained_is_simulated_with_a_note_or_refused_with_a_list() {
         let cpu = BackendChoice::Only(Backend::Cpu);
-        let mut simulating = placer(cpu, DevicePolicy::Prefer, None);
-        simulating.unsupported = UnsupportedModels::Simulate;
-        let placement = simulating.place(&task("job", "gpt2", 0, 0..1)).unwrap();
-        assert!(matches!(placement, Placement::Analytic(Some(note)) if note.contains("gpt2")));
-        let mut rejecting = placer(cpu, DevicePolicy::Prefer, None);
-        rejecting.unsupported = UnsupportedModels::Reject;
-        let mut requiring = placer(BackendChoice::Auto, DevicePolicy::Require, Some(AdapterKind::Hardware));
-        requiring.unsupported = UnsupportedModels::Simulate;
-        for placer in [rejecting, requiring] {
+        let machines = [
+            (cpu, DevicePolicy::Prefer, None),
+            (BackendChoice::Auto, DevicePolicy::Require, Some(AdapterKind::Hardware)),
+        ];
+        for (backend, policy, kind) in machines {
+            let mut placer = placer(backend, policy, kind);
+            placer.unsupported = UnsupportedModels::Simulate;
+            let placement = placer.place(&task("job", "gpt2", 0, 0..1)).unwrap();
+            assert!(matches!(placement, Placement::Analytic(Some(note)) if note.contains("gpt2")));
+            placer.unsupported = UnsupportedModels::Reject;
             let error = placer.place(&task("job", "gpt2", 0, 0..1)).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
             assert!(error.message.starts_with("model_type: \"gpt2\""), "{error}");
             assert!(error.message.contains("neural_network (mlp, dnn)"), "{error}");
         }
+    }
+
+    #[test]
+    fn auto_of_a_task_is_the_choice_of_the_worker() {
+        for (backend, expected) in [(Backend::Cpu, Backend::Cpu), (Backend::Analytic, Backend::Analytic)] {
+            for kind in [None, Some(AdapterKind::Hardware)] {
+                let placer = placer(BackendChoice::Only(backend), DevicePolicy::Prefer, kind);
+                assert_eq!(backend_of(&placer, "mlp", Some(BackendChoice::Auto)).unwrap(), expected);
+            }
+        }
+        let auto = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(AdapterKind::Hardware));
+        assert_eq!(backend_of(&auto, "mlp", Some(BackendChoice::Auto)).unwrap(), Backend::Wgpu);
+        // What cannot be trained is refused as it would be without the word.
+        let mut rejecting = placer(BackendChoice::Only(Backend::Cpu), DevicePolicy::Prefer, None);
+        rejecting.unsupported = UnsupportedModels::Reject;
+        assert!(backend_of(&rejecting, "gpt2", Some(BackendChoice::Auto)).is_err());
+    }
+
+    #[test]
+    fn whoever_wants_no_gpu_never_waits_for_one() {
+        let only = |backend| Some(BackendChoice::Only(backend));
+        for backend in [Backend::Cpu, Backend::Analytic] {
+            let config = Config { backend: BackendChoice::Only(backend), ..config() };
+            let (search, _hold) = hung();
+            let placer = Placer::new(&config, search).unwrap();
+            assert_eq!(placer.capabilities().backends, [Backend::Cpu, Backend::Analytic]);
+            assert_eq!(backend_of(&placer, "mlp", None).unwrap(), backend);
+            let error = backend_of(&placer, "mlp", only(Backend::Wgpu)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::Unavailable);
+            assert!(error.message.starts_with("hyperparameters.backend: \"wgpu\""), "{error}");
+        }
+        let auto = Config { backend: BackendChoice::Auto, ..config() };
+        let (search, _hold) = hung();
+        assert_eq!(place_local(&auto, only(Backend::Cpu), &search).unwrap().backend, Backend::Cpu);
+        let forbidden = Config { device_policy: DevicePolicy::Cpu, ..auto };
+        assert_eq!(place_local(&forbidden, None, &search).unwrap().backend, Backend::Cpu);
+    }
+
+    #[test]
+    fn a_local_training_tells_a_wrong_wish_from_a_machine_that_lacks_something() {
+        let wgpu = Some(BackendChoice::Only(Backend::Wgpu));
+        let analytic = Some(BackendChoice::Only(Backend::Analytic));
+        for (policy, wish, kind, lacks, said) in [
+            (DevicePolicy::Prefer, wgpu, None, true, "hyperparameters.backend=cpu"),
+            (DevicePolicy::Require, None, Some(AdapterKind::Software), true, "DEVICE_POLICY=prefer"),
+            (DevicePolicy::Cpu, wgpu, None, false, "DEVICE_POLICY=cpu"),
+            (DevicePolicy::Prefer, analytic, None, false, "auto, cpu or wgpu"),
+        ] {
+            let config = Config { backend: BackendChoice::Auto, device_policy: policy, ..config() };
+            let error = place_local(&config, wish, &Search::known(machine(kind))).unwrap_err();
+            assert_eq!(matches!(error, OpenError::Environment(_)), lacks, "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(TaskError::from(error).code, ErrorCode::InvalidArgument);
+        }
+        let gpu = Search::known(machine(Some(AdapterKind::Hardware)));
+        let config = Config { backend: BackendChoice::Auto, ..config() };
+        assert_eq!(place_local(&config, None, &gpu).unwrap().backend, Backend::Wgpu);
     }
 
     #[test]
@@ -266,7 +363,7 @@ mod tests {
             (wgpu, DevicePolicy::Cpu, None, "DEVICE_POLICY=prefer"),
         ] {
             let config = Config { backend, device_policy: policy, ..config() };
-            let error = Placer::new(&config, machine(kind)).unwrap_err();
+            let error = Placer::new(&config, Search::known(machine(kind))).unwrap_err();
             assert!(error.to_string().contains(remedy), "{error}");
         }
     }

@@ -1,9 +1,9 @@
 //! A job's data, model and optimizer, and how a slice changes them.
 //!
 //! ```text
-//! run(slice): mark --> train --> evaluate held-out rows --> weights --> result
-//!                        |          |
-//!                        +-- stop, time-out, divergence: roll back to the mark
+//! run(slice): mark --> model_weights, where given --> train --> evaluate held-out rows --> weights --> result
+//!                        |                              |          |                         |
+//!                        +-- refused, stop, time-out, divergence: roll back to the mark -----+
 //! ```
 //!
 //! Invariant: a slice counts as a whole or not at all. After an error the session is as it was before the slice, so
@@ -15,11 +15,11 @@ use bytes::Bytes;
 
 use super::Control;
 use super::device::ComputeDevice;
-use super::minibatches::{diverged, permutation};
+use super::minibatches::{diverged, no_number, permutation};
 use super::seeds::Purpose;
 use super::trainer::{Blueprint, ModelEntry, Slice, Trainer};
 use crate::data::{self, Dataset, LoadOptions};
-use crate::domain::{Hyperparameters, Metrics, TaskError, TaskResult};
+use crate::domain::{ErrorCode, Hyperparameters, Metrics, TaskError, TaskResult};
 
 /// Held-out rows that may be evaluated for each trained one in the middle of an epoch. A forward pass costs about a
 /// third of a training step, so that 0.6 rows a sample are a fifth of the task.
@@ -60,13 +60,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Loads the data and builds the model, with `initial_weights` where they are not empty.
+    /// Loads the data and builds the model.
     ///
     /// # Errors
-    /// What `check` says; what is wrong with data set, hyperparameters or weights.
+    /// What `check` says; what is wrong with data set or hyperparameters.
     pub(crate) fn open(
         plan: &SessionPlan,
-        initial_weights: &[u8],
         data: &data::Config,
         check: &dyn Fn() -> Result<(), TaskError>,
     ) -> Result<Self, TaskError> {
@@ -79,16 +78,13 @@ impl Session {
         };
         let data = Arc::new(data::load(dataset_path, &options, data, check).map_err(TaskError::from)?);
         let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
-        let mut trainer = (entry.build)(&blueprint)?;
-        if !initial_weights.is_empty() {
-            trainer.load_weights(initial_weights)?;
-        }
+        let trainer = (entry.build)(&blueprint)?;
         let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());
         let learning_rate = hyperparameters.learning_rate;
         Ok(Self { data, trainer, learning_rate, device: device.clone(), held_out })
     }
 
-    /// Trains `slice` and evaluates.
+    /// Trains `slice` from where the last one ended, and evaluates.
     ///
     /// # Errors
     /// The reason to stop, or `Diverged`; the session is then as it was before.
@@ -98,8 +94,23 @@ impl Session {
         validation: Validation,
         control: &Control,
     ) -> Result<TaskResult, TaskError> {
+        self.run_from(&[], slice, validation, control)
+    }
+
+    /// As [`Self::run`], but from `weights` where they are not empty.
+    ///
+    /// # Errors
+    /// As [`Self::run`]; `InvalidArgument` for weights that are not those of this model.
+    pub(crate) fn run_from(
+        &mut self,
+        weights: &[u8],
+        slice: &Slice,
+        validation: Validation,
+        control: &Control,
+    ) -> Result<TaskResult, TaskError> {
         self.trainer.mark();
-        let result = self.advance(slice, validation, control);
+        let loaded = if weights.is_empty() { Ok(()) } else { self.trainer.load_weights(weights) };
+        let result = loaded.and_then(|()| self.advance(slice, validation, control));
         if result.is_err() {
             self.trainer.roll_back();
         }
@@ -118,10 +129,16 @@ impl Session {
             Validation::Sample => (trained.samples as f64 * VALIDATION_ROWS_PER_SAMPLE).ceil() as usize,
         };
         let validation = self.evaluate(rows, control)?;
+        let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
         if let Some(metrics) = validation.filter(|metrics| !metrics.loss.is_finite()) {
-            let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
-            return Err(diverged("validation loss", metrics.loss, &place, self.learning_rate));
+            let what = format!("validation loss is {}", no_number(metrics.loss));
+            return Err(diverged(&what, &place, self.learning_rate));
         }
+        // A loss is that before its own step: what the last one did shows here alone where no row is held out.
+        let weights = self.trainer.weights().map_err(|error| match error.code {
+            ErrorCode::Diverged => diverged(&error.message, &place, self.learning_rate),
+            _ => error,
+        })?;
         Ok(TaskResult {
             train: trained.metrics,
             validation,
@@ -129,7 +146,7 @@ impl Session {
             steps: trained.steps,
             backend: self.device.backend,
             device: self.device.name.clone(),
-            weights: Bytes::from(self.trainer.weights()?),
+            weights: Bytes::from(weights),
         })
     }
 

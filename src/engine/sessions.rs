@@ -3,7 +3,8 @@
 //! ```text
 //! submit --> table (key -> line) --> line: queue ==> thread "train-JOB": Session { data, model, optimizer }
 //!                |                     ^ Control::stop takes a waiting task out and ends it at once
-//!                +-- forget(job), more than 16 idle, more memory than allowed: the line is closed
+//!                +-- the line is closed: forget(job), nothing loaded, idle for 15 minutes, more than 16 idle,
+//!                    more memory than allowed
 //! ```
 //!
 //! A session is found by (job, model, data set, backend, hyperparameters). Tasks of one job that differ in one of
@@ -11,17 +12,20 @@
 //! it was resolved to.
 //!
 //! Invariants: a closed line is not in the table and ends what it has before its thread leaves; only idle lines are
-//! evicted, and never the one used last; no task is ended while a lock is held. The lock of the table comes before
-//! that of a line.
+//! evicted, and never the one used last for want of room; no task is ended while a lock is held. The lock of the table
+//! comes before that of a line.
 //!
-//! Deliberately absent: checkpoints. A session that left starts again from its first weights.
+//! Deliberately absent: checkpoints. A session that left starts again from its first weights, and says so.
 
 mod line;
+mod lost;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use self::line::Line;
+use self::line::{Line, Surroundings};
+use self::lost::{Loss, Lost};
 use super::session::SessionPlan;
 use super::{Control, Done, Finished};
 use crate::data;
@@ -34,12 +38,14 @@ pub struct SessionLimits {
     pub idle: usize,
     /// Memory of all sessions, in bytes, estimated; idle ones leave when it is passed.
     pub memory_bytes: u64,
+    /// How long a session may wait for its next task.
+    pub idle_time: Duration,
 }
 
 impl Default for SessionLimits {
-    /// 16 idle sessions, 2 GiB.
+    /// 16 idle sessions, 2 GiB, 15 minutes.
     fn default() -> Self {
-        Self { idle: 16, memory_bytes: 2 << 30 }
+        Self { idle: 16, memory_bytes: 2 << 30, idle_time: Duration::from_secs(15 * 60) }
     }
 }
 
@@ -84,6 +90,7 @@ pub(crate) struct Submission {
 
 struct Shared {
     lines: Mutex<Vec<Arc<Line>>>,
+    lost: Arc<Lost>,
     limits: SessionLimits,
     data: data::Config,
 }
@@ -94,7 +101,7 @@ pub(crate) struct Sessions(Arc<Shared>);
 impl Sessions {
     /// No session yet.
     pub(crate) fn new(limits: SessionLimits, data: data::Config) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), limits, data }))
+        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data }))
     }
 
     /// Queues a task at the session that `plan` describes; opens one where there is none.
@@ -132,13 +139,17 @@ impl Sessions {
         let name = format!("train-{}", key.job);
         let line = Arc::new(Line::new(key, plan));
         let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
-        let data = self.0.data.clone();
-        let idle = move || {
-            if let Some(shared) = shared.upgrade() {
-                shared.evict();
-            }
+        let around = Surroundings {
+            data: self.0.data.clone(),
+            lost: Arc::clone(&self.0.lost),
+            idle_time: self.0.limits.idle_time,
+            idle: Box::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.evict();
+                }
+            }),
         };
-        let thread = thread::Builder::new().name(name).spawn(move || work.run(&data, &idle));
+        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
         thread.map(|_| line).map_err(|error| {
             TaskError::new(
                 ErrorCode::Unavailable,
@@ -166,6 +177,7 @@ impl Sessions {
             }
             other
         });
+        self.0.lost.forget(job);
     }
 }
 
@@ -188,9 +200,19 @@ impl Shared {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes idle sessions, least recently used first, until the limits are kept.
+    /// Closes idle lines: those without a session, those that were idle for long, and then the least recently used
+    /// until the limits are kept.
     fn evict(&self) {
         let mut lines = self.lock();
+        lines.retain(|line| {
+            let Some(since) = line.idle_since() else { return true };
+            let long = since.elapsed() >= self.limits.idle_time;
+            if line.is_warm() && !long {
+                return true;
+            }
+            self.close(line);
+            false
+        });
         let mut idle: Vec<_> =
             lines.iter().filter_map(|line| Some((line.idle_since()?, Arc::clone(line)))).collect();
         idle.sort_by_key(|(since, _)| *since);
@@ -203,10 +225,18 @@ impl Shared {
             }
             count -= 1;
             memory -= line.memory_bytes();
-            tracing::info!(job_id = %line.key.job, model = line.key.model, "an idle session leaves");
-            line.close();
+            self.close(line);
             lines.retain(|other| !Arc::ptr_eq(other, line));
         }
+    }
+
+    /// Closes an idle line, under the lock of the table.
+    fn close(&self, line: &Line) {
+        if line.is_warm() {
+            tracing::info!(job_id = %line.key.job, model = line.key.model, "an idle session leaves");
+            self.lost.remember(&line.key, Loss::Evicted);
+        }
+        line.close();
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::device::Devices;
+use super::search::Search;
 use super::*;
 use crate::data;
 use crate::domain::{
@@ -97,7 +98,7 @@ pub(super) fn done() -> (Done, Receiver<Finished>) {
 }
 
 fn engine(config: Config) -> TrainingEngine {
-    TrainingEngine::on(config, Devices::cpu_only(), SessionLimits::default()).unwrap()
+    TrainingEngine::on(config, Search::known(Devices::not_looked_for()), SessionLimits::default()).unwrap()
 }
 
 fn submit(engine: &TrainingEngine, task: TaskSpec) -> Receiver<Finished> {
@@ -330,15 +331,15 @@ fn a_local_training_is_never_simulated() {
     assert_eq!(open(&Hyperparameters::default()).unwrap().backend(), Backend::Cpu);
     let analytic = BackendChoice::Only(Backend::Analytic);
     let error = open(&Hyperparameters { backend: Some(analytic), ..Hyperparameters::default() }).unwrap_err();
-    assert!(error.message.contains("auto, cpu or wgpu"), "{error}");
+    assert!(error.to_string().contains("auto, cpu or wgpu"), "{error}");
     let stop = || Err(TaskError::new(ErrorCode::Cancelled, "unwanted"));
     let stopped = LocalTraining::open(&model, "builtin:digits", &Hyperparameters::default(), &config, &stop);
-    assert_eq!(stopped.unwrap_err().code, ErrorCode::Cancelled);
+    assert_eq!(TaskError::from(stopped.unwrap_err()).code, ErrorCode::Cancelled);
 }
 
 #[test]
 fn probing_a_machine_for_adapters_ends() {
-    let devices = training::devices(&config());
-    assert!(!devices.found.is_empty());
-    assert_eq!(devices.cpu.name, "cpu");
+    let search = Search::new(&config());
+    assert!(!search.wait().found.is_empty());
+    assert_eq!(search.cpu().name, "cpu");
 }

@@ -75,10 +75,11 @@ pub(crate) trait Trainer: Send {
     /// The model in the file format of its type.
     ///
     /// # Errors
-    /// Defects of ours alone.
+    /// `Diverged` where a parameter is NaN or infinite; else defects of ours alone.
     fn weights(&self) -> Result<Vec<u8>, TaskError>;
 
-    /// Takes over a model as [`Trainer::weights`] writes it.
+    /// Takes over a model as [`Trainer::weights`] writes it; the optimizer begins anew, so that what follows is the
+    /// same whatever was trained before.
     ///
     /// # Errors
     /// `InvalidArgument` for `model_weights` when it is not one, or not one of this shape.

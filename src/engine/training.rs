@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::analytic::Analytic;
-use super::device::{Devices, SoftwareAdapters};
 use super::placement::{Placement, Placer};
+use super::search::Search;
 use super::session::SessionPlan;
 use super::sessions::{SessionLimits, Sessions, Submission};
 use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
@@ -18,8 +18,8 @@ pub struct TrainingEngine {
 }
 
 impl TrainingEngine {
-    /// Looks for devices, which takes up to 20 seconds where a graphics driver hangs, and warns once where nothing
-    /// will be trained.
+    /// Looks for devices where `config` may use a GPU, which takes up to 20 seconds where a graphics driver hangs, and
+    /// warns once where nothing will be trained.
     ///
     /// # Errors
     /// The machine lacks what `config` demands.
@@ -32,16 +32,16 @@ impl TrainingEngine {
     /// # Errors
     /// The machine lacks what `config` demands.
     pub fn with_limits(config: Config, limits: SessionLimits) -> Result<Self, EngineError> {
-        let devices = devices(&config);
-        let engine = Self::on(config, devices, limits)?;
+        let search = Search::new(&config);
+        let engine = Self::on(config, search, limits)?;
         if let Some(warning) = engine.placer.warning() {
             tracing::warn!("{warning}");
         }
         Ok(engine)
     }
 
-    pub(super) fn on(config: Config, devices: Devices, limits: SessionLimits) -> Result<Self, EngineError> {
-        let placer = Placer::new(&config, devices)?;
+    pub(super) fn on(config: Config, search: Search, limits: SessionLimits) -> Result<Self, EngineError> {
+        let placer = Placer::new(&config, search)?;
         priority::lower_shared_pool();
         Ok(Self {
             placer,
@@ -49,18 +49,6 @@ impl TrainingEngine {
             sessions: Sessions::new(limits, config.data),
         })
     }
-}
-
-/// The devices that `config` allows to look for.
-pub(super) fn devices(config: &Config) -> Devices {
-    if !Placer::wants_probe(config) {
-        return Devices::cpu_only();
-    }
-    Devices::probe(if config.allow_software_adapter {
-        SoftwareAdapters::Allowed
-    } else {
-        SoftwareAdapters::Ignored
-    })
 }
 
 impl Engine for TrainingEngine {

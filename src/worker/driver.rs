@@ -335,7 +335,14 @@ impl<O: Orchestrator> Driver<O> {
         let request = ClaimRequest {
             worker_id: self.parts.about.worker_id.clone(),
             slots_available,
-            backends: self.parts.about.capabilities.backends.iter().map(|backend| backend.name()).collect(),
+            backends: self
+                .parts
+                .engine
+                .capabilities()
+                .backends
+                .iter()
+                .map(|backend| backend.name())
+                .collect(),
             warm_jobs: self.parts.engine.warm_jobs(),
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());

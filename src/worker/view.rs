@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use super::handle::Published;
 use super::outbox::OutboxState;
 use super::state::{Admission, Key, Record, Stage, State};
-use crate::domain::{LinkState, Progress, TaskPhase, TaskView, WorkerId, WorkerPhase, WorkerStatus};
-use crate::engine::{Control, EngineCapabilities};
+use crate::domain::{Backend, LinkState, Progress, TaskPhase, TaskView, WorkerId, WorkerPhase, WorkerStatus};
+use crate::engine::Control;
 
 /// What the driver keeps beside a record, since the state machine has no clock and no channels.
 pub(super) struct Seen {
@@ -29,8 +29,8 @@ impl Seen {
 /// What never changes about a worker.
 pub(super) struct About {
     pub(super) worker_id: WorkerId,
-    /// What the engine can do, asked once.
-    pub(super) capabilities: EngineCapabilities,
+    /// The backend of a task without a wish of its own.
+    pub(super) backend: Backend,
     pub(super) started_at: Instant,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn publish(
         link: LinkState::Connecting,
         registered: false,
         last_heartbeat: None,
-        backend: about.capabilities.default_backend,
+        backend: about.backend,
         outbox_pending: outbox.pending,
     };
     let running = tracked()

@@ -120,7 +120,7 @@ fn a_fitted_preprocessor_applies_to_other_tables() {
     let read = |content: &str| {
         root.write("new.csv", content);
         let mut opened = Source::parse("new.csv", &root.config()).unwrap().open(&root.config()).unwrap();
-        decode::decode(&mut opened, &root.config(), &|| Ok(())).unwrap()
+        decode::decode(&mut opened, Some("y"), &root.config(), &|| Ok(())).unwrap()
     };
     let apply = |table: &Table| {
         let rows: Vec<u32> = (0..table.rows()).collect();

@@ -36,8 +36,19 @@ fn files_without_rows() {
     refused("", &all(), code, &["\"t.csv\"", "empty"]);
     refused("\n\r\n\n", &all(), code, &["empty"]);
     refused("\u{feff}", &all(), code, &["empty"]);
-    refused("x,y\n", &all(), code, &["header", "no rows"]);
+    refused("x,y\n", &all(), code, &["header", "no rows", "allowed"]);
+    refused("x,y\n  \n", &all(), code, &["header", "no rows"]);
     refused("x,y", &all(), code, &["header", "no rows"]);
+}
+
+#[test]
+fn lines_of_spaces_are_skipped() {
+    for content in ["  \nx,y\n   \n1,a\n\t\n2,b\n \n", "x;y\r\n1;a\r\n   \r\n2;b\r\n  "] {
+        let dataset = load_csv(content, &all()).unwrap();
+        assert_eq!(dataset.train.rows, [0, 1], "{content:?}");
+        assert_eq!(dataset.feature_names, ["x"], "{content:?}");
+    }
+    refused("x,y\n1,2\n  \n1,2,3\n", &all(), ErrorCode::InvalidArgument, &["line 4", "3 fields"]);
 }
 
 #[test]
@@ -100,11 +111,49 @@ fn limits_are_named() {
         let error = load("t.csv", &all(), &config, &check).unwrap_err();
         expect(error, code, &[words, "\"t.csv\""]);
     }
+    let half = Config::for_machine(root.path(), 1 << 30);
+    assert_eq!(half.max_memory_bytes, 1 << 29);
+    assert_eq!(Config::for_machine(root.path(), 0), root.config());
     // One column of many words becomes many features.
     let words: String = (0..60).map(|row| format!("w{},{}\n", row % 15, row % 2)).collect();
     let root = Root::with("wide.csv", format!("w,y\n{words}"));
     let config = Config { max_cells: 500, ..root.config() };
     expect(load("wide.csv", &all(), &config, &check).unwrap_err(), code, &["500 cells", "after encoding"]);
+}
+
+#[test]
+fn memory_is_counted_before_it_is_taken() {
+    let check = || Ok(());
+    // Two columns of 4 bytes, the target of 8, two features of 4, in 100 rows.
+    let numbers: String = (0..100).map(|row| format!("{},{row},{}\n", row * row, row % 2)).collect();
+    // 1000 words of 1000 bytes, twice as many rows with a feature of 4 bytes each.
+    let words: String =
+        (0..2000).map(|row| format!("{}{},{}\n", "w".repeat(1000), row % 1000, row % 2)).collect();
+    // The same after a number, so that they are met on the second pass.
+    let late = format!("1,0\n{words}");
+    for (content, least, most) in [
+        (format!("a,b,y\n{numbers}"), 2400, 2400),
+        (format!("w,y\n{words}"), 1_000_000, 1_200_000),
+        (format!("w,y\n{late}"), 1_000_000, 1_200_000),
+    ] {
+        let root = Root::with("t.csv", content);
+        let with = |max_memory_bytes| Config { max_memory_bytes, ..root.config() };
+        assert!(load("t.csv", &all(), &with(most), &check).is_ok());
+        let limit = least - 1;
+        let error = load("t.csv", &all(), &with(limit), &check).unwrap_err();
+        expect(error, ErrorCode::ResourceExhausted, &["\"t.csv\"", &format!("{limit} bytes of memory")]);
+    }
+    // Long words are noticed long before their file has been read.
+    let long: String = (0..64).map(|row| format!("{}{row},{}\n", "w".repeat(1 << 20), row % 2)).collect();
+    let root = Root::with("t.csv", format!("w,y\n{long}"));
+    let calls = Cell::new(0);
+    let count = || {
+        calls.set(calls.get() + 1);
+        Ok(())
+    };
+    let config = Config { max_memory_bytes: 10 << 20, ..root.config() };
+    assert!(matches!(load("t.csv", &all(), &config, &count), Err(DataError::TooMuchMemory { .. })));
+    assert!(calls.get() < 8, "{}", calls.get());
 }
 
 #[test]

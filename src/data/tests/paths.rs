@@ -87,7 +87,8 @@ fn a_relative_root_works() {
 fn what_is_not_there_is_named_with_what_was_looked_for() {
     let root = Root::new();
     let error = root.load("datasets/none", &all()).unwrap_err();
-    expect(error, ErrorCode::NotFound, &["\"datasets/none\"", "datasets/none.csv", "DATA_ROOT"]);
+    let words = ["\"datasets/none\"", "datasets/none.csv", "DATA_ROOT", "allowed", "builtin:NAME"];
+    expect(error, ErrorCode::NotFound, &words);
     expect(root.load(&"n".repeat(3000), &all()).unwrap_err(), ErrorCode::NotFound, &["nnn…"]);
     let config = Config::new(root.path().join("nowhere"));
     let error = load("a.csv", &all(), &config, &|| Ok(())).unwrap_err();
@@ -133,7 +134,7 @@ fn nothing_outside_of_the_root_is_read() {
         "folder/secret".to_owned(),
     ] {
         let error = root.load(&path, &all()).unwrap_err();
-        expect(error, ErrorCode::PermissionDenied, &["DATA_ROOT"]);
+        expect(error, ErrorCode::InvalidArgument, &["dataset_path", "DATA_ROOT", "allowed"]);
     }
     // The file itself, taken relative to the root, is just not there.
     let absolute = outside.path().join("secret.csv");

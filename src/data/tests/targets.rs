@@ -46,13 +46,15 @@ fn labels_are_sorted_so_that_ids_are_stable() {
 #[test]
 fn targets_that_cannot_be_learned() {
     let code = ErrorCode::InvalidArgument;
-    refused(table(["a", "a"]), &all(), code, &["\"y\"", "same value, \"a\""]);
+    let same = ["hyperparameters.target", "\"y\"", "same value, \"a\"", "allowed"];
+    refused(table(["a", "a"]), &all(), code, &same);
     refused(table([3, 3]), &all(), code, &["\"y\"", "same value, \"3\""]);
     refused(table(["0.5", "0.5"]), &all(), code, &["\"y\"", "same value, \"0.5\""]);
-    refused(table(["", "NA"]), &all(), code, &["\"y\"", "no row has a value"]);
+    refused(table(["", "NA"]), &all(), code, &["hyperparameters.target", "no row", "\"y\"", "allowed"]);
     refused(table((0..1001).map(|row| format!("w{row}"))), &all(), code, &["\"y\"", "at most 1000"]);
     refused(table(0..1001), &with(Problem::Classification), code, &["\"y\"", "at most 1000"]);
-    refused(table(["1", "2", "x"]), &with(Problem::Regression), code, &["\"y\"", "line 4", "\"x\""]);
+    let word = ["hyperparameters.target", "\"y\"", "line 4", "\"x\"", "allowed"];
+    refused(table(["1", "2", "x"]), &with(Problem::Regression), code, &word);
     refused("y\n1\n2\n", &all(), code, &["no column to learn from", "\"y\""]);
     assert!(load_csv(&table((0..1000).map(|row| format!("w{row}"))), &all()).is_ok());
 }
@@ -64,7 +66,38 @@ fn the_target_is_found_by_name() {
     let dataset = load_csv(content, &options).unwrap();
     assert_eq!((dataset.target_name.as_str(), dataset.feature_names.len()), ("y", 1));
     let options = LoadOptions { target: Some("z".to_owned()), ..all() };
-    refused(content, &options, ErrorCode::InvalidArgument, &["hyperparameters.target", "\"z\"", "(y, x)"]);
+    refused(
+        content,
+        &options,
+        ErrorCode::InvalidArgument,
+        &["hyperparameters.target", "\"z\"", "(\"y\", \"x\")"],
+    );
+}
+
+#[test]
+fn names_of_columns_are_shortened_and_cleaned_in_errors() {
+    let names: Vec<String> = (0..50).map(|n| format!("\"line\nbreak {n} {}\"", "n".repeat(10_000))).collect();
+    let content = format!("{}\n{}1\n", names.join(","), "1,".repeat(49));
+    let options = LoadOptions { target: Some("z".to_owned()), ..all() };
+    let error = TaskError::from(load_csv(&content, &options).unwrap_err());
+    assert!(error.message.len() < 8_000 && !error.message.contains('\n'), "{error}");
+    assert!(error.message.contains("break 39") && error.message.contains("and 10 more"), "{error}");
+}
+
+#[test]
+fn held_out_numbers_are_those_of_the_file() {
+    let numbers = ["1000", "0.1", "1234.5678", "-7", "16777217", "3.3333333"];
+    let content = table(numbers);
+    let options =
+        LoadOptions { problem: Problem::Regression, validation_split: 0.5, ..LoadOptions::default() };
+    let dataset = load_csv(&content, &options).unwrap();
+    let found: Vec<String> = dataset.held_out_numbers.iter().map(f64::to_string).collect();
+    let expected: Vec<&str> = dataset.validation.rows.iter().map(|row| numbers[*row as usize]).collect();
+    assert_eq!(found, expected);
+    let named = LoadOptions { target: Some("y".to_owned()), ..options };
+    assert_eq!(load_csv(&content, &named).unwrap(), dataset);
+    let classes = load_csv(&table(["a", "b", "a", "b"]), &LoadOptions::default()).unwrap();
+    assert!(classes.held_out_numbers.is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 use std::time::Instant;
 
+use super::super::Observer;
 use super::super::tests::{Recorder, task, wait_for};
 use super::*;
 use crate::domain::{ErrorCode, TaskError};
@@ -96,6 +97,38 @@ fn a_thousand_waiting_tasks_have_one_thread_and_each_stops_at_once() {
     for (_, finished) in &waiting[500..] {
         assert_eq!(wait_for(finished).ending.unwrap_err().code, ErrorCode::Interrupted);
     }
+}
+
+struct Broken;
+
+impl Observer for Broken {
+    fn started(&self, _: Backend) {}
+    fn stepped(&self, _: &Progress, _: Step) {
+        panic!("a broken observer");
+    }
+}
+
+#[test]
+fn a_panic_ends_its_task_alone() {
+    let short = Duration::from_millis(4);
+    let analytic = engine(short..=short);
+    let broken = |control: Control, done| {
+        analytic.start(&task("job", "cnn", 1, 0..10), Arc::new(control), done, Vec::new());
+    };
+    let (sender, finished) = mpsc::channel();
+    broken(Control::new(Broken), Done::new(move |finished| sender.send(finished).unwrap()));
+    let error = wait_for(&finished).ending.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Panic);
+    assert!(error.message.contains("a broken observer"), "{error}");
+    let (sender, called) = mpsc::channel();
+    let listener = Done::new(move |_| {
+        sender.send(()).unwrap();
+        panic!("a broken listener");
+    });
+    broken(Control::new(Recorder::default()), listener);
+    called.recv_timeout(Duration::from_secs(60)).unwrap();
+    let (_, finished) = run(&analytic, &task("other", "cnn", 1, 0..10));
+    assert!(wait_for(&finished).ending.is_ok());
 }
 
 #[test]

@@ -1,16 +1,18 @@
 //! One thread that wakes every simulated task in its time.
 //!
 //! A task is in the map until it ends, and whoever takes it out ends it: the thread when its time is over, or
-//! `Control::stop` before. The heap may still name tasks that are gone; those entries are skipped.
+//! `Control::stop` before. The heap may still name tasks that are gone; those entries are skipped. A task or a listener
+//! that panics ends that task alone.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::domain::{ErrorCode, TaskError, TaskResult};
-use crate::engine::{Control, Done, Finished};
+use crate::engine::{Control, Done, Finished, panic_message};
 
 /// What a task wants next.
 pub(super) enum Event {
@@ -34,7 +36,11 @@ struct Waiting {
 
 impl Waiting {
     fn end(self, ending: Result<TaskResult, TaskError>) {
-        self.done.finish(Finished { ending, notes: self.notes });
+        let Self { done, notes, .. } = self;
+        // A listener that panics must not take the tasks that wait with it.
+        if catch_unwind(AssertUnwindSafe(|| done.finish(Finished { ending, notes }))).is_err() {
+            tracing::error!("the listener of a simulated task's end panicked");
+        }
     }
 }
 
@@ -161,14 +167,19 @@ fn run(shared: &Shared) {
         let Some(mut waiting) = state.waiting.remove(&number) else { continue };
         drop(state);
         waiting.calls += 1;
-        match (waiting.next)(&waiting.control, waiting.calls) {
-            Event::At(after) => {
+        let next = catch_unwind(AssertUnwindSafe(|| (waiting.next)(&waiting.control, waiting.calls)));
+        match next {
+            Err(panic) => {
+                let message = format!("the simulation panicked: {}", panic_message(&*panic));
+                waiting.end(Err(TaskError::new(ErrorCode::Panic, message)));
+            }
+            Ok(Event::At(after)) => {
                 let refused = resume(shared, number, waiting, after);
                 if let Some((waiting, reason)) = refused {
                     waiting.end(Err(reason));
                 }
             }
-            Event::End(result) => waiting.end(Ok(result)),
+            Ok(Event::End(result)) => waiting.end(Ok(result)),
         }
         state = shared.lock();
     }

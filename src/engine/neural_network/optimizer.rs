@@ -1,5 +1,6 @@
 //! From hyperparameters to burn's optimizers, with the constants of PyTorch where burn's defaults differ:
-//! epsilon 1e-8 instead of 1e-5, no dampening, no weight decay and no momentum unless asked for.
+//! epsilon 1e-8 instead of 1e-5, no dampening, no momentum unless asked for. What weight decay is where none was
+//! given follows from the optimizer and is settled with the hyperparameters.
 
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;

@@ -194,7 +194,7 @@ fn session(path: &str, hyperparameters: &Hyperparameters) -> Session {
         seed: 5,
         device: ComputeDevice::cpu(),
     };
-    Session::open(&plan, &[], &config().data, &|| Ok(())).unwrap()
+    Session::open(&plan, &config().data, &|| Ok(())).unwrap()
 }
 
 #[test]
@@ -234,4 +234,53 @@ fn divergence_is_reported_with_its_step_and_the_session_stays_usable() {
         assert!(error.message.ends_with("learning_rate was 10; try a smaller one"), "{error}");
         assert!(session.trainer().weights().unwrap() == before);
     }
+}
+
+#[test]
+fn a_last_step_that_explodes_is_no_result() {
+    let h = Hyperparameters {
+        optimizer: Optimizer::Sgd,
+        learning_rate: 10.0,
+        problem: Problem::Regression,
+        validation_split: 0.0,
+        hidden_layers: Vec::new(),
+        ..Hyperparameters::default()
+    };
+    let mut session = session("builtin:digits", &h);
+    let shapes = network(&load("builtin:digits", Problem::Regression), &h).net.to_layers();
+    let mut last = session.trainer().weights().unwrap();
+    // Slices of one step, so that each step is once the last one.
+    let error = (0..100)
+        .find_map(|batch| match session.run(&slice(batch..batch + 1), Validation::Full, &quiet()) {
+            Ok(result) => {
+                weights::read(&result.weights, &shapes).expect("finite weights");
+                last = result.weights.to_vec();
+                None
+            }
+            Err(error) => Some(error),
+        })
+        .expect("it diverges");
+    assert_eq!(error.code, ErrorCode::Diverged);
+    assert!(error.message.starts_with("a weight is "), "{error}");
+    assert!(
+        error.message.contains("at step 1 (epoch 0, after the last minibatch); learning_rate"),
+        "{error}"
+    );
+    assert!(session.trainer().weights().unwrap() == last, "rolled back");
+}
+
+#[test]
+fn given_weights_are_started_from_whatever_was_trained_before() {
+    let h = Hyperparameters::default();
+    let mut elsewhere = session("builtin:iris", &h);
+    let given = elsewhere.run(&slice(0..20), Validation::Sample, &quiet()).unwrap().weights;
+    let mut cold = session("builtin:iris", &h);
+    let expected = cold.run_from(&given, &slice(20..30), Validation::Sample, &quiet()).unwrap();
+    let mut warm = session("builtin:iris", &h);
+    let before = warm.run(&slice(0..7), Validation::Sample, &quiet()).unwrap().weights;
+    let error = warm.run_from(b"rubbish", &slice(20..30), Validation::Sample, &quiet()).unwrap_err();
+    assert_eq!(error.code, ErrorCode::InvalidArgument);
+    assert!(warm.run_from(&given, &slice(20..30), Validation::Sample, &stopped_after(5)).is_err());
+    assert!(warm.trainer().weights().unwrap() == before, "rolled back");
+    assert_eq!(warm.run_from(&given, &slice(20..30), Validation::Sample, &quiet()).unwrap(), expected);
 }

@@ -1,20 +1,20 @@
 //! One session's queue and the thread that works it off.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
-use crate::domain::{ErrorCode, TaskError, TaskResult};
+use crate::domain::{ErrorCode, TaskError, TaskResult, TaskSpec};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::Slice;
-use crate::engine::{Finished, priority};
+use crate::engine::{Finished, panic_message, priority};
 
 /// Largest model that travels with a result, in bytes: gRPC peers refuse messages of more than 4 MiB by default, and
 /// a result that is refused is lost as a whole.
@@ -36,6 +36,18 @@ pub(super) struct Line {
     changed: Condvar,
     /// 0 while nothing is loaded.
     memory_bytes: AtomicU64,
+}
+
+/// What the thread of a line needs of its table.
+pub(super) struct Surroundings {
+    /// Where data comes from.
+    pub(super) data: data::Config,
+    /// Sessions that are gone.
+    pub(super) lost: Arc<Lost>,
+    /// How long the line may have nothing to do.
+    pub(super) idle_time: Duration,
+    /// Called after each task, and when the line has had nothing to do for so long.
+    pub(super) idle: Box<dyn Fn() + Send>,
 }
 
 /// What the thread of a line owns.
@@ -107,19 +119,19 @@ impl Line {
         self.memory_bytes() > 0
     }
 
-    /// The thread: works until the line is closed and empty; `idle` is called after each task.
-    pub(super) fn run(&self, data: &data::Config, idle: &dyn Fn()) {
+    /// The thread: works until the line is closed and empty.
+    pub(super) fn run(&self, around: &Surroundings) {
         priority::lower_this_thread();
         let mut work = Work::default();
-        while let Some(submission) = self.next() {
-            let finished = self.work_on(&submission, &mut work, data);
+        while let Some(submission) = self.next(around) {
+            let finished = self.work_on(&submission, &mut work, around);
             let memory = work.session.as_ref().map_or(0, |session| session.memory_bytes().max(1));
             self.memory_bytes.store(memory, Ordering::Relaxed);
             let mut state = self.lock();
             state.running = false;
             state.used = Instant::now();
             drop(state);
-            idle();
+            (around.idle)();
             let done = submission.done;
             // A listener that panics must not take the tasks that wait with it.
             if catch_unwind(AssertUnwindSafe(|| done.finish(finished))).is_err() {
@@ -128,7 +140,7 @@ impl Line {
         }
     }
 
-    fn next(&self) -> Option<Submission> {
+    fn next(&self, around: &Surroundings) -> Option<Submission> {
         let mut state = self.lock();
         loop {
             if let Some((_, submission)) = state.waiting.pop_front() {
@@ -138,27 +150,33 @@ impl Line {
             if state.closed {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            // A little at least, should the table see no reason to close it.
+            let left = around.idle_time.saturating_sub(state.used.elapsed()).max(Duration::from_millis(1));
+            let (waited, time) =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            state = waited;
+            if time.timed_out() && !state.closed {
+                // The lock of the table comes before that of a line.
+                drop(state);
+                (around.idle)();
+                state = self.lock();
+            }
         }
     }
 
-    fn work_on(&self, submission: &Submission, work: &mut Work, data: &data::Config) -> Finished {
+    fn work_on(&self, submission: &Submission, work: &mut Work, around: &Surroundings) -> Finished {
         let control = &submission.control;
         if let Err(reason) = control.check() {
             return Finished { ending: Err(reason), notes: Vec::new() };
         }
         let ending = catch_unwind(AssertUnwindSafe(|| {
             control.started(self.key.backend);
-            self.train(submission, work, data)
+            self.train(submission, work, around)
         }));
         let ending = ending.unwrap_or_else(|panic| {
-            // Nobody knows in which state it is.
-            work.session = None;
-            work.news = vec![
-                "the session was lost to a panic of its trainer and has started again from its first weights"
-                    .to_owned(),
-            ];
-            Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", message(&*panic))))
+            *work = Work::default();
+            around.lost.remember(&self.key, Loss::Panic);
+            Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", panic_message(&*panic))))
         });
         match ending {
             Ok(mut result) => {
@@ -178,13 +196,14 @@ impl Line {
         &self,
         submission: &Submission,
         work: &mut Work,
-        data: &data::Config,
+        around: &Surroundings,
     ) -> Result<TaskResult, TaskError> {
         let Submission { task, control, .. } = submission;
         let session = match &mut work.session {
             Some(session) => session,
             empty => {
-                let opened = Session::open(&self.plan, &task.initial_weights, data, &|| control.check())?;
+                let opened = Session::open(&self.plan, &around.data, &|| control.check())?;
+                work.news.extend(self.again(task, &around.lost));
                 work.news.extend(opened.data().notes.iter().cloned());
                 tracing::debug!(
                     job_id = %self.key.job,
@@ -198,14 +217,15 @@ impl Line {
         };
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
-        session.run(&slice, validation, control)
+        session.run_from(&task.initial_weights, &slice, validation, control)
     }
-}
 
-fn message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
+    /// What to say of a session that is loaded once more.
+    fn again(&self, task: &TaskSpec, lost: &Lost) -> Option<String> {
+        let loss = lost.take(&self.key)?;
+        let given = !task.initial_weights.is_empty();
+        let note = loss.note(if given { "the model_weights of the task" } else { "its first weights" });
+        tracing::warn!(job_id = %self.key.job, model = self.key.model, "{note}");
+        Some(note)
+    }
 }

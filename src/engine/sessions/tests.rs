@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
+use std::time::Instant;
 
 use super::*;
 use crate::domain::{Metrics, TaskResult};
@@ -51,7 +52,8 @@ impl Trainer for Puppet {
     fn weights(&self) -> Result<Vec<u8>, TaskError> {
         Ok(Vec::new())
     }
-    fn load_weights(&mut self, _: &[u8]) -> Result<(), TaskError> {
+    fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError> {
+        self.steps = weights[0].into();
         Ok(())
     }
     fn memory_bytes(&self) -> u64 {
@@ -159,17 +161,24 @@ fn a_listener_that_panics_takes_no_other_task_with_it() {
 }
 
 #[test]
-fn a_failed_load_does_not_poison() {
+fn a_failed_load_neither_poisons_nor_evicts() {
     let folder = tempfile::tempdir().unwrap();
-    let sessions = Sessions::new(SessionLimits::default(), data::Config::new(folder.path()));
+    let limits = SessionLimits { idle: 2, ..SessionLimits::default() };
+    let sessions = Sessions::new(limits, data::Config::new(folder.path()));
+    run(&sessions, "good", FINE);
     let late = || {
-        let mut task = puppet("job", FINE, 0..1);
+        let mut task = puppet("late", FINE, 0..1);
         task.dataset_path = "late.csv".to_owned();
         task
     };
-    let error = wait_for(&submit(&sessions, late(), &quiet())).ending.unwrap_err();
-    assert_eq!(error.code, ErrorCode::NotFound);
-    assert!(sessions.warm_jobs().is_empty());
+    for other in ["a", "b", "c", "late"] {
+        let mut task = late();
+        task.identity.job_id = JobId::parse(other).unwrap();
+        let error = wait_for(&submit(&sessions, task, &quiet())).ending.unwrap_err();
+        assert_eq!(error.code, ErrorCode::NotFound);
+    }
+    assert_eq!(sessions.0.lock().len(), 1, "what could not be loaded keeps no place");
+    assert_eq!(steps(run(&sessions, "good", FINE)), 2);
     let rows: String = (0..20).map(|i| format!("{i},{}\n", if i < 10 { "x" } else { "y" })).collect();
     std::fs::write(folder.path().join("late.csv"), format!("a,b\n{rows}")).unwrap();
     assert_eq!(steps(wait_for(&submit(&sessions, late(), &quiet()))), 1);
@@ -209,7 +218,7 @@ fn a_forgotten_job_starts_afresh_and_what_it_had_queued_still_ends() {
 fn idle_sessions_leave_least_recently_used_first() {
     let by_count = SessionLimits { idle: 2, ..SessionLimits::default() };
     // A puppet and iris take a little more than 1 MiB.
-    let by_memory = SessionLimits { idle: 100, memory_bytes: 5 << 19 };
+    let by_memory = SessionLimits { idle: 100, memory_bytes: 5 << 19, ..SessionLimits::default() };
     for limits in [by_count, by_memory] {
         let sessions = sessions(limits);
         let control = quiet();
@@ -226,7 +235,36 @@ fn idle_sessions_leave_least_recently_used_first() {
         }
         stop(&control);
         wait_for(&busy);
+        let again = run(&sessions, "b", FINE);
+        assert!(again.notes[0].contains("idle") && again.notes[0].contains("first weights"), "{again:?}");
+        assert_eq!(steps(again), 1);
+        assert!(run(&sessions, "b", FINE).notes.is_empty());
     }
+}
+
+#[test]
+fn a_session_leaves_when_it_was_idle_for_long_whatever_the_others_do() {
+    let sessions =
+        sessions(SessionLimits { idle_time: Duration::from_millis(20), ..SessionLimits::default() });
+    run(&sessions, "job", FINE);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !sessions.0.lock().is_empty() {
+        assert!(Instant::now() < deadline, "it is still there");
+        std::thread::yield_now();
+    }
+    let again = run(&sessions, "job", FINE);
+    assert!(again.notes[0].contains("idle"), "{again:?}");
+    assert_eq!(steps(again), 1);
+}
+
+#[test]
+fn weights_of_a_task_replace_those_of_a_warm_session() {
+    let sessions = sessions(SessionLimits::default());
+    run(&sessions, "job", FINE);
+    let mut given = puppet("job", FINE, 1..2);
+    given.initial_weights = bytes::Bytes::from_static(&[40]);
+    assert_eq!(steps(wait_for(&submit(&sessions, given, &quiet()))), 41);
+    assert_eq!(steps(run(&sessions, "job", FINE)), 42);
 }
 
 #[test]
