@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::app::AppError;
 use crate::config::ConfigErrors;
 use crate::domain::{ErrorCode, InvalidField, TaskError};
+use crate::engine::EngineError;
 use crate::orchestrator;
 use crate::telemetry::logs;
 
@@ -55,9 +56,9 @@ pub enum Failure {
     /// The training failed.
     #[error("training failed: {0}")]
     Training(#[from] TaskError),
-    /// The training needs a device that this machine does not have.
-    #[error("cannot train here: {}", .0.message)]
-    NoDevice(TaskError),
+    /// The training needs a device that this machine does not have, or may not use.
+    #[error("cannot train here: {0}")]
+    Device(EngineError),
     /// Logs cannot be set up.
     #[error("cannot log: {0}")]
     Logs(#[from] logs::Error),
@@ -123,7 +124,8 @@ impl Failure {
             Self::Training(_) | Self::Refused { .. } | Self::EndedEarly(_) | Self::Draw(_) => {
                 Exit::Failed.code()
             }
-            Self::NoDevice(_)
+            Self::Device(EngineError::GpuForbidden) => Exit::BadUsage.code(),
+            Self::Device(_)
             | Self::Logs(_)
             | Self::Listen { .. }
             | Self::Write { .. }

@@ -23,7 +23,7 @@ use super::signals::Signals;
 use super::{Exit, Failure, Metrics, ui};
 use crate::config::{Config, ConfigErrors, Environment, Layers};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, ModelType, TaskError};
-use crate::engine;
+use crate::engine::{self, OpenError};
 use artifacts::Folder;
 use explain::Explain;
 use training::{Order, Trained};
@@ -81,7 +81,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     };
     let trained = match follow(work, watcher, &mut signals).await? {
         Ok(trained) => trained,
-        Err(error) if error.code == ErrorCode::Cancelled => return Ok(Exit::Interrupted),
+        Err(OpenError::Task(error)) if error.code == ErrorCode::Cancelled => return Ok(Exit::Interrupted),
         Err(error) => return Err(explain.failure(error)),
     };
     if let Some(folder) = &folder {
@@ -141,10 +141,10 @@ fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErro
 
 /// Trains on a thread of its own; the first signal stops at the next batch, the second one at once.
 async fn follow(
-    work: impl FnOnce(&Arc<engine::Control>) -> Result<Trained, TaskError> + Send + 'static,
+    work: impl FnOnce(&Arc<engine::Control>) -> Result<Trained, OpenError> + Send + 'static,
     watcher: training::Watcher,
     signals: &mut Signals,
-) -> Result<Result<Trained, TaskError>, Failure> {
+) -> Result<Result<Trained, OpenError>, Failure> {
     let (ended, mut end) = oneshot::channel();
     let control = Arc::new(engine::Control::new(watcher.clone()));
     let trainer = {
@@ -162,7 +162,7 @@ async fn follow(
             outcome = &mut end => {
                 let panicked = |_| {
                     watcher.end();
-                    Err(TaskError::new(ErrorCode::Panic, "the trainer panicked, which is a defect of this program"))
+                    Err(TaskError::new(ErrorCode::Panic, "the trainer panicked, which is a defect of this program").into())
                 };
                 return Ok(outcome.unwrap_or_else(panicked));
             }

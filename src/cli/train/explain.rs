@@ -4,36 +4,27 @@ use std::path::{self, Path, PathBuf};
 
 use super::training::Order;
 use crate::cli::Failure;
-use crate::domain::{DevicePolicy, TaskError};
-
-/// How errors about a device that is missing begin; an error of the engine tells it in no other way.
-const NO_DEVICE: [&str; 3] =
-    ["hyperparameters.backend: \"wgpu\"", "TRAINING_BACKEND: \"wgpu\"", "DEVICE_POLICY: \"require\""];
+use crate::domain::TaskError;
+use crate::engine::OpenError;
 
 /// What has to be known of an order to explain why it failed.
 #[derive(Debug)]
 pub(super) struct Explain {
     dataset: PathBuf,
     root: PathBuf,
-    policy: DevicePolicy,
 }
 
 impl Explain {
     pub(super) fn of(order: &Order) -> Self {
-        Self {
-            dataset: PathBuf::from(&order.dataset),
-            root: order.config.data.root.clone(),
-            policy: order.config.device_policy,
-        }
+        Self { dataset: PathBuf::from(&order.dataset), root: order.config.data.root.clone() }
     }
 
     /// `error` as the command ends with it.
-    pub(super) fn failure(&self, error: TaskError) -> Failure {
-        // Under this policy it is the wish that is wrong, whatever the machine has.
-        let may_use_gpu = self.policy != DevicePolicy::Cpu;
-        if may_use_gpu && NO_DEVICE.iter().any(|start| error.message.starts_with(start)) {
-            return Failure::NoDevice(error);
-        }
+    pub(super) fn failure(&self, error: OpenError) -> Failure {
+        let error = match error {
+            OpenError::Environment(error) => return Failure::Device(error),
+            OpenError::Task(error) => error,
+        };
         if error.message.contains("DATA_ROOT") {
             let message = format!("{}; {}", error.message, self.about_the_root(&error.message));
             return Failure::Training(TaskError::new(error.code, message));
@@ -70,25 +61,18 @@ impl Explain {
 mod tests {
     use super::*;
     use crate::domain::ErrorCode;
+    use crate::engine::EngineError;
 
-    fn explain(dataset: &Path, policy: DevicePolicy) -> Explain {
-        Explain { dataset: dataset.to_owned(), root: PathBuf::from("/srv/data"), policy }
+    fn explain(dataset: &Path) -> Explain {
+        Explain { dataset: dataset.to_owned(), root: PathBuf::from("/srv/data") }
     }
 
     #[test]
-    fn a_device_that_is_missing_is_no_bad_usage() {
-        for message in [
-            "hyperparameters.backend: \"wgpu\" is not allowed; allowed: auto, cpu or analytic (none found)",
-            "TRAINING_BACKEND: \"wgpu\" needs a GPU, but none was found",
-            "DEVICE_POLICY: \"require\" needs a hardware GPU, but none was found",
-        ] {
-            let error = || TaskError::new(ErrorCode::InvalidArgument, message);
-            let of = |policy| explain(Path::new("builtin:iris"), policy).failure(error()).exit_code();
-            assert_eq!(
-                (of(DevicePolicy::Prefer), of(DevicePolicy::Require), of(DevicePolicy::Cpu)),
-                (3, 3, 2)
-            );
-        }
+    fn a_device_that_is_missing_is_no_bad_usage_and_a_contradiction_is() {
+        let code = |error: EngineError| explain(Path::new("builtin:iris")).failure(error.into()).exit_code();
+        assert_eq!(code(EngineError::GpuRequired { found: "none".into() }), 3);
+        assert_eq!(code(EngineError::NoAdapter { field: "TRAINING_BACKEND", found: "none".into() }), 3);
+        assert_eq!(code(EngineError::GpuForbidden), 2);
     }
 
     #[test]
@@ -98,17 +82,17 @@ mod tests {
         let file = folder.join("x.csv");
         std::fs::write(&file, "a,b\n1,2\n").unwrap();
         let error = TaskError::new(ErrorCode::NotFound, "dataset_path: \"x\" does not exist under DATA_ROOT");
-        let text = explain(&file, DevicePolicy::Prefer).failure(error.clone()).to_string();
+        let text = explain(&file).failure(error.clone().into()).to_string();
         let flags = format!("--data-root {} --dataset x.csv", folder.display());
         assert!(text.contains(&flags) && text.contains("DATA_ROOT is /srv/data here"), "{text}");
-        let text = explain(&folder.join("y.csv"), DevicePolicy::Prefer).failure(error).to_string();
+        let text = explain(&folder.join("y.csv")).failure(error.into()).to_string();
         assert!(text.contains("--data-root names another") && !text.contains("--dataset"), "{text}");
     }
 
     #[test]
     fn other_failures_stay_as_they_are() {
         let error = TaskError::new(ErrorCode::Diverged, "the loss became NaN");
-        let failure = explain(Path::new("x"), DevicePolicy::Prefer).failure(error.clone());
+        let failure = explain(Path::new("x")).failure(error.clone().into());
         assert_eq!(failure.to_string(), Failure::Training(error).to_string());
     }
 }

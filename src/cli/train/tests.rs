@@ -45,7 +45,7 @@ async fn a_panic_of_the_trainer_is_a_failure_not_a_lack_of_the_machine() {
     let watcher = training::Watcher::new(&order_of("", &[]), ui::Board::new());
     let mut signals = Signals::listen().unwrap();
     let ended = follow(|_| panic!("a defect"), watcher, &mut signals).await.unwrap();
-    let failure = Failure::from(ended.unwrap_err());
+    let failure = Failure::from(TaskError::from(ended.unwrap_err()));
     assert_eq!(failure.exit_code(), 1);
     assert!(failure.to_string().contains("panicked"), "{failure}");
 }

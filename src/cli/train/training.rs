@@ -13,7 +13,7 @@ use crate::domain::{
     TaskError, TaskId, TaskIdentity, TaskResult, TaskSpec,
 };
 use crate::engine::{
-    self, Control, Done, Engine as _, LocalTraining, Observer, Predictions, Step, TrainingEngine,
+    self, Control, Done, Engine as _, LocalTraining, Observer, OpenError, Predictions, Step, TrainingEngine,
     UnsupportedModels,
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Trained {
 ///
 /// # Errors
 /// What is wrong with the order, or why the training stopped.
-pub(super) fn train(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<Trained, TaskError> {
+pub(super) fn train(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<Trained, OpenError> {
     let trained = match order.hyperparameters.backend {
         Some(BackendChoice::Only(Backend::Analytic)) => simulate(order, watcher, control),
         _ => train_for_real(order, watcher, control),
@@ -51,7 +51,7 @@ pub(super) fn train(order: &Order, watcher: &Watcher, control: &Arc<Control>) ->
     trained
 }
 
-fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result<Trained, TaskError> {
+fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result<Trained, OpenError> {
     let check = || control.check();
     let mut local =
         LocalTraining::open(&order.model, &order.dataset, &order.hyperparameters, &order.config, &check)?;
@@ -73,14 +73,13 @@ fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result
 }
 
 /// Runs the analytic curves through the engine, as a worker would.
-fn simulate(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<Trained, TaskError> {
+fn simulate(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<Trained, OpenError> {
     let config = engine::Config {
         backend: BackendChoice::Only(Backend::Analytic),
         unsupported_models: UnsupportedModels::Simulate,
         ..order.config.clone()
     };
-    let engine = TrainingEngine::new(config)
-        .map_err(|error| TaskError::new(ErrorCode::Unavailable, error.to_string()))?;
+    let engine = TrainingEngine::new(config)?;
     let seed = order.hyperparameters.seed.unwrap_or(0);
     let hyperparameters = Hyperparameters { seed: Some(seed), ..order.hyperparameters.clone() };
     let mut record = Record::default();
