@@ -280,6 +280,22 @@ async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_over_grpc_ends_the_worker_at_its_deadline() {
+    let mut worker =
+        WorkerProcess::start(NOBODY, &[("ANALYTIC_EPOCH_DELAY", "10m"), ("DRAIN_TIMEOUT", "10m")]);
+    let mut client = worker.client().await;
+    let task = with("backend", "analytic");
+    let mut asking = worker.client().await;
+    let executed = spawn(async move { asking.execute_task(task).await });
+    eventually("the task runs", || worker.get_json("/health")["active_tasks"] == 1);
+    client.drain(worker_pb::DrainRequest { deadline_seconds: 1 }).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, executed).await.expect("the caller hears of it").unwrap();
+    let answer = answer.unwrap().into_inner();
+    assert_eq!((answer.success, answer.error_code.as_str()), (false, "INTERRUPTED"), "{answer:?}");
+    assert_eq!(worker.wait().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cancel_time_out_and_status_over_grpc() {
     let settings = [("ANALYTIC_EPOCH_DELAY", "10m"), ("TASK_TIMEOUT", "1s"), ("MAX_CONCURRENT_TASKS", "2")];
     let worker = WorkerProcess::start(NOBODY, &settings);
