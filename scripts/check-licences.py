@@ -28,7 +28,7 @@ def main() -> int:
     allowed = set(policy["allow"])
     clarified = {entry["crate"]: entry["expression"] for entry in policy.get("clarify", [])}
     command = ["cargo", "metadata", "--locked", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"]
-    metadata = json.loads(subprocess.run(command, cwd=root, check=True, capture_output=True).stdout)
+    metadata = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
     used = {node["id"] for node in metadata["resolve"]["nodes"]}
     wrong = []
     packages = [package for package in metadata["packages"] if package["id"] in used and package["source"]]

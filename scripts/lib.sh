@@ -58,7 +58,7 @@ start_worker() { # name, then NAME=VALUE settings; sets worker_http
   local name=$1 log="$work/$1.log"
   shift
   env ORCHESTRATOR_ADDRESS="$orchestrator" WORKER_ID="$name" WORKER_PORT=0 METRICS_PORT=0 \
-    STATE_DIR="$work/$name" LOG_FORMAT=json "$@" "$program" run >/dev/null 2>"$log" &
+    STATE_DIR="$work/$name" LOG_FORMAT=json LOG_LEVEL=info "$@" "$program" run >/dev/null 2>"$log" &
   pids+=("$!")
   worker_pid=$!
   worker_http=127.0.0.1:$(await "$log" '"message":"listening"' | field http | sed 's/.*://')
@@ -66,5 +66,26 @@ start_worker() { # name, then NAME=VALUE settings; sets worker_http
 
 # The sum of all series of a metric at an address; 0 where there is none.
 metric() { # host:port, name
-  curl -fsS "http://$1/metrics" | awk -v name="$2" '$1 == name || index($1, name "{") == 1 { sum += $2 } END { print sum + 0 }'
+  local text
+  text=$(curl -fsS "http://$1/metrics") || fail "no metrics at $1"
+  awk -v name="$2" '$1 == name || index($1, name "{") == 1 { sum += $2 } END { print sum + 0 }' <<<"$text"
+}
+
+# Waits until a metric has a value: some follow a moment after what they tell of.
+await_metric() { # host:port, name, value
+  local value
+  for _ in $(seq 100); do
+    value=$(metric "$1" "$2")
+    [ "$value" = "$3" ] && return
+    sleep 0.1
+  done
+  fail "$2 at $1 is $value, $3 was expected"
+}
+
+# Sends a job and waits for its end, at most five minutes.
+submit() { # output file, further arguments
+  local output=$1
+  shift
+  timeout 300 "$program" submit --orchestrator "$orchestrator" --model-type neural_network "$@" --wait --json >"$output" ||
+    fail "the job did not complete: $(cat "$output")"
 }

@@ -9,16 +9,14 @@ for contract in extended base; do
   start_worker "worker-$contract"
   [ "$(curl -fsS -o /dev/null -w '%{http_code}' "http://$worker_http/livez")" = 200 ] || fail "the worker does not live"
 
-  "$program" submit --orchestrator "$orchestrator" --model-type neural_network --dataset builtin:iris \
-    --epochs 5 --set backend=cpu --set hidden_layers=16 --wait --json >"$work/job.json"
+  submit "$work/job.json" --dataset builtin:iris --epochs 5 --set backend=cpu --set hidden_layers=16
   grep -q '"status":"COMPLETED"' "$work/job.json" || fail "the job did not complete: $(cat "$work/job.json")"
   grep -q '"completed_tasks":50' "$work/job.json" || fail "50 tasks were expected: $(cat "$work/job.json")"
 
-  completed=$(metric "$worker_http" worker_tasks_completed_total)
-  [ "$completed" = 50 ] || fail "the worker counts $completed tasks, 50 were expected"
-  [ "$(metric "$worker_http" worker_tasks_failed_total)" = 0 ] || fail "tasks failed"
-  [ "$(metric "$worker_http" worker_outbox_pending)" = 0 ] || fail "outcomes were not acknowledged"
-  [ "$(metric "$worker_http" worker_orchestrator_up)" = 1 ] || fail "the worker has no link"
+  await_metric "$worker_http" worker_tasks_completed_total 50
+  await_metric "$worker_http" worker_outbox_pending 0
+  await_metric "$worker_http" worker_tasks_failed_total 0
+  await_metric "$worker_http" worker_orchestrator_up 1
 
   kill -TERM "$worker_pid"
   wait "$worker_pid" || fail "the worker did not end well after SIGTERM"

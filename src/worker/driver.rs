@@ -327,6 +327,14 @@ impl<O: Orchestrator> Driver<O> {
                 self.parts.metrics.ended(&outcome);
                 log_end(&outcome);
             }
+            Effect::Lost { outcome } => {
+                let task_id = outcome.identity.task_id.as_str();
+                tracing::error!(
+                    task_id,
+                    status = outcome.status().name(),
+                    "an outcome is lost: the disk does not take it"
+                );
+            }
             Effect::Drained => self.drained = true,
         }
     }

@@ -202,6 +202,11 @@ impl Writer {
                 self.tell.send_replace(state_of(&self.log, Some(trouble)));
             }
             match self.inbox.recv_timeout(RETRY_INTERVAL) {
+                // What is acknowledged meanwhile makes room, perhaps on the very disk that has none.
+                Ok(Order::Acknowledge { sequence }) => {
+                    self.log.acknowledge(sequence);
+                    self.log.delete_done();
+                }
                 Ok(order) => self.backlog.push_back(order),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Flushed::GaveUp,

@@ -48,7 +48,7 @@ impl<O: Orchestrator> Reporter<O> {
     async fn deliver(&self, sequence: u64, outcome: Arc<TaskOutcome>, places: &Semaphore) {
         let mut link = self.link.clone();
         let mut backoff = Backoff::reconnect();
-        let began = Instant::now();
+        let mut unwilling_since = None;
         while let Some(now) = link.up().await {
             // Held for the call alone, so that one that has to wait does not keep others from being sent.
             let Ok(place) = places.acquire().await else { return };
@@ -59,7 +59,16 @@ impl<O: Orchestrator> Reporter<O> {
                 self.outbox.acknowledge(sequence);
                 return;
             };
-            let for_good = matches!(error, OrchestratorError::Rejected(_)) || began.elapsed() > PATIENCE;
+            let for_good = match &error {
+                OrchestratorError::Rejected(_) => true,
+                OrchestratorError::Unreachable(_) => {
+                    unwilling_since = None;
+                    false
+                }
+                OrchestratorError::Busy(_) | OrchestratorError::Refused(_) => {
+                    unwilling_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+                }
+            };
             let task_id = outcome.identity.task_id.as_str();
             if for_good {
                 tracing::error!(task_id, %error, "the orchestrator does not take an outcome");

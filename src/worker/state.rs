@@ -128,6 +128,8 @@ pub(super) enum Effect {
     AnswerCancel { waiter: Waiter, answer: CancelAnswer },
     /// A task ended: to be logged and counted.
     Ended { outcome: Arc<TaskOutcome> },
+    /// The outcome of a record cannot be put on disk, and nobody waits for that any longer.
+    Lost { outcome: Arc<TaskOutcome> },
     /// Draining is over.
     Drained,
 }

@@ -144,7 +144,7 @@ impl Log {
     /// # Errors
     /// Of the file system; the outcome then stays.
     pub(super) fn set_aside(&mut self, sequence: u64, payload: &[u8]) -> io::Result<()> {
-        let path = self.folder.join(format!("{sequence}.refused"));
+        let path = self.folder.join(format!("{}-{sequence}.refused", self.current));
         fs::write(&path, payload)?;
         File::open(&path)?.sync_all()?;
         tracing::error!(path = %path.display(), "an outcome is set aside");
@@ -181,7 +181,7 @@ impl Log {
 
     /// Deletes segments without a waiting outcome from the front only: acknowledgements stand in later files, and
     /// must outlive what they acknowledge.
-    fn delete_done(&mut self) {
+    pub(super) fn delete_done(&mut self) {
         while let Some(first) = self.segments.first_entry() {
             if *first.key() == self.current || first.get().waiting > 0 {
                 return;
@@ -222,7 +222,9 @@ fn numbered_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 /// Keeps a copy of a file whose tail cannot be read, for a person to look at, and cuts the tail off.
 fn cut(path: &Path, contents: &segment::Contents, torn_bytes: u64) -> io::Result<()> {
     let copy = path.with_extension("damaged");
-    fs::copy(path, &copy)?;
+    if let Err(error) = fs::copy(path, &copy) {
+        tracing::warn!(copy = %copy.display(), %error, "the damaged file cannot be kept");
+    }
     OpenOptions::new().write(true).open(path)?.set_len(contents.whole_bytes)?;
     tracing::warn!(
         path = %path.display(),

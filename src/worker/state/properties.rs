@@ -133,6 +133,12 @@ impl World {
                 }
                 Effect::AnswerCancel { .. } => {}
                 Effect::Ended { .. } => ended += 1,
+                Effect::Lost { .. } => {
+                    assert!(!self.state.writable && self.state.admission == Admission::Abandoned);
+                    // Among them what came, was refused and was lost within this one event.
+                    self.owed.extend(self.writes.iter().filter(|key| !self.state.records.contains_key(key)));
+                    self.writes.retain(|key| self.state.records.contains_key(key));
+                }
                 Effect::Drained => self.drained += 1,
             }
         }

@@ -385,3 +385,27 @@ fn polls_are_limited_and_the_rest_follows() {
     );
     assert_eq!(effects.iter().filter(|effect| is_poll(effect)).count(), 1);
 }
+
+#[test]
+fn a_cancel_means_the_attempt_that_waits_for_its_turn_too() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    let first = submitted(&bench.polled(task("t", 1)));
+    bench.on(cancel_attempt(1));
+    bench.polled(task("t", 2));
+    bench.on(cancel_attempt(2));
+    let effects = bench.finish(first, failure(ErrorCode::Cancelled));
+    assert_eq!(persisted(&effects).1.status(), TaskStatus::Cancelled);
+}
+
+#[test]
+fn a_disk_that_takes_nothing_does_not_hold_up_the_end_for_ever() {
+    let mut bench = Bench::new(1, Mode::Extended);
+    let run = submitted(&bench.polled(task("t", 1)));
+    bench.finish(run, success());
+    bench.on(Event::Storage { writable: false });
+    assert!(
+        bench.on(Event::Abort { reason: "the worker was stopped" }).is_empty(),
+        "it is waited for at first"
+    );
+    assert!(matches!(bench.on(Event::Abandon)[..], [Effect::Lost { .. }, Effect::Drained]));
+}

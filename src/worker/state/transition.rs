@@ -68,6 +68,7 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
         }
         Event::CancelJob { job, reason } => {
             for key in keys(state, |record| record.task.identity.job_id == job) {
+                forget_renewal(state, key);
                 stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
             }
         }
@@ -124,6 +125,13 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
             }
         }
     } else {
+        if state.admission == Admission::Abandoned && !state.writable {
+            for key in keys(state, |record| matches!(record.stage, Stage::Persisting(_))) {
+                if let Some(Record { stage: Stage::Persisting(outcome), .. }) = state.records.remove(&key) {
+                    effects.push(Effect::Lost { outcome });
+                }
+            }
+        }
         let polls_back = state.polls == 0 || state.admission == Admission::Abandoned;
         if polls_back && state.records.is_empty() && !state.drained {
             state.drained = true;
@@ -298,12 +306,20 @@ fn cancel(
             return CancelAnswer::NotFound;
         }
         let ended = matches!(record.stage, Stage::Persisting(_));
+        forget_renewal(state, key);
         stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
         if ended { CancelAnswer::AlreadyEnded } else { CancelAnswer::Stopping }
     } else if state.recent().any(|outcome| outcome.identity.task_id == *task) {
         CancelAnswer::AlreadyEnded
     } else {
         CancelAnswer::NotFound
+    }
+}
+
+/// Whoever cancels means the attempt that waits for its turn, too.
+fn forget_renewal(state: &mut State, key: Key) {
+    if let Some(record) = state.records.get_mut(&key) {
+        record.renewed = false;
     }
 }
 
