@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -11,7 +12,7 @@ pub(super) struct Opened {
     /// The dataset_path, for errors.
     pub(super) path: String,
     /// Its content.
-    pub(super) content: Content,
+    pub(super) content: Arc<Content>,
 }
 
 /// Bytes that can be read more than once.
@@ -42,7 +43,13 @@ impl Content {
         ContentReader { content: self, position }
     }
 
-    /// Fills `buffer` from `position` on as far as there are bytes; returns how many there were.
+    /// Fills all of `buffer` from `position` on.
+    #[cfg_attr(not(feature = "parquet"), expect(dead_code))]
+    pub(super) fn read_exact_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.reader(position).read_exact(buffer)
+    }
+
+    /// Reads from `position` on into `buffer` as far as there are bytes; returns how many there were.
     pub(super) fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Memory(bytes) => {

@@ -74,6 +74,30 @@ pub enum DataError {
         /// What is wrong with it.
         what: String,
     },
+    /// A column of it is not read.
+    #[error("dataset_path: {}, column {}: {problem}", shown(.path), shown(.column))]
+    Column {
+        /// As it was given.
+        path: String,
+        /// Its name.
+        column: String,
+        /// What is wrong with it, and what is allowed.
+        problem: String,
+    },
+    /// This program was built without what it takes.
+    #[error(
+        "dataset_path: {} is {what}, which this program was built without; allowed: other data, or a program built \
+         with `--features {feature}`",
+        shown(.path)
+    )]
+    NotInThisBuild {
+        /// As it was given.
+        path: String,
+        /// What it is.
+        what: &'static str,
+        /// The cargo feature.
+        feature: &'static str,
+    },
     /// Nothing in it.
     #[error("dataset_path: {} is empty; allowed: CSV with a header and at least one row", shown(.path))]
     Empty {
@@ -262,6 +286,8 @@ impl DataError {
             | Self::NotAFile { .. }
             | Self::NotCsv { .. }
             | Self::Damaged { .. }
+            | Self::Column { .. }
+            | Self::NotInThisBuild { .. }
             | Self::Empty { .. }
             | Self::HeaderOnly { .. }
             | Self::Line { .. }

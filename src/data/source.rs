@@ -7,6 +7,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::content::{Content, Opened};
 use super::decode::decode;
@@ -98,11 +99,11 @@ impl Source {
         let opened = match self {
             Self::Synthetic(recipe) => return recipe.table(config, check),
             Self::Builtin(set) => {
-                Opened { path: format!("builtin:{}", set.name), content: Content::from(set.bytes) }
+                Opened { path: format!("builtin:{}", set.name), content: Arc::new(Content::from(set.bytes)) }
             }
             Self::File { path, relative } => {
                 let file = file::open(&path, &relative, &config.root)?;
-                Opened { path, content: Content::File(file) }
+                Opened { path, content: Arc::new(Content::File(file)) }
             }
         };
         decode(&opened, target, config, check)

@@ -271,11 +271,7 @@ impl ColumnBuilder {
             return self.push_missing();
         }
         match &mut self.state {
-            Building::Words(words) => {
-                if !words.push(cell) {
-                    self.state = Building::TooManyWords;
-                }
-            }
+            Building::Words(_) => self.push_word(cell, 0),
             Building::TooManyWords | Building::Again => {}
             Building::Empty { .. } | Building::Single(_) | Building::Double(_) => match parse_number(cell) {
                 Some(number) => self.push_number(number),
@@ -284,7 +280,8 @@ impl ColumnBuilder {
         }
     }
 
-    fn push_missing(&mut self) {
+    /// Adds a missing cell.
+    pub(super) fn push_missing(&mut self) {
         match &mut self.state {
             Building::Empty { rows } => *rows += 1,
             Building::Single(values) => values.push(f32::NAN),
@@ -294,7 +291,8 @@ impl ColumnBuilder {
         }
     }
 
-    fn push_number(&mut self, number: f64) {
+    /// Adds a number to a column of numbers; it is finite.
+    pub(super) fn push_number(&mut self, number: f64) {
         if let Building::Empty { rows } = self.state {
             self.state = match self.precision {
                 Precision::Enough => Building::Single(vec![f32::NAN; rows]),
@@ -311,6 +309,19 @@ impl ColumnBuilder {
             Building::Single(values) => values.push(number as f32),
             Building::Double(values) => values.push(number),
             Building::Empty { .. } | Building::Words(_) | Building::TooManyWords | Building::Again => {}
+        }
+    }
+
+    /// Adds a word to a column of words, in row `row` of the file, from 1.
+    pub(super) fn push_word(&mut self, word: &str, row: u64) {
+        match &mut self.state {
+            Building::Words(words) => {
+                if !words.push(word) {
+                    self.state = Building::TooManyWords;
+                }
+            }
+            Building::Empty { .. } => self.push_first_word(word, row),
+            Building::Single(_) | Building::Double(_) | Building::TooManyWords | Building::Again => {}
         }
     }
 

@@ -3,6 +3,8 @@
 mod features;
 mod files;
 mod packed;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod paths;
 mod synthetic;
 mod targets;

@@ -23,27 +23,16 @@ use super::super::table::{ColumnBuilder, Table, unnamed};
 use super::super::{Check, Config};
 use super::packed::{Damage, Packing};
 use super::sniff::{Format, HEAD_BYTES, LineEnd, Whole, is_blank, sniff};
-use super::{CELLS_PER_CHECK, too_large};
+use super::{CELLS_PER_CHECK, MAX_WORD_BYTES, Options, too_large};
 
 /// What is read from the file at once, in bytes.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Longest record, in bytes: an open quote would else swallow the file whole.
-const MAX_RECORD_BYTES: u64 = 16 << 20;
+const MAX_RECORD_BYTES: u64 = MAX_WORD_BYTES as u64;
 
 /// Characters between two such looks, for words of any length: what they take is not known before they are there.
 const TEXT_BYTES_PER_CHECK: usize = 4 << 20;
-
-/// What is asked of a reading.
-#[derive(Clone, Copy)]
-pub(super) struct Options<'a> {
-    /// Name of the target column; the last one where absent.
-    pub(super) target: Option<&'a str>,
-    /// How much there may be.
-    pub(super) config: &'a Config,
-    /// Whether to go on.
-    pub(super) check: Check<'a>,
-}
 
 /// Reads all of `opened`, which is compressed by `packing`.
 ///
