@@ -5,6 +5,7 @@
 //!              builtin:NAME       CSV, gzip, zstd      target, split, then fitted on the training part only:
 //!              DATA_ROOT/...      Parquet              impute, encode, scale ([`Preprocessor`])
 //!              synthetic:... ------------------->
+//!              http(s)://, s3:// (through a cache on disk)
 //! ```
 //!
 //! Invariants:
@@ -24,6 +25,7 @@ mod error;
 mod file;
 mod prepare;
 mod preprocess;
+pub mod remote;
 mod source;
 mod split;
 mod synthetic;
@@ -37,8 +39,9 @@ use std::path::PathBuf;
 use crate::domain::{Problem, TaskError};
 
 pub use dataset::{Dataset, Part, TargetKind, Targets};
-pub use error::{DataError, Malformed};
+pub use error::{DataError, Malformed, RemoteProblem};
 pub use preprocess::{Encoding, FeatureColumn, Preprocessor};
+pub use remote::Remote;
 pub use source::{Builtin, Source};
 pub use synthetic::Recipe;
 pub use table::Table;
@@ -60,11 +63,15 @@ pub struct Config {
     pub max_cells: u64,
     /// Most memory for the columns as they were read and the features made of them, in bytes.
     pub max_memory_bytes: u64,
+    /// Which data of other machines may be fetched.
+    pub remote: Remote,
+    /// Where it is kept.
+    pub cache: remote::Cache,
 }
 
 impl Config {
     /// Data under `root`, at most 4 GiB (16 GiB once it is decompressed), 20 million rows, 10,000 columns and 500 million cells of it, in at most
-    /// 4 GiB of memory.
+    /// 4 GiB of memory, and none of other machines.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -74,6 +81,8 @@ impl Config {
             max_columns: 10_000,
             max_cells: 500_000_000,
             max_memory_bytes: 4 << 30,
+            remote: Remote::default(),
+            cache: remote::Cache::new("state/cache/data"),
         }
     }
 
@@ -122,5 +131,5 @@ pub fn load(
 ) -> Result<Dataset, DataError> {
     check()?;
     let table = Source::parse(path, config)?.read(options.target.as_deref(), config, check)?;
-    prepare::prepare(path, &table, options, &prepare::Limits { config, check })
+    prepare::prepare(&remote::redacted(path), &table, options, &prepare::Limits { config, check })
 }

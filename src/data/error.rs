@@ -84,6 +84,14 @@ pub enum DataError {
         /// What is wrong with it, and what is allowed.
         problem: String,
     },
+    /// Another machine does not give it.
+    #[error("dataset_path: {} {problem}", shown(.path))]
+    Remote {
+        /// As it was given, without what may be secret.
+        path: String,
+        /// Why.
+        problem: RemoteProblem,
+    },
     /// This program was built without what it takes.
     #[error(
         "dataset_path: {} is {what}, which this program was built without; allowed: other data, or a program built \
@@ -269,6 +277,71 @@ pub enum Malformed {
     },
 }
 
+/// Why another machine does not give a data set.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteProblem {
+    /// The configuration does not allow the host.
+    #[error("names the host {}, which is not allowed here; allowed: the hosts in DATA_ALLOWED_HOSTS", shown(.host))]
+    HostNotAllowed {
+        /// The host, with its port where that is not the usual one.
+        host: String,
+    },
+    /// The host is at an address that jobs may not reach.
+    #[error(
+        "leads to {address}, {kind}; allowed: public addresses, or with DATA_ALLOW_LOCAL_ADDRESSES=true those of \
+         this machine and of private networks too"
+    )]
+    Address {
+        /// The address.
+        address: std::net::IpAddr,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The configuration does not say where S3 is.
+    #[error("needs AWS_REGION or S3_ENDPOINT in the configuration of this worker")]
+    S3NotConfigured,
+    /// The host sends one elsewhere.
+    #[error(
+        "is answered with a redirect (HTTP status {status}), which is not followed; allowed: the URL that it leads to"
+    )]
+    Redirect {
+        /// The status of HTTP.
+        status: u16,
+    },
+    /// The host refuses.
+    #[error("is answered with HTTP status {status}")]
+    Status {
+        /// The status of HTTP.
+        status: u16,
+    },
+    /// There is no such host.
+    #[error("names a host that cannot be found")]
+    HostNotFound,
+    /// The host is silent.
+    #[error("is not answered in time")]
+    TimedOut,
+    /// The connection failed.
+    #[error("cannot be fetched: {0}")]
+    Failed(String),
+    /// The folder for what was fetched cannot be used.
+    #[error("cannot be kept in the cache under STATE_DIR: {0}")]
+    Cache(io::Error),
+}
+
+impl RemoteProblem {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::HostNotAllowed { .. } | Self::Address { .. } => ErrorCode::PermissionDenied,
+            Self::S3NotConfigured | Self::Redirect { .. } => ErrorCode::InvalidArgument,
+            Self::Status { status: 401 | 403 } => ErrorCode::PermissionDenied,
+            Self::Status { status: 404 | 410 } => ErrorCode::NotFound,
+            Self::Status { status: 408 | 425 | 429 | 500.. } => ErrorCode::Unavailable,
+            Self::Status { .. } => ErrorCode::InvalidArgument,
+            Self::HostNotFound | Self::TimedOut | Self::Failed(_) | Self::Cache(_) => ErrorCode::Unavailable,
+        }
+    }
+}
+
 impl DataError {
     /// The kind of failure, as a task reports it.
     pub fn code(&self) -> ErrorCode {
@@ -280,6 +353,7 @@ impl DataError {
             },
             Self::Changed { .. } => ErrorCode::Unavailable,
             Self::TooLarge { .. } | Self::TooMuchMemory { .. } => ErrorCode::ResourceExhausted,
+            Self::Remote { problem, .. } => problem.code(),
             Self::Stopped(reason) => reason.code,
             Self::Invalid(_)
             | Self::OutsideRoot { .. }

@@ -143,7 +143,8 @@ impl S3 {
     /// Whether `raw` can be an endpoint.
     pub fn is_endpoint(raw: &str) -> bool {
         let host = raw.strip_prefix("https://").or_else(|| raw.strip_prefix("http://"));
-        host.and_then(|host| AllowedHost::parse(host.trim_end_matches('/'))).is_some_and(|host| !host.any_before)
+        host.and_then(|host| AllowedHost::parse(host.trim_end_matches('/')))
+            .is_some_and(|host| !host.any_before)
     }
 }
 
@@ -214,9 +215,9 @@ pub(super) fn redacted(path: &str) -> String {
     let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
     let (authority, rest) = rest.split_at(end);
     let host = authority.rsplit_once('@').map_or(authority.to_owned(), |(_, host)| format!("…@{host}"));
-    let shown = rest.find(['?', '#']).map_or(rest.to_owned(), |at| {
-        format!("{}?…", rest.get(..at).unwrap_or_default())
-    });
+    let shown = rest
+        .find(['?', '#'])
+        .map_or(rest.to_owned(), |at| format!("{}?…", rest.get(..at).unwrap_or_default()));
     format!("{scheme}://{host}{shown}")
 }
 
@@ -241,7 +242,9 @@ mod tests {
         assert!(!allows("minio:9000", "minio", 443));
         assert!(allows("[fd00::7]:80", "[fd00::7]", 80));
         assert!(allows("10.0.0.7", "10.0.0.7", 443));
-        for bad in ["", "*", "*.", "*.10.0.0.7", "a b", "http://a", "a/b", "a:0", "a:b", "fd00::7", "u@a", "a..b"] {
+        for bad in
+            ["", "*", "*.", "*.10.0.0.7", "a b", "http://a", "a/b", "a:0", "a:b", "fd00::7", "u@a", "a..b"]
+        {
             assert_eq!(AllowedHost::parse(bad), None, "{bad}");
         }
     }
@@ -251,7 +254,8 @@ mod tests {
         for good in ["https://s3.example.org", "http://minio:9000", "http://127.0.0.1:9000/"] {
             assert!(S3::is_endpoint(good), "{good}");
         }
-        for bad in ["minio:9000", "https://", "https://me:secret@minio", "https://minio/path", "ftp://minio"] {
+        for bad in ["minio:9000", "https://", "https://me:secret@minio", "https://minio/path", "ftp://minio"]
+        {
             assert!(!S3::is_endpoint(bad), "{bad}");
         }
     }

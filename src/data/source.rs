@@ -3,7 +3,8 @@
 //! ```text
 //! dataset_path --parse--> Source::Builtin ---------------\
 //!                     \-> Source::File (under DATA_ROOT) --> Content --decode--> Table
-//!                     \-> Source::Synthetic ------------------------------------/
+//!                     \-> Source::Remote (fetched) ----/                      |
+//!                     \-> Source::Synthetic ---------------------------------/
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use super::content::{Content, Opened};
 use super::decode::decode;
 use super::error::DataError;
+use super::remote::redacted;
 use super::synthetic::{self, Recipe};
 use super::table::Table;
 use super::{Check, Config, file};
@@ -59,6 +61,9 @@ pub enum Source {
     },
     /// Made up.
     Synthetic(Recipe),
+    /// On another machine.
+    #[cfg(feature = "remote")]
+    Remote(super::remote::Location),
 }
 
 impl Source {
@@ -67,7 +72,7 @@ impl Source {
     /// # Errors
     /// An unknown scheme or built-in set, bad parameters, an empty path, a way out of `config.root`.
     pub fn parse(path: &str, config: &Config) -> Result<Self, DataError> {
-        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", path, allowed()));
+        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", redacted(path), allowed()));
         if path.trim().is_empty() || path.contains('\0') {
             return Err(invalid());
         }
@@ -76,6 +81,9 @@ impl Source {
                 Builtin::ALL.into_iter().find(|set| set.name == name).map(Self::Builtin).ok_or_else(invalid)
             }
             Some(("synthetic", recipe)) => Ok(Self::Synthetic(Recipe::parse(recipe, path, config)?)),
+            Some((scheme @ ("http" | "https" | "s3"), rest)) if rest.starts_with("//") => {
+                elsewhere(scheme, rest.trim_start_matches("//"), path, config)
+            }
             Some(_) => Err(invalid()),
             None => {
                 let relative = file::beneath(Path::new(path), &config.root)
@@ -98,6 +106,8 @@ impl Source {
     ) -> Result<Table, DataError> {
         let opened = match self {
             Self::Synthetic(recipe) => return recipe.table(config, check),
+            #[cfg(feature = "remote")]
+            Self::Remote(location) => super::remote::open(&location, config, check)?,
             Self::Builtin(set) => {
                 Opened { path: format!("builtin:{}", set.name), content: Arc::new(Content::from(set.bytes)) }
             }
@@ -110,11 +120,29 @@ impl Source {
     }
 }
 
+/// Data of another machine.
+#[cfg(feature = "remote")]
+fn elsewhere(scheme: &str, rest: &str, path: &str, config: &Config) -> Result<Source, DataError> {
+    use super::remote::Location;
+
+    match scheme {
+        "s3" => Location::of_object(rest, path, &config.remote.s3),
+        _ => Location::of_url(path, &config.remote),
+    }
+    .map(Source::Remote)
+}
+
+#[cfg(not(feature = "remote"))]
+fn elsewhere(_: &str, _: &str, path: &str, _: &Config) -> Result<Source, DataError> {
+    let (path, what) = (redacted(path), "data on another machine");
+    Err(DataError::NotInThisBuild { path, what, feature: "remote" })
+}
+
 /// What a dataset_path may be.
 fn allowed() -> String {
     let names = Builtin::ALL.map(|set| set.name).join(", ");
     format!(
-        "builtin:NAME ({names}), the path of a CSV or Parquet file under DATA_ROOT, {}",
+        "builtin:NAME ({names}), the path of a CSV or Parquet file under DATA_ROOT, http://HOST/..., https://HOST/..., s3://BUCKET/KEY, {}",
         synthetic::usage()
     )
 }

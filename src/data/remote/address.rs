@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn only_public_addresses_are_open_by_default() {
-        for address in ["93.184.216.34", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"] {
+        for address in
+            ["93.184.216.34", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1111", "::ffff:1.1.1.1"]
+        {
             assert!(!refused_by(address, Named::ByName, LocalAddresses::Refused), "{address}");
         }
         for address in [

@@ -230,10 +230,7 @@ fn answer(response: &Response<Body>) -> Result<Answer, RemoteProblem> {
     };
     match response.status().as_u16() {
         200 => Ok(Answer::Content {
-            validators: Validators {
-                etag: text(header::ETAG),
-                last_modified: text(header::LAST_MODIFIED),
-            },
+            validators: Validators { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) },
             length: response.body().content_length(),
         }),
         304 => Ok(Answer::NotModified),

@@ -88,14 +88,17 @@ impl Location {
             && !bucket.starts_with(['-', '.'])
             && !bucket.contains("..");
         if !is_bucket {
-            return Err(invalid("s3://BUCKET/KEY with a bucket of 3 to 63 of the characters a-z, 0-9, - and ."));
+            return Err(invalid(
+                "s3://BUCKET/KEY with a bucket of 3 to 63 of the characters a-z, 0-9, - and .",
+            ));
         }
         // What a URL would take for a way to another folder, or bucket.
         let goes_up = key.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
         if key.is_empty() || key.len() > 1024 || goes_up || key.chars().any(char::is_control) {
             return Err(invalid("s3://BUCKET/KEY with a key of 1 to 1024 bytes without the parts . and .."));
         }
-        let not_configured = || DataError::Remote { path: shown.clone(), problem: RemoteProblem::S3NotConfigured };
+        let not_configured =
+            || DataError::Remote { path: shown.clone(), problem: RemoteProblem::S3NotConfigured };
         let (endpoint, style, region) = match (&s3.endpoint, &s3.region) {
             (Some(endpoint), region) => {
                 (endpoint.clone(), UrlStyle::Path, region.clone().unwrap_or_else(|| ANY_REGION.to_owned()))
@@ -111,7 +114,8 @@ impl Location {
         let bucket = Bucket::new(endpoint, style, bucket.to_owned(), region).map_err(|_| not_configured())?;
         let url = bucket.object_url(key);
         // Of two readings of a key that differ, none may be taken.
-        if url.host_str() != bucket.base_url().host_str() || !url.path().starts_with(bucket.base_url().path()) {
+        if url.host_str() != bucket.base_url().host_str() || !url.path().starts_with(bucket.base_url().path())
+        {
             return Err(invalid("s3://BUCKET/KEY with a key that a URL can hold"));
         }
         Ok(Self { shown, url, target: Target::Object { bucket: Box::new(bucket), key: key.to_owned() } })
