@@ -37,6 +37,9 @@ use crate::domain::{ErrorCode, Hyperparameters, InvalidField, Metrics, TaskError
 /// Most parameters of a network; with optimizer, gradients and a copy to roll back to they take 24 bytes each.
 const MAX_PARAMETERS: u64 = 100_000_000;
 
+/// Step size where none is given.
+const LEARNING_RATE: f64 = 0.001;
+
 /// Rows that go through the network at once when it is evaluated.
 const EVALUATION_ROWS: usize = 1024;
 
@@ -75,7 +78,7 @@ impl NeuralNetwork {
         Ok(Self {
             data: Arc::clone(data),
             objective,
-            learning_rate: hyperparameters.learning_rate,
+            learning_rate: hyperparameters.learning_rate.unwrap_or(LEARNING_RATE),
             net: Mlp::from_layers(&mlp::first_layers(&widths, seed), &device),
             device,
             optimizer: optimizer::build(hyperparameters),
@@ -172,6 +175,10 @@ impl Trainer for NeuralNetwork {
         // Moments belong to the parameters that are gone: they would pile up with every task that brings weights.
         self.optimizer = self.fresh_optimizer.clone();
         Ok(())
+    }
+
+    fn remedy(&self) -> String {
+        minibatches::remedy(self.learning_rate)
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -53,7 +53,6 @@ pub(crate) enum Validation {
 pub(crate) struct Session {
     data: Arc<Dataset>,
     trainer: Box<dyn Trainer>,
-    learning_rate: f64,
     device: ComputeDevice,
     /// Positions of the held-out rows, in the order in which they are sampled.
     held_out: Vec<u32>,
@@ -75,13 +74,13 @@ impl Session {
             problem: hyperparameters.problem,
             validation_split: hyperparameters.validation_split,
             seed: *seed,
+            features: entry.features,
         };
         let data = Arc::new(data::load(dataset_path, &options, data, check).map_err(TaskError::from)?);
         let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
         let trainer = (entry.build)(&blueprint)?;
         let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());
-        let learning_rate = hyperparameters.learning_rate;
-        Ok(Self { data, trainer, learning_rate, device: device.clone(), held_out })
+        Ok(Self { data, trainer, device: device.clone(), held_out })
     }
 
     /// Trains `slice` from where the last one ended, and evaluates.
@@ -132,11 +131,11 @@ impl Session {
         let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
         if let Some(metrics) = validation.filter(|metrics| !metrics.loss.is_finite()) {
             let what = format!("validation loss is {}", no_number(metrics.loss));
-            return Err(diverged(&what, &place, self.learning_rate));
+            return Err(diverged(&what, &place, &self.trainer.remedy()));
         }
         // A loss is that before its own step: what the last one did shows here alone where no row is held out.
         let weights = self.trainer.weights().map_err(|error| match error.code {
-            ErrorCode::Diverged => diverged(&error.message, &place, self.learning_rate),
+            ErrorCode::Diverged => diverged(&error.message, &place, &self.trainer.remedy()),
             _ => error,
         })?;
         Ok(TaskResult {

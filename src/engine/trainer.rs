@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Control;
 use super::device::ComputeDevice;
 use super::neural_network::NeuralNetwork;
-use crate::data::Dataset;
+use crate::data::{Dataset, FeatureForm};
 use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
 
 /// What a trainer is built from.
@@ -85,6 +85,9 @@ pub(crate) trait Trainer: Send {
     /// `InvalidArgument` for `model_weights` when it is not one, or not one of this shape.
     fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError>;
 
+    /// What may help where its figures are no numbers any more, for errors.
+    fn remedy(&self) -> String;
+
     /// Memory that the model and its optimizer take, in bytes, roughly.
     fn memory_bytes(&self) -> u64;
 }
@@ -100,6 +103,8 @@ pub(crate) struct ModelEntry {
     pub(crate) aliases: &'static [&'static str],
     /// File name of its weights.
     pub(crate) weights_file_name: &'static str,
+    /// The form in which it takes features.
+    pub(crate) features: FeatureForm,
     /// Makes one, untrained.
     pub(crate) build: Build,
 }
@@ -109,6 +114,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[ModelEntry {
     name: "neural_network",
     aliases: &["mlp", "dnn"],
     weights_file_name: "model.safetensors",
+    features: FeatureForm::Standardised,
     build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
 }];
 

@@ -56,6 +56,10 @@ impl Trainer for Puppet {
         self.steps = weights[0].into();
         Ok(())
     }
+    fn remedy(&self) -> String {
+        String::new()
+    }
+
     fn memory_bytes(&self) -> u64 {
         1 << 20
     }
@@ -65,6 +69,7 @@ const PUPPET: ModelEntry = ModelEntry {
     name: "puppet",
     aliases: &[],
     weights_file_name: "puppet",
+    features: crate::data::FeatureForm::Standardised,
     build: |_| Ok(Box::new(Puppet { steps: 0 })),
 };
 
@@ -189,7 +194,7 @@ fn what_differs_in_a_hyperparameter_has_a_session_of_its_own() {
     let sessions = sessions(SessionLimits::default());
     assert_eq!(steps(run(&sessions, "job", FINE)), 1);
     let mut other = puppet("job", FINE, 0..1);
-    other.hyperparameters.learning_rate = 0.5;
+    other.hyperparameters.learning_rate = Some(0.5);
     assert_eq!(steps(wait_for(&submit(&sessions, other, &quiet()))), 1);
     let mut wish = puppet("job", FINE, 0..1);
     wish.hyperparameters.backend = Some(crate::domain::BackendChoice::Only(Backend::Cpu));
