@@ -9,7 +9,7 @@ mod table;
 mod tests;
 mod trees;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::table::{KNOWN, WITHOUT_EFFECT, boolean};
 use super::{BackendChoice, InvalidField};
@@ -76,6 +76,8 @@ pub struct Hyperparameters {
     pub image_shape: Option<[usize; 3]>,
     /// What only tree models listen to.
     pub trees: TreeHyperparameters,
+    /// Names that were given, without aliases.
+    pub given: BTreeSet<&'static str>,
 }
 
 impl Default for Hyperparameters {
@@ -104,12 +106,13 @@ impl Default for Hyperparameters {
             inverse_penalty: 1.0,
             image_shape: None,
             trees: TreeHyperparameters::default(),
+            given: BTreeSet::new(),
         }
     }
 }
 
 /// What was given, by canonical name: the name that was used, and the value.
-type SetBy<'a> = BTreeMap<&'a str, (&'a str, &'a str)>;
+type SetBy<'a> = BTreeMap<&'static str, (&'a str, &'a str)>;
 
 impl Hyperparameters {
     /// Parses `raw`; the notes say which names nobody understood and what has no effect.
@@ -153,6 +156,7 @@ impl Hyperparameters {
                 notes.push(format!("{canonical}=true has no effect in this version"));
             }
         }
+        parsed.given = set_by.keys().copied().collect();
         notes.extend(parsed.follow_optimizer(&set_by));
         Ok((parsed, notes))
     }

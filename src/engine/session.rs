@@ -54,6 +54,7 @@ pub(crate) struct Session {
     data: Arc<Dataset>,
     trainer: Box<dyn Trainer>,
     device: ComputeDevice,
+    notes: Vec<String>,
     /// Positions of the held-out rows, in the order in which they are sampled.
     held_out: Vec<u32>,
 }
@@ -80,7 +81,8 @@ impl Session {
         let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
         let trainer = (entry.build)(&blueprint)?;
         let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());
-        Ok(Self { data, trainer, device: device.clone(), held_out })
+        let notes = data.notes.iter().cloned().chain(entry.unheard(hyperparameters)).collect();
+        Ok(Self { data, trainer, device: device.clone(), notes, held_out })
     }
 
     /// Trains `slice` from where the last one ended, and evaluates.
@@ -159,6 +161,11 @@ impl Session {
     /// The prepared rows.
     pub(crate) fn data(&self) -> &Dataset {
         &self.data
+    }
+
+    /// What its owner should know of data set and hyperparameters.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The model.

@@ -92,6 +92,19 @@ pub(crate) trait Trainer: Send {
     fn memory_bytes(&self) -> u64;
 }
 
+/// Hyperparameters that mean something whatever the model is, or have a note of their own.
+const EVERYWHERE: &[&str] = &[
+    "backend",
+    "description",
+    "early_stopping",
+    "job_name",
+    "save_checkpoints",
+    "seed",
+    "target",
+    "task",
+    "validation_split",
+];
+
 type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
 /// A model that is trained for real.
@@ -103,6 +116,8 @@ pub(crate) struct ModelEntry {
     pub(crate) aliases: &'static [&'static str],
     /// File name of its weights.
     pub(crate) weights_file_name: &'static str,
+    /// Hyperparameters that change it, beside those in [`EVERYWHERE`].
+    pub(crate) listens_to: &'static [&'static str],
     /// The form in which it takes features.
     pub(crate) features: FeatureForm,
     /// Makes one, untrained.
@@ -114,6 +129,15 @@ pub(crate) const MODELS: &[ModelEntry] = &[ModelEntry {
     name: "neural_network",
     aliases: &["mlp", "dnn"],
     weights_file_name: "model.safetensors",
+    listens_to: &[
+        "batch_size",
+        "hidden_layers",
+        "learning_rate",
+        "loss_function",
+        "momentum",
+        "optimizer",
+        "weight_decay",
+    ],
     features: FeatureForm::Standardised,
     build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
 }];
@@ -123,6 +147,14 @@ impl ModelEntry {
     pub(crate) fn of(model: &ModelType) -> Option<&'static Self> {
         let model = model.as_str();
         MODELS.iter().find(|entry| entry.name == model || entry.aliases.contains(&model))
+    }
+
+    /// What of `hyperparameters` was given and changes nothing, in one line.
+    pub(crate) fn unheard(&self, hyperparameters: &Hyperparameters) -> Option<String> {
+        let heard = |name: &&&str| !EVERYWHERE.contains(*name) && !self.listens_to.contains(*name);
+        let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
+        (!names.is_empty())
+            .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))
     }
 
     /// All that can be trained, for messages: `neural_network (mlp, dnn)`.
@@ -138,6 +170,7 @@ impl ModelEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Strictness;
 
     #[test]
     fn a_model_is_found_by_name_and_alias_and_no_name_means_two() {
@@ -152,6 +185,20 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert_eq!(ModelEntry::list(), "neural_network (mlp, dnn)");
+        assert!(ModelEntry::list().starts_with("neural_network (mlp, dnn)"));
+    }
+
+    #[test]
+    fn what_a_model_does_not_listen_to_is_said() {
+        let known: Vec<_> = Hyperparameters::names().collect();
+        for name in MODELS.iter().flat_map(|entry| entry.listens_to).chain(EVERYWHERE) {
+            assert!(known.contains(name), "{name}");
+        }
+        let raw = [("max_depth", "3"), ("lr", "0.1"), ("seed", "1"), ("C", "2")];
+        let raw = raw.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let (given, _) = Hyperparameters::parse(&raw, Strictness::Reject).unwrap();
+        let note = MODELS[0].unheard(&given).unwrap();
+        assert_eq!(note, "without effect on model_type neural_network: C, max_depth");
+        assert_eq!(MODELS[0].unheard(&Hyperparameters::default()), None);
     }
 }

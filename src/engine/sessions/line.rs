@@ -204,7 +204,7 @@ impl Line {
             empty => {
                 let opened = Session::open(&self.plan, &around.data, &|| control.check())?;
                 work.news.extend(self.again(task, &around.lost));
-                work.news.extend(opened.data().notes.iter().cloned());
+                work.news.extend(opened.notes().iter().cloned());
                 tracing::debug!(
                     job_id = %self.key.job,
                     model = self.key.model,

@@ -69,6 +69,7 @@ const PUPPET: ModelEntry = ModelEntry {
     name: "puppet",
     aliases: &[],
     weights_file_name: "puppet",
+    listens_to: &[],
     features: crate::data::FeatureForm::Standardised,
     build: |_| Ok(Box::new(Puppet { steps: 0 })),
 };
