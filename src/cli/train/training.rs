@@ -18,7 +18,7 @@ use crate::engine::{
 };
 
 /// What is to be trained.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Order {
     pub(super) model: ModelType,
     pub(super) dataset: String,
