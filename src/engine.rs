@@ -13,6 +13,7 @@
 //! through [`Observer`].
 
 mod analytic;
+mod checkpoints;
 mod config;
 mod control;
 mod device;

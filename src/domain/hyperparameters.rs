@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::table::{KNOWN, WITHOUT_EFFECT, boolean};
 use super::{BackendChoice, InvalidField};
 
-pub use choices::{Bootstrap, ClassWeight, Loss, MaxFeatures, Optimizer, Problem, Schedule, Stopping};
+pub use choices::{
+    Bootstrap, Checkpoints, ClassWeight, Loss, MaxFeatures, Optimizer, Problem, Schedule, Stopping,
+};
 pub use trees::TreeHyperparameters;
 
 /// What happens to a name that nobody knows.
@@ -74,6 +76,8 @@ pub struct Hyperparameters {
     pub inverse_penalty: f64,
     /// Channels, height and width of the image in a row.
     pub image_shape: Option<[usize; 3]>,
+    /// Whether a checkpoint is left after each task.
+    pub checkpoints: Checkpoints,
     /// What only tree models listen to.
     pub trees: TreeHyperparameters,
     /// Names that were given, without aliases.
@@ -105,6 +109,7 @@ impl Default for Hyperparameters {
             total_epochs: None,
             inverse_penalty: 1.0,
             image_shape: None,
+            checkpoints: Checkpoints::default(),
             trees: TreeHyperparameters::default(),
             given: BTreeSet::new(),
         }

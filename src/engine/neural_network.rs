@@ -23,8 +23,8 @@ mod weights;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
+use burn::tensor::{Bytes, Device, Tensor, TensorData};
 
 use self::loss::Objective;
 use self::mlp::{Layer, Mlp};
@@ -174,6 +174,28 @@ impl Trainer for NeuralNetwork {
         self.net = Mlp::from_layers(&weights::read(bytes, &expected)?, &self.device);
         // Moments belong to the parameters that are gone: they would pile up with every task that brings weights.
         self.optimizer = self.fresh_optimizer.clone();
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TaskError> {
+        let layers = weights::write(&self.net.to_layers())?;
+        let moments = self.optimizer.to_record().into_bytes().map_err(|error| {
+            TaskError::new(ErrorCode::Internal, format!("the optimizer could not be written: {error}"))
+        })?;
+        let length = (layers.len() as u64).to_le_bytes();
+        Ok([length.as_slice(), &layers, &moments].concat())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        let damaged = || TaskError::new(ErrorCode::Internal, "the state is none of this network");
+        let (length, rest) = state.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let (layers, moments) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        let layers = weights::read(layers, &self.net.to_layers())?;
+        let record =
+            OptimizerRecord::from_bytes(Bytes::from_bytes_vec(moments.to_vec())).map_err(|_| damaged())?;
+        self.net = Mlp::from_layers(&layers, &self.device);
+        self.optimizer = self.fresh_optimizer.clone().load_record(record);
         Ok(())
     }
 

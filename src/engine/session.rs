@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Control;
+use super::checkpoints::Completed;
 use super::device::ComputeDevice;
 use super::minibatches::{diverged, no_number, permutation};
 use super::seeds::Purpose;
@@ -161,6 +162,38 @@ impl Session {
     /// The prepared rows.
     pub(crate) fn data(&self) -> &Dataset {
         &self.data
+    }
+
+    /// The state of the model, for [`Session::restore`].
+    ///
+    /// # Errors
+    /// Defects of ours alone.
+    pub(crate) fn state(&self) -> Result<Vec<u8>, TaskError> {
+        self.trainer.state()
+    }
+
+    /// Goes on from where the session was that gave `state`.
+    ///
+    /// # Errors
+    /// `state` is of another session; nothing has changed then.
+    pub(crate) fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        self.trainer.restore(state)
+    }
+
+    /// The result of a task that yielded `completed` before: the model as it is now.
+    ///
+    /// # Errors
+    /// As of the model's own.
+    pub(crate) fn repeat(&self, completed: &Completed) -> Result<TaskResult, TaskError> {
+        Ok(completed.result(TaskResult {
+            train: Metrics { loss: 0.0, accuracy: 0.0 },
+            validation: None,
+            samples: 0,
+            steps: 0,
+            backend: self.device.backend,
+            device: self.device.name.clone(),
+            weights: Bytes::from(self.trainer.weights()?),
+        }))
     }
 
     /// What its owner should know of data set and hyperparameters.

@@ -1,5 +1,7 @@
 //! The engine from outside, on real data, and what tests of its parts share.
 
+mod checkpoints;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
@@ -60,6 +62,7 @@ pub(super) fn config() -> Config {
         analytic_delay: Duration::ZERO..=Duration::ZERO,
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: false,
+        state_dir: None,
         data: data::Config::new("data"),
     }
 }

@@ -85,6 +85,19 @@ pub(crate) trait Trainer: Send {
     /// `InvalidArgument` for `model_weights` when it is not one, or not one of this shape.
     fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError>;
 
+    /// All that its next slice depends on, for [`Trainer::restore`].
+    ///
+    /// # Errors
+    /// Defects of ours alone.
+    fn state(&self) -> Result<Vec<u8>, TaskError>;
+
+    /// Takes over what [`Trainer::state`] of a trainer of the same blueprint gave, so that it goes on bit for bit as
+    /// that one would have.
+    ///
+    /// # Errors
+    /// `state` is none of such a trainer; nothing has changed then.
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError>;
+
     /// What may help where its figures are no numbers any more, for errors.
     fn remedy(&self) -> String;
 

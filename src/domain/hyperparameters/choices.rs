@@ -185,3 +185,20 @@ pub enum Bootstrap {
     /// Every row once.
     Whole,
 }
+
+/// Whether a session can be taken up again where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checkpoints {
+    /// A checkpoint follows each task.
+    #[default]
+    AfterEachTask,
+    /// None is left.
+    Never,
+}
+
+impl Checkpoints {
+    /// Whether there are any.
+    pub fn wanted(self) -> bool {
+        self == Self::AfterEachTask
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Bootstrap, Hyperparameters, Stopping};
+use super::{Bootstrap, Checkpoints, Hyperparameters, Stopping};
 use crate::domain::ParseChoiceError;
 
 const AT_LEAST_ZERO: &str = "a number from 0";
@@ -185,13 +185,16 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
         h.trees.trees_per_task = whole(raw, 1, 10_000)? as u32;
         Ok(())
     }),
-    ("save_checkpoints", &[], "true or false", |_, raw| boolean(raw).map(drop)),
+    ("save_checkpoints", &[], "true or false", |h, raw| {
+        h.checkpoints = if boolean(raw)? { Checkpoints::AfterEachTask } else { Checkpoints::Never };
+        Ok(())
+    }),
     ("job_name", &[], "any text", |_, _| Ok(())),
     ("description", &[], "any text", |_, _| Ok(())),
 ];
 
 /// Known names whose wish this version reads but does not act upon when it is `true`.
-pub(super) const WITHOUT_EFFECT: &[&str] = &["early_stopping", "save_checkpoints"];
+pub(super) const WITHOUT_EFFECT: &[&str] = &["early_stopping"];
 
 fn number(raw: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
     raw.parse().ok().filter(|v: &f64| v.is_finite() && fits(*v)).ok_or_else(String::new)

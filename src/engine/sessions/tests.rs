@@ -56,6 +56,13 @@ impl Trainer for Puppet {
         self.steps = weights[0].into();
         Ok(())
     }
+    fn state(&self) -> Result<Vec<u8>, TaskError> {
+        Ok(self.steps.to_le_bytes().to_vec())
+    }
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        self.steps = u64::from_le_bytes(state.try_into().unwrap());
+        Ok(())
+    }
     fn remedy(&self) -> String {
         String::new()
     }
@@ -77,7 +84,7 @@ const PUPPET: ModelEntry = ModelEntry {
 static PUPPETS: ModelEntry = PUPPET;
 
 fn sessions(limits: SessionLimits) -> Sessions {
-    Sessions::new(limits, config().data)
+    Sessions::new(limits, config().data, None)
 }
 
 fn submit(sessions: &Sessions, task: TaskSpec, control: &Arc<Control>) -> Receiver<Finished> {
@@ -170,7 +177,7 @@ fn a_listener_that_panics_takes_no_other_task_with_it() {
 fn a_failed_load_neither_poisons_nor_evicts() {
     let folder = tempfile::tempdir().unwrap();
     let limits = SessionLimits { idle: 2, ..SessionLimits::default() };
-    let sessions = Sessions::new(limits, data::Config::new(folder.path()));
+    let sessions = Sessions::new(limits, data::Config::new(folder.path()), None);
     run(&sessions, "good", FINE);
     let late = || {
         let mut task = puppet("late", FINE, 0..1);
