@@ -1,0 +1,34 @@
+//! Histogram trees: bins, derivatives, histograms, splits, partitions, and the walk through a finished tree.
+//!
+//! ```text
+//! bins        cut_points, bin_values, gather_columns, interleave     features [rows, width] -> u8 bins
+//! derivatives logistic, softmax, squared error, quantise             scores -> one packed i64 a row
+//! histogram   accumulate, subtract, add                              rows of a node -> sums by bin
+//! split       best_split                                             sums by bin -> threshold of most gain
+//! purity      Purity, Spread                                         the same for forests, by class or variance
+//! partition   partition                                              rows of a node -> rows of its children
+//! walk        leaf_of, add_tree                                      rows -> leaves of a finished tree
+//! ```
+//!
+//! Invariants: sums that decide on a split are sums of integers, so that neither order nor number of threads moves a
+//! bit; a value belongs left where it is below the threshold; NaN is a missing value and has a bin of its own, the
+//! last one of its feature.
+
+mod bins;
+mod derivatives;
+mod histogram;
+mod partition;
+mod purity;
+mod split;
+mod walk;
+
+pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleave};
+pub use derivatives::{
+    Magnitudes, Quantum, logistic_derivatives, logistic_loss, quantise, share_loss, softmax_derivatives, softmax_loss,
+    squared_derivatives, sum_of_rows,
+};
+pub use histogram::{TILE, Tile, accumulate, add, subtract, sum_of};
+pub use partition::{Routing, partition};
+pub use purity::{BinShape, ClassSample, Purity, PuritySplit, Spread, ValueSample};
+pub use split::{Penalties, Split, best_split};
+pub use walk::{Side, TreeNode, add_tree_at, add_tree, leaf_of};
