@@ -24,11 +24,13 @@ mod walk;
 
 pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleave};
 pub use derivatives::{
-    Magnitudes, Quantum, logistic_derivatives, logistic_loss, quantise, share_loss, softmax_derivatives, softmax_loss,
-    squared_derivatives, sum_of_rows,
+    Magnitudes, Quantum, add_to_rows, bootstrap, draw_rows, logistic_derivatives, logistic_loss, pick,
+    quantise, share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives, sum_of_rows,
 };
-pub use histogram::{TILE, Tile, accumulate, add, subtract, sum_of};
+pub use histogram::{TILE, Tile, accumulate, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};
-pub use purity::{BinShape, ClassSample, Purity, PuritySplit, Spread, ValueSample};
+pub use purity::{
+    BinShape, ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values,
+};
 pub use split::{Penalties, Split, best_split};
-pub use walk::{Side, TreeNode, add_tree_at, add_tree, leaf_of};
+pub use walk::{Side, TreeNode, add_tree, add_tree_at, leaf_of};

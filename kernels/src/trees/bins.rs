@@ -40,7 +40,8 @@ impl Cuts {
 /// each has a bin of its own; else bins hold about the same number of values, and a frequent value has its own.
 /// Cut points lie midway between neighbouring values, as scikit-learn places thresholds. NaN is missing.
 pub fn cut_points(values: &[f32], most: usize) -> Cuts {
-    let mut keys: Vec<u32> = values.iter().filter(|value| !value.is_nan()).map(|value| to_key(*value)).collect();
+    let mut keys: Vec<u32> =
+        values.iter().filter(|value| !value.is_nan()).map(|value| to_key(*value)).collect();
     let missing = keys.len() < values.len();
     sort(&mut keys);
     let runs = runs(&keys);
@@ -248,6 +249,9 @@ mod tests {
         let bytes: Vec<u8> = (0..700 * 3).map(|i| (i % 251) as u8).collect();
         let mut lines = vec![0; 600 * 3];
         interleave(&bytes, 700, 100, &mut lines);
-        assert!((0..600).all(|row| (0..3).all(|column| lines[row * 3 + column] == bytes[column * 700 + 100 + row])));
+        assert!(
+            (0..600)
+                .all(|row| (0..3).all(|column| lines[row * 3 + column] == bytes[column * 700 + 100 + row]))
+        );
     }
 }

@@ -135,20 +135,22 @@ pub fn softmax_loss(scores: &[&[f32]], targets: &[u32], normalisers: &mut [f32])
     sums
 }
 
-/// [g, h] of each row's cross-entropy by its score of `class`.
+/// [g, h] of each row's cross-entropy by its score of one class; `targets` are those of the rows, and that class.
 pub fn softmax_derivatives(
     scores: &[f32],
     normalisers: &[f32],
-    targets: impl Iterator<Item = bool>,
+    targets: (&[u32], u32),
     derivatives: &mut [[f32; 2]],
 ) -> Magnitudes {
     let mut magnitudes = Magnitudes::default();
     for (((&score, &normaliser), target), derivative) in
-        scores.iter().zip(normalisers).zip(targets).zip(derivatives)
+        scores.iter().zip(normalisers).zip(targets.0).zip(derivatives)
     {
         let share = (score - normaliser).exp().min(1.0);
-        *derivative =
-            [share - f32::from(u8::from(target)), (2.0 * share * (1.0 - share)).max(LEAST_HESSIAN)];
+        *derivative = [
+            share - f32::from(u8::from(*target == targets.1)),
+            (2.0 * share * (1.0 - share)).max(LEAST_HESSIAN),
+        ];
         magnitudes.add(*derivative);
     }
     magnitudes
@@ -162,6 +164,25 @@ pub fn squared_derivatives(scores: &[f32], targets: &[f32], derivatives: &mut [[
         magnitudes.add(*derivative);
     }
     magnitudes
+}
+
+/// Means over `trees` trees of the sums in `scores`, a slice an output, as probabilities of shape [rows, classes]: as
+/// many classes as outputs, or two where the one output is that of class 1.
+pub fn shares_of(scores: &[&[f32]], trees: f32, shares: &mut [f32]) {
+    if let [scores] = scores {
+        for (share, score) in shares.as_chunks_mut::<2>().0.iter_mut().zip(*scores) {
+            let one = score / trees;
+            *share = [1.0 - one, one];
+        }
+        return;
+    }
+    let outputs = scores.len().max(1);
+    for (class, scores) in scores.iter().enumerate() {
+        let places = shares.iter_mut().skip(class).step_by(outputs);
+        for (share, score) in places.zip(*scores) {
+            *share = score / trees;
+        }
+    }
 }
 
 /// Cross-entropy of `shares`, shape [rows, classes], against `targets`, summed; shares below 2^-23 count as that.
@@ -189,11 +210,50 @@ pub fn quantise(derivatives: &[[f32; 2]], quantum: &Quantum, seed: u64, first: u
     const UNIT: f64 = 1.0 / 4_294_967_296.0;
     let (per_gradient, per_hessian) = (1.0 / quantum.gradient, 1.0 / quantum.hessian);
     for (number, ([gradient, hessian], packed)) in (first..).zip(derivatives.iter().zip(packed)) {
-        let random = mix(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let random = mix(seed ^ number.wrapping_mul(GOLDEN));
         let (low, high) = ((random & 0xffff_ffff) as f64 * UNIT, (random >> 32) as f64 * UNIT);
         let gradient = (f64::from(*gradient) * per_gradient + (LIFT + low)) as i64 - LIFT as i64;
         let hessian = (f64::from(*hessian) * per_hessian + high) as i64;
         *packed = (gradient << 32) + hessian;
+    }
+}
+
+/// Adds `value` to the scores of `rows`.
+pub fn add_to_rows(scores: &mut [f32], rows: &[u32], value: f32) {
+    for row in rows {
+        scores[*row as usize] += value;
+    }
+}
+
+/// The values at `rows`.
+pub fn pick<T: Copy + Default>(values: &[T], rows: &[u32], picked: &mut Vec<T>) {
+    picked.clear();
+    picked.extend(rows.iter().map(|row| values[*row as usize]));
+}
+
+/// Draws each of the numbers 0 to `rows` - 1 with probability `share` into `drawn`, the others into `others`, both
+/// ascending.
+pub fn draw_rows(rows: u32, share: f64, seed: u64, drawn: &mut Vec<u32>, others: &mut Vec<u32>) {
+    drawn.clear();
+    others.clear();
+    if share >= 1.0 {
+        drawn.extend(0..rows);
+        return;
+    }
+    for row in 0..rows {
+        let random = mix(seed ^ u64::from(row).wrapping_mul(GOLDEN)) >> 11;
+        if (random as f64) < share * (1_u64 << 53) as f64 { drawn.push(row) } else { others.push(row) }
+    }
+}
+
+/// Draws as many rows as there are `counts`, with replacement: how often each was drawn, at most 65,535 times.
+pub fn bootstrap(seed: u64, counts: &mut [u16]) {
+    counts.fill(0);
+    let rows = counts.len() as u128;
+    for number in 0..counts.len() as u64 {
+        let random = mix(seed ^ number.wrapping_mul(GOLDEN));
+        let drawn = ((u128::from(random) * rows) >> 64) as usize;
+        counts[drawn] = counts[drawn].saturating_add(1);
     }
 }
 
@@ -207,6 +267,9 @@ pub fn sum_of_rows(derivatives: &[[f32; 2]], rows: &[u32]) -> [f64; 2] {
     }
     sums
 }
+
+/// 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014).
 fn mix(mut state: u64) -> u64 {
@@ -236,7 +299,9 @@ mod tests {
             assert!((bend - f64::from(hessian)).abs() < 1e-2, "{bend} {hessian}");
         }
         assert_eq!(magnitudes.rows, 5);
-        assert!((magnitudes.hessians - derivatives.iter().map(|d| f64::from(d[1])).sum::<f64>()).abs() < 1e-12);
+        assert!(
+            (magnitudes.hessians - derivatives.iter().map(|d| f64::from(d[1])).sum::<f64>()).abs() < 1e-12
+        );
         assert_eq!(logistic_loss(&scores, &targets).correct, 2);
     }
 
@@ -255,7 +320,7 @@ mod tests {
         assert_eq!(sums.correct, expected.correct);
         assert!((sums.loss / expected.loss - 1.0).abs() < 1e-6);
         let mut derivatives = vec![[0.0; 2]; rows];
-        softmax_derivatives(slices[1], &normalisers, targets.iter().map(|t| *t == 1), &mut derivatives);
+        softmax_derivatives(slices[1], &normalisers, (&targets, 1), &mut derivatives);
         for (row, [g, h]) in derivatives.into_iter().enumerate() {
             let expected = gradient[row * 3 + 1] * rows as f32;
             assert!((g - expected).abs() < 1e-5);
@@ -266,8 +331,9 @@ mod tests {
 
     #[test]
     fn packed_sums_are_the_sums_within_a_rounding_each_and_keep_the_mean() {
-        let derivatives: Vec<[f32; 2]> =
-            (0..50_000).map(|i| [((i * 37) % 101) as f32 / 50.0 - 1.0, ((i * 11) % 97) as f32 / 400.0]).collect();
+        let derivatives: Vec<[f32; 2]> = (0..50_000)
+            .map(|i| [((i * 37) % 101) as f32 / 50.0 - 1.0, ((i * 11) % 97) as f32 / 400.0])
+            .collect();
         let mut magnitudes = Magnitudes::default();
         derivatives.iter().for_each(|d| magnitudes.add(*d));
         let quantum = Quantum::of(&magnitudes);
@@ -277,7 +343,8 @@ mod tests {
         quantise(&derivatives[1000..1100], &quantum, 3, 1000, &mut second);
         assert_eq!(second, packed[1000..1100], "what is drawn follows from the number of the row");
         let (gradient, hessian) = sum_of(packed.iter().sum());
-        let exact: [f64; 2] = derivatives.iter().fold([0.0; 2], |s, d| [s[0] + f64::from(d[0]), s[1] + f64::from(d[1])]);
+        let exact: [f64; 2] =
+            derivatives.iter().fold([0.0; 2], |s, d| [s[0] + f64::from(d[0]), s[1] + f64::from(d[1])]);
         let tolerance = |unit: f64| unit * 4.0 * (derivatives.len() as f64).sqrt();
         assert!((gradient as f64 * quantum.gradient - exact[0]).abs() < tolerance(quantum.gradient));
         assert!((hessian as f64 * quantum.hessian - exact[1]).abs() < tolerance(quantum.hessian));
@@ -301,9 +368,35 @@ mod tests {
     }
 
     #[test]
+    fn draws_are_fair_and_repeat_themselves() {
+        let (mut drawn, mut others) = (Vec::new(), Vec::new());
+        draw_rows(100_000, 0.3, 7, &mut drawn, &mut others);
+        assert!((drawn.len() as f64 - 30_000.0).abs() < 500.0, "{}", drawn.len());
+        let mut all = [drawn.clone(), others.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100_000).collect::<Vec<_>>());
+        let before = drawn.clone();
+        draw_rows(100_000, 0.3, 7, &mut drawn, &mut others);
+        assert_eq!(drawn, before);
+        draw_rows(5, 1.0, 7, &mut drawn, &mut others);
+        assert_eq!((drawn, others), (vec![0, 1, 2, 3, 4], vec![]));
+        let mut counts = vec![0; 100_000];
+        bootstrap(3, &mut counts);
+        assert_eq!(counts.iter().map(|count| u64::from(*count)).sum::<u64>(), 100_000);
+        let never = counts.iter().filter(|count| **count == 0).count() as f64;
+        assert!((never - 36_788.0).abs() < 500.0, "{never}");
+    }
+
+    #[test]
     fn shares_of_nothing_cost_much_but_not_everything() {
         let sums = share_loss(&[1.0, 0.0, 0.5, 0.5], 2, &[1, 0]);
         assert_eq!(sums.correct, 1);
+        let mut shares = [0.0; 4];
+        shares_of(&[&[1.0, 4.0]], 4.0, &mut shares);
+        assert_eq!(shares, [0.75, 0.25, 0.0, 1.0]);
+        let mut shares = [0.0; 6];
+        shares_of(&[&[1.0, 0.0], &[1.0, 2.0], &[0.0, 0.0]], 2.0, &mut shares);
+        assert_eq!(shares, [0.5, 0.5, 0.0, 0.0, 1.0, 0.0]);
         assert!((sums.loss - (23.0 * 2.0_f64.ln() + 2.0_f64.ln())).abs() < 1e-9);
     }
 }

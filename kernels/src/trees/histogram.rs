@@ -39,6 +39,16 @@ pub fn add(sums: &mut [i64], other: &[i64]) {
     }
 }
 
+/// Makes all sums 0.
+pub fn clear(sums: &mut [i64]) {
+    sums.fill(0);
+}
+
+/// The packed sum of `rows`.
+pub fn total(packed: &[i64], rows: &[u32]) -> i64 {
+    rows.iter().fold(0, |sum, row| sum.wrapping_add(packed[*row as usize]))
+}
+
 /// Gradient and second derivative of a packed sum, in units.
 pub fn sum_of(packed: i64) -> (i64, i64) {
     (packed >> 32, packed & 0xffff_ffff)
@@ -51,9 +61,9 @@ mod tests {
     #[test]
     fn sums_are_those_of_the_rows_whatever_their_order_and_siblings_differ_by_subtraction() {
         let (rows, offsets) = (500_u32, [0_u16, 7, 300]);
-        let bins: Vec<u8> = (0..rows).flat_map(|row| [row % 7, row % 251, row % 3].map(|b| b as u8)).collect();
-        let packed: Vec<i64> =
-            (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
+        let bins: Vec<u8> =
+            (0..rows).flat_map(|row| [row % 7, row % 251, row % 3].map(|b| b as u8)).collect();
+        let packed: Vec<i64> = (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
         let of = |rows: &[u32]| {
             let mut tile = [0; TILE];
             accumulate(&bins, &offsets, rows, &packed, &mut tile);
@@ -64,7 +74,8 @@ mod tests {
         let total = of(&all);
         assert_eq!(total, of(&back));
         let (g, h) = sum_of(total[7 + 5]);
-        let expected = |part: fn(i64) -> i64| (0..i64::from(rows)).filter(|r| r % 251 == 5).map(part).sum::<i64>();
+        let expected =
+            |part: fn(i64) -> i64| (0..i64::from(rows)).filter(|r| r % 251 == 5).map(part).sum::<i64>();
         assert_eq!((g, h), (expected(|r| (r % 41) - 20), expected(|r| r % 13)));
         let (some, others) = all.split_at(123);
         let mut rest = total;

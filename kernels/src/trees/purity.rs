@@ -43,6 +43,26 @@ pub struct ValueSample {
     pub weight: u32,
 }
 
+/// Each of `samples` counts as often as `counts` says.
+pub fn weigh_classes(samples: &mut [ClassSample], counts: &[u16]) {
+    for (sample, count) in samples.iter_mut().zip(counts) {
+        sample.weight = *count;
+    }
+}
+
+/// Each of `samples` counts as often as `counts` says.
+pub fn weigh_values(samples: &mut [ValueSample], counts: &[u16]) {
+    for (sample, count) in samples.iter_mut().zip(counts) {
+        sample.weight = u32::from(*count);
+    }
+}
+
+/// The rows that were drawn at all, ascending.
+pub fn drawn(counts: &[u16], rows: &mut Vec<u32>) {
+    rows.clear();
+    rows.extend((0..).zip(counts).filter(|(_, count)| **count > 0).map(|(row, _): (u32, _)| row));
+}
+
 /// Bins that hold rows.
 #[derive(Debug, Default)]
 struct Occupied([u64; 4]);
@@ -193,6 +213,11 @@ impl Spread {
         })
     }
 
+    /// Whether all of `rows` have one value.
+    pub fn is_constant(rows: &[u32], samples: &[ValueSample]) -> bool {
+        rows.windows(2).all(|pair| samples[pair[0] as usize].value == samples[pair[1] as usize].value)
+    }
+
     /// As [`Purity::best_split`], with the variance; `total` is [`Self::sum`] of `rows`.
     pub fn best_split(
         &mut self,
@@ -227,7 +252,12 @@ impl Spread {
             if let Some((sum, more)) = missing
                 && rows + more < count
             {
-                best.consider([rows + more, count - rows - more], score(left + sum, rows + more), bin, Side::Left);
+                best.consider(
+                    [rows + more, count - rows - more],
+                    score(left + sum, rows + more),
+                    bin,
+                    Side::Left,
+                );
             }
         }
         for bin in occupied.bins() {
@@ -294,7 +324,10 @@ mod tests {
             });
             let found = purity.best_split(&column, shape, (&rows, &samples), &totals, least);
             let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
-            assert!(score == expected || (score - expected).abs() < 1e-9, "round {round}: {score} {expected}");
+            assert!(
+                score == expected || (score - expected).abs() < 1e-9,
+                "round {round}: {score} {expected}"
+            );
 
             let samples: Vec<ValueSample> = rows
                 .iter()

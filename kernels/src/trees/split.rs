@@ -161,7 +161,8 @@ mod tests {
                 let (l, r) = (real(left), real((total.0 - left.0, total.1 - left.1)));
                 if l.1 >= penalties.least_hessian && r.1 >= penalties.least_hessian {
                     let all = real(total);
-                    let gain = penalties.score(l.0, l.1) + penalties.score(r.0, r.1) - penalties.score(all.0, all.1);
+                    let gain =
+                        penalties.score(l.0, l.1) + penalties.score(r.0, r.1) - penalties.score(all.0, all.1);
                     best = best.max(gain);
                 }
             }

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_row_goes_left_below_the_threshold_and_by_default_where_it_is_missing() {
-        let leaf = |value| TreeNode { feature: 0, threshold: 0.0, default: Side::Left, left: 0, right: 0, value };
+        let leaf =
+            |value| TreeNode { feature: 0, threshold: 0.0, default: Side::Left, left: 0, right: 0, value };
         let split = |feature, threshold, default, left, right| TreeNode {
             feature,
             threshold,
