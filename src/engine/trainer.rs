@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Control;
 use super::device::ComputeDevice;
 use super::neural_network::NeuralNetwork;
+use super::trees::TreeModel;
 use crate::data::{Dataset, FeatureForm};
 use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
 
@@ -138,22 +139,76 @@ pub(crate) struct ModelEntry {
 }
 
 /// Every model that is trained for real.
-pub(crate) const MODELS: &[ModelEntry] = &[ModelEntry {
-    name: "neural_network",
-    aliases: &["mlp", "dnn"],
-    weights_file_name: "model.safetensors",
-    listens_to: &[
-        "batch_size",
-        "hidden_layers",
-        "learning_rate",
-        "loss_function",
-        "momentum",
-        "optimizer",
-        "weight_decay",
-    ],
-    features: FeatureForm::Standardised,
-    build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
-}];
+pub(crate) const MODELS: &[ModelEntry] = &[
+    ModelEntry {
+        name: "neural_network",
+        aliases: &["mlp", "dnn"],
+        weights_file_name: "model.safetensors",
+        listens_to: &[
+            "batch_size",
+            "hidden_layers",
+            "learning_rate",
+            "loss_function",
+            "momentum",
+            "optimizer",
+            "weight_decay",
+        ],
+        features: FeatureForm::Standardised,
+        build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
+    },
+    ModelEntry {
+        name: "xgboost",
+        aliases: &["gradient_boosting"],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "colsample_bytree",
+            "gamma",
+            "learning_rate",
+            "max_bins",
+            "max_depth",
+            "min_child_weight",
+            "n_estimators",
+            "reg_alpha",
+            "reg_lambda",
+            "rounds_per_task",
+            "subsample",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
+    },
+    ModelEntry {
+        name: "random_forest",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+            "n_estimators",
+            "trees_per_task",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
+    },
+    ModelEntry {
+        name: "decision_tree",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
+    },
+];
 
 impl ModelEntry {
     /// The entry of `model`, by name or alias.
