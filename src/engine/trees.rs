@@ -200,20 +200,6 @@ impl TreeModel {
         let left = self.most_rounds.map(|most| most.saturating_sub(self.ensemble.rounds()));
         wanted.min(left.unwrap_or(u32::MAX))
     }
-
-    /// All that the next slice depends on.
-    pub(crate) fn state_bytes(&self) -> Vec<u8> {
-        state::write(&self.ensemble)
-    }
-
-    /// Becomes the model whose [`Self::state_bytes`] these are.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where they are not those of such a model.
-    pub(crate) fn restore_bytes(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
-        self.take(state::read(bytes, self.output.count(), self.data.width())?);
-        Ok(())
-    }
 }
 
 impl Trainer for TreeModel {
@@ -303,6 +289,15 @@ impl Trainer for TreeModel {
         let units = Units::of(&self.data.target);
         let shape = Shape { width: self.data.width(), output: self.output, units };
         self.take(parse::read(weights, &shape)?);
+        Ok(())
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TaskError> {
+        Ok(state::write(&self.ensemble))
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        self.take(state::read(state, self.output.count(), self.data.width())?);
         Ok(())
     }
 

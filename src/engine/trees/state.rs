@@ -99,7 +99,8 @@ impl Reader<'_> {
             let (left, right) = (self.number()?, self.number()?);
             let below = |child: u32| child as usize > at && (child as usize) < count;
             let is_leaf = left == 0 && right == 0;
-            if !is_leaf && !(below(left) && below(right) && (feature as usize) < width) {
+            let splits = below(left) && below(right) && (feature as usize) < width;
+            if !(is_leaf || splits) {
                 return None;
             }
             nodes.push(TreeNode { feature, threshold, default, left, right, value: self.float()? });

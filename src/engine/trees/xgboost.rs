@@ -61,6 +61,9 @@ pub(super) fn booster(output: Output) -> &'static str {
     }
 }
 
+/// Writes one value of node number so and so.
+type WriteOne<'a> = &'a dyn Fn(&mut Vec<u8>, usize, &TreeNode) -> std::io::Result<()>;
+
 /// The model file.
 ///
 /// # Errors
@@ -165,13 +168,12 @@ fn write_tree(tree: &Tree, width: usize, units: Units) -> std::io::Result<Vec<u8
     let float =
         |out: &mut Vec<u8>, value: f32| -> std::io::Result<()> { Ok(serde_json::to_writer(out, &value)?) };
     let child = |node: &TreeNode, child: u32| if node.is_leaf() { -1 } else { i64::from(child) };
-    let mut field =
-        |name: &str, write_one: &dyn Fn(&mut Vec<u8>, usize, &TreeNode) -> std::io::Result<()>| {
-            write!(out, "\"{name}\":[")?;
-            list(&mut out, nodes.iter().enumerate(), |out, (at, node)| write_one(out, at, node))?;
-            out.extend_from_slice(b"],");
-            std::io::Result::Ok(())
-        };
+    let mut field = |name: &str, write_one: WriteOne<'_>| {
+        write!(out, "\"{name}\":[")?;
+        list(&mut out, nodes.iter().enumerate(), |out, (at, node)| write_one(out, at, node))?;
+        out.extend_from_slice(b"],");
+        std::io::Result::Ok(())
+    };
     let of = |values: &[f32], at: usize| values.get(at).copied().unwrap_or_default();
     let squared = (units.std * units.std) as f32;
     field("base_weights", &|out, _, node| float(out, scale(node.value)))?;
