@@ -12,7 +12,7 @@
 //! - Nothing outside of [`Config::root`] is read, whatever the path says and wherever links lead.
 //! - Every limit of [`Config`] is checked before memory is taken for what exceeds it.
 //! - The same bytes and options give the same [`Dataset`], bit for bit, on any number of threads.
-//! - All figures of a [`Dataset`] are finite, and no held-out row has touched a figure that was fitted.
+//! - All figures of a [`Dataset`] are finite, but for missing ones in raw form, which are NaN; and no held-out row has touched a figure that was fitted.
 //! - `check` is called at least every 65,536 cells read, so a cancelled task stops while it loads.
 //!
 //! Deliberately absent: minibatches and shuffling (the trainer's). A scheme is one arm of `source`, a format one
@@ -107,11 +107,29 @@ pub struct LoadOptions {
     pub validation_split: f64,
     /// Decides which rows are held out.
     pub seed: u64,
+    /// The form of the features.
+    pub features: FeatureForm,
+}
+
+/// In which form features are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FeatureForm {
+    /// Numbers are standardised, missing ones take the median: for models that add features up.
+    #[default]
+    Standardised,
+    /// Numbers as the file has them, missing ones NaN: for models that compare each feature with thresholds.
+    Raw,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { target: None, problem: Problem::Auto, validation_split: 0.2, seed: 0 }
+        Self {
+            target: None,
+            problem: Problem::Auto,
+            validation_split: 0.2,
+            seed: 0,
+            features: FeatureForm::default(),
+        }
     }
 }
 

@@ -23,7 +23,10 @@ mod task;
 
 pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
 pub use health::{Health, rfc3339, unready_reasons};
-pub use hyperparameters::{Hyperparameters, Loss, Optimizer, Problem, Strictness};
+pub use hyperparameters::{
+    Bootstrap, Checkpoints, ClassWeight, Hyperparameters, Loss, MaxFeatures, Optimizer, Problem, Schedule,
+    Stopping, Strictness, TreeHyperparameters,
+};
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
 pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};

@@ -13,6 +13,7 @@
 //! through [`Observer`].
 
 mod analytic;
+mod checkpoints;
 mod config;
 mod control;
 mod device;
@@ -28,6 +29,7 @@ mod session;
 mod sessions;
 mod trainer;
 mod training;
+mod trees;
 
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,27 @@ fn the_demo_for_people_ends_with_a_table_a_curve_and_addresses() {
 }
 
 #[test]
+fn compare_trains_each_model_type_on_the_same_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let common = ["train", "--dataset", "builtin:iris", "--epochs", "2", "--backend", "cpu", "--json"];
+    let output = run(&[&common[..], &["--out", out, "--compare", "neural_network,mlp"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let models = json(&output)["models"].as_array().unwrap().clone();
+    assert_eq!(models.len(), 2);
+    assert_eq!(models[0]["final"], models[1]["final"], "an alias is the same model on the same rows");
+    for name in ["neural_network", "mlp"] {
+        let metrics = std::fs::read(folder.path().join(name).join("metrics.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&metrics).unwrap()["rows_validation"], 30);
+    }
+    let twice = run(&[&common[..], &["--compare", "mlp,mlp"]].concat());
+    assert_eq!(twice.status.code(), Some(2));
+    assert!(stderr(&twice).contains("--compare: \"mlp\""), "{}", stderr(&twice));
+    let both = run(&[&common[..], &["--compare", "mlp", "--model-type", "mlp"]].concat());
+    assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
+}
+
+#[test]
 fn train_writes_a_model_its_metrics_a_curve_and_predictions() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("new/out");

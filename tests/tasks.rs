@@ -125,6 +125,42 @@ async fn tasks_of_a_killed_worker_are_done_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_at_any_moment_ends_with_the_figures_of_one_that_was_not() {
+    let job = || {
+        let mut job = real_job(3);
+        job.hyperparameters.insert("seed".to_owned(), "5".to_owned());
+        job
+    };
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("WORKER_ID", "one")];
+    let figures = async |kills: &[u64]| {
+        let orchestrator = orchestrator(Contract::Extended).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let mut worker = WorkerProcess::start(address, &settings);
+        let state = Arc::clone(&worker.state);
+        let id = submit(address, job()).await;
+        for at in kills {
+            let reached =
+                board.wait_for(|board| board.job(&id).ok().filter(|job| job.completed as u64 >= *at));
+            tokio::time::timeout(PATIENCE, reached).await.unwrap();
+            // Not always at the end of a task, where the news come from.
+            for _ in 0..(*at * 7_919) % 40_000 {
+                std::hint::spin_loop();
+            }
+            worker.signal(Signal::KILL);
+            worker.wait();
+            worker = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
+        }
+        let summary = wait_for_end(board, &id).await;
+        assert_each_once(board, &id, 30);
+        let figures = |epoch: &tensorfleet_worker::dev::EpochSummary| {
+            [epoch.loss.to_bits(), epoch.validation_loss.unwrap().to_bits()]
+        };
+        summary.epochs.iter().map(figures).collect::<Vec<_>>()
+    };
+    assert_eq!(figures(&[2, 5, 11, 12, 19, 26]).await, figures(&[]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_are_on_time_while_all_cores_train() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "4")]);

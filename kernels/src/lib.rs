@@ -4,6 +4,7 @@
 //! classification  softmax_cross_entropy, softmax_cross_entropy_gradient, softmax
 //! regression      squared_error, squared_error_gradient, absolute_error, absolute_error_gradient
 //! parameters      fill_uniform
+//! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
 //! ```
 //!
 //! Invariants: every function is pure (slices in, slices and sums out), takes row-major `f32`, adds up in `f64`
@@ -16,6 +17,7 @@
 mod classification;
 mod parameters;
 mod regression;
+pub mod trees;
 
 pub use classification::{
     ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,

@@ -159,7 +159,7 @@ fn settings_are_checked_strictly_and_once() {
     let check = |pairs: &[&str]| -> Result<job::Settings, InvalidField> {
         job::Settings::check(pairs.iter().map(|pair| pair.parse().unwrap()).collect())
     };
-    assert_eq!(check(&["learning_rate=0.5"]).unwrap().checked.learning_rate, 0.5);
+    assert_eq!(check(&["learning_rate=0.5"]).unwrap().checked.learning_rate, Some(0.5));
     let unknown = check(&["learning_rat=0.5"]).unwrap_err();
     assert!(unknown.to_string().contains("learning_rate"), "{unknown}");
     let twice = check(&["seed=1", "seed=2"]).unwrap_err();

@@ -7,6 +7,7 @@
 //! ```
 
 mod artifacts;
+mod compare;
 mod curve;
 mod explain;
 mod predictions;
@@ -34,6 +35,15 @@ pub struct Args {
     /// Model type: neural_network (or mlp, dnn); others only with --backend analytic
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
     pub model_type: ModelType,
+    /// Train each of these model types on the same rows and print a table; with --out each gets a folder of its name
+    #[arg(
+        long,
+        value_name = "TYPE,TYPE",
+        value_delimiter = ',',
+        value_parser = job::model_type,
+        conflicts_with = "model_type"
+    )]
+    pub compare: Vec<ModelType>,
     /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, or the path of a CSV file with
     /// a header, below --data-root
     #[arg(long, value_name = "PATH", default_value = "builtin:digits")]
@@ -69,34 +79,58 @@ pub struct Args {
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
     let board = ui::Board::new();
     super::start_logs(environment, "warn", board.clone())?;
-    let order = order(&args, environment)?;
-    let explain = Explain::of(&order);
-    // Before hours of training, not after.
-    let folder = args.out.as_deref().map(Folder::open).transpose()?;
     let mut signals = Signals::listen()?;
-    let watcher = training::Watcher::new(&order, board);
-    let work = {
-        let watcher = watcher.clone();
-        move |control: &Arc<engine::Control>| training::train(&order, &watcher, control)
+    let models = if args.compare.is_empty() { std::slice::from_ref(&args.model_type) } else { &args.compare };
+    compare::differ(models)?;
+    let mut order = order(&args, environment)?;
+    let out = |model: &ModelType| {
+        let below =
+            |out: &PathBuf| if args.compare.is_empty() { out.clone() } else { out.join(model.as_str()) };
+        args.out.as_ref().map(below)
     };
-    let trained = match follow(work, watcher, &mut signals).await? {
-        Ok(trained) => trained,
-        Err(OpenError::Task(error)) if error.code == ErrorCode::Cancelled => return Ok(Exit::Interrupted),
-        Err(error) => return Err(explain.failure(error)),
-    };
-    if let Some(folder) = &folder {
-        write(folder, &trained)?;
+    // Before hours of training, not after.
+    let folders =
+        models.iter().map(|model| out(model).map(Folder::open).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let mut all = Vec::with_capacity(models.len());
+    for (model, folder) in models.iter().zip(&folders) {
+        order.model.clone_from(model);
+        let Some(trained) = train(&order, board.clone(), &mut signals).await? else {
+            return Ok(Exit::Interrupted);
+        };
+        if let Some(folder) = folder {
+            write(folder, &trained)?;
+        }
+        all.push(trained);
     }
-    if args.json {
-        ui::say_json(&trained.metrics)?;
-    } else {
-        ui::say(&ui::epochs(&trained.metrics.epochs, trained.quality))?;
-        ui::say(&last_line(&trained))?;
-        if let Some(out) = &args.out {
-            ui::say(&format!("written to {}", out.display()))?;
+    match all.as_slice() {
+        _ if !args.compare.is_empty() => compare::say(&all, args.json)?,
+        [trained] if args.json => ui::say_json(&trained.metrics)?,
+        trained => {
+            for trained in trained {
+                ui::say(&ui::epochs(&trained.metrics.epochs, trained.quality))?;
+                ui::say(&last_line(trained))?;
+            }
         }
     }
+    if let Some(out) = args.out.as_ref().filter(|_| !args.json) {
+        ui::say(&format!("written to {}", out.display()))?;
+    }
     Ok(Exit::Done)
+}
+
+/// One training from beginning to end; `None` where it was interrupted.
+async fn train(order: &Order, board: ui::Board, signals: &mut Signals) -> Result<Option<Trained>, Failure> {
+    let explain = Explain::of(order);
+    let watcher = training::Watcher::new(order, board);
+    let work = {
+        let (order, watcher) = (order.clone(), watcher.clone());
+        move |control: &Arc<engine::Control>| training::train(&order, &watcher, control)
+    };
+    match follow(work, watcher, signals).await? {
+        Ok(trained) => Ok(Some(trained)),
+        Err(OpenError::Task(error)) if error.code == ErrorCode::Cancelled => Ok(None),
+        Err(error) => Err(explain.failure(error)),
+    }
 }
 
 /// What is to be trained, all of it checked.
@@ -179,7 +213,7 @@ async fn follow(
     }
 }
 
-fn write(folder: &Folder<'_>, trained: &Trained) -> Result<(), Failure> {
+fn write(folder: &Folder, trained: &Trained) -> Result<(), Failure> {
     if let Some((name, weights)) = &trained.model {
         folder.write(name, weights)?;
     }

@@ -171,6 +171,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
     });
     let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
     let root = reader.read("DATA_ROOT", parse::path);
+    let state_dir = reader.read("STATE_DIR", parse::path);
     Some(engine::Config {
         backend: backend?,
         device_policy: device_policy?,
@@ -178,6 +179,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
+        state_dir: Some(state_dir?),
         data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
 }

@@ -47,7 +47,7 @@ pub enum TargetKind {
 pub struct Part {
     /// Index in the file of each row, ascending, from 0, header not counted.
     pub rows: Vec<u32>,
-    /// Row-major, `rows.len()` times the number of features; all finite.
+    /// Row-major, `rows.len()` times the number of features; all finite, but for missing numbers in raw form, which are NaN.
     pub features: Vec<f32>,
     /// One a row.
     pub targets: Targets,

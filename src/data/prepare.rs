@@ -57,7 +57,7 @@ pub(super) fn prepare(
         positions.iter().filter_map(|at| rows.get(*at as usize).copied()).collect()
     };
     let (train_rows, validation_rows) = (pick(&train), pick(&validation));
-    let (preprocessor, left_out) = Preprocessor::fit(table, target_at, &train_rows, check)?;
+    let (preprocessor, left_out) = Preprocessor::fit(table, target_at, &train_rows, options.features, check)?;
     let width = preprocessor.width();
     if width == 0 {
         let why = left_out.lines().map(|line| format!("; {line}")).collect();

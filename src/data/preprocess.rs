@@ -3,6 +3,7 @@
 //! | column | becomes |
 //! |-|-|
 //! | numbers | one feature: missing ones the median, then standardised; a constant column is all 0 |
+//! | numbers in raw form | one feature, as it is; missing ones NaN |
 //! | words, up to 64 different in the training part | one feature a value (`COLUMN=VALUE`, sorted), 1 or 0; missing is a value of its own where it occurs; unknown is all 0 |
 //! | more words | one feature: the share of training rows with that word, standardised; unknown and missing 0 before that |
 //! | a word of its own in more than 9 of 10 training rows (an id) | left out, with a note |
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::dataset::Notes;
 use super::error::{DataError, shown};
 use super::table::{Column, MISSING, Table, Values, Words};
-use super::{Check, table};
+use super::{Check, FeatureForm, table};
 
 /// Most different words that become a feature each.
 pub(super) const MAX_ONE_HOT: usize = 64;
@@ -57,6 +58,8 @@ pub enum Encoding {
         /// Standard deviation of the same; 0 where they are all one value, which then becomes 0.
         std: f64,
     },
+    /// One feature, the number itself; NaN where it is missing.
+    Plain,
     /// One feature a word.
     OneHot {
         /// The words, sorted.
@@ -116,7 +119,7 @@ impl Encoding {
     /// Number of features.
     pub fn width(&self) -> usize {
         match self {
-            Self::Number { .. } | Self::Frequency { .. } => 1,
+            Self::Number { .. } | Self::Plain | Self::Frequency { .. } => 1,
             Self::OneHot { words, missing } => words.len() + usize::from(*missing),
         }
     }
@@ -133,7 +136,9 @@ impl Preprocessor {
         let mut names = Vec::with_capacity(self.width());
         for FeatureColumn { name, encoding } in &self.columns {
             match encoding {
-                Encoding::Number { .. } | Encoding::Frequency { .. } => names.push(name.clone()),
+                Encoding::Number { .. } | Encoding::Plain | Encoding::Frequency { .. } => {
+                    names.push(name.clone())
+                }
                 Encoding::OneHot { words, missing } => {
                     names.extend(words.iter().map(|word| format!("{name}={word}")));
                     names.extend(missing.then(|| format!("{name}=(missing)")));
@@ -143,7 +148,7 @@ impl Preprocessor {
         names
     }
 
-    /// Fits all columns of `table` but number `target` on `rows`.
+    /// Fits all columns of `table` but number `target` on `rows`, for features in `form`.
     ///
     /// # Errors
     /// `check` says to stop.
@@ -151,6 +156,7 @@ impl Preprocessor {
         table: &Table,
         target: usize,
         rows: &[u32],
+        form: FeatureForm,
         check: Check<'_>,
     ) -> Result<(Self, Notes), DataError> {
         let (mut columns, mut notes) = (Vec::new(), Notes::default());
@@ -162,7 +168,7 @@ impl Preprocessor {
             let fitted = if is_row_numbers(column, index, table.rows) {
                 Err(ROW_NUMBERS)
             } else {
-                fit_column(column, rows)
+                fit_column(column, rows, form)
             };
             match fitted {
                 Ok(encoding) => columns.push(FeatureColumn { name: column.name.clone(), encoding }),
@@ -172,7 +178,7 @@ impl Preprocessor {
         Ok((Self { columns }, notes))
     }
 
-    /// The features of `rows` of `table`, row-major, all finite. Columns are found by name; others are ignored.
+    /// The features of `rows` of `table`, row-major; only a missing number of a raw column is not finite. Columns are found by name; others are ignored.
     ///
     /// # Errors
     /// A column is missing or has words where it had numbers; `check` says to stop.
@@ -223,13 +229,21 @@ fn is_row_numbers(column: &Column, index: usize, rows: u32) -> bool {
 }
 
 /// The encoding of `column`, or why it has none.
-fn fit_column(column: &Column, rows: &[u32]) -> Result<Encoding, &'static str> {
-    match &column.values {
+fn fit_column(column: &Column, rows: &[u32], form: FeatureForm) -> Result<Encoding, &'static str> {
+    let encoding = match &column.values {
         Values::Empty => Err(EMPTY),
         Values::TooManyWords => Err(TOO_MANY),
         Values::Words(words) => fit_words(words, rows),
         Values::Single(_) | Values::Double(_) => fit_numbers(&column.values, rows),
-    }
+    }?;
+    Ok(match (form, encoding) {
+        (FeatureForm::Raw, Encoding::Number { .. }) => Encoding::Plain,
+        // Shares compare as they are.
+        (FeatureForm::Raw, Encoding::Frequency { shares, .. }) => {
+            Encoding::Frequency { shares, mean: 0.0, std: 1.0 }
+        }
+        (_, encoding) => encoding,
+    })
 }
 
 fn fit_numbers(values: &Values, rows: &[u32]) -> Result<Encoding, &'static str> {
@@ -303,6 +317,7 @@ enum Way<'a> {
         median: f64,
         scale: Scale,
     },
+    Plain(&'a Values),
     /// `slots` holds for each code the feature that is 1.
     OneHot {
         words: Cow<'a, Words>,
@@ -320,16 +335,11 @@ enum Way<'a> {
 impl<'a> Plan<'a> {
     fn new(encoding: &Encoding, column: &'a Column, rows: u32) -> Result<Self, DataError> {
         let way = match encoding {
-            Encoding::Number { median, mean, std } => match (&column.values, &column.first_word) {
-                (Values::Words(_) | Values::TooManyWords, word) => {
-                    let (line, word) =
-                        word.as_ref().map(|word| (word.line, word.text.clone())).unwrap_or_default();
-                    return Err(DataError::NotNumeric { column: column.name.clone(), line, word });
-                }
-                (values, _) => {
-                    Way::Number { values, median: *median, scale: Scale { mean: *mean, std: *std } }
-                }
-            },
+            Encoding::Number { median, mean, std } => {
+                let scale = Scale { mean: *mean, std: *std };
+                Way::Number { values: as_numbers(column)?, median: *median, scale }
+            }
+            Encoding::Plain => Way::Plain(as_numbers(column)?),
             Encoding::OneHot { words: fitted, missing } => {
                 let words = as_words(column, rows)?;
                 let slot = |word: &std::sync::Arc<str>| {
@@ -355,6 +365,10 @@ impl<'a> Plan<'a> {
     fn write(&self, row: u32, line: &mut [f32]) {
         let (slot, figure) = match &self.way {
             Way::Number { values, median, scale } => (Some(0), scale.apply(or(values.number(row), *median))),
+            // What f32 does not reach becomes its greatest number, so that missing alone is not finite.
+            Way::Plain(values) => {
+                (Some(0), values.number(row).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32)
+            }
             Way::OneHot { words, slots, missing } => {
                 let code = words.codes.get(row as usize).copied().unwrap_or(MISSING);
                 let slot =
@@ -369,6 +383,17 @@ impl<'a> Plan<'a> {
         if let Some(place) = slot.and_then(|slot| line.get_mut(slot)) {
             *place = figure;
         }
+    }
+}
+
+/// The cells of `column`, which are numbers.
+fn as_numbers(column: &Column) -> Result<&Values, DataError> {
+    match (&column.values, &column.first_word) {
+        (Values::Words(_) | Values::TooManyWords, word) => {
+            let (line, word) = word.as_ref().map(|word| (word.line, word.text.clone())).unwrap_or_default();
+            Err(DataError::NotNumeric { column: column.name.clone(), line, word })
+        }
+        (values, _) => Ok(values),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub unsupported_models: UnsupportedModels,
     /// ALLOW_SOFTWARE_ADAPTER.
     pub allow_software_adapter: bool,
+    /// STATE_DIR: where checkpoints and models are kept; nothing is kept where it is absent.
+    pub state_dir: Option<PathBuf>,
     /// Where the data comes from.
     pub data: data::Config,
 }

@@ -107,6 +107,11 @@ impl LocalTraining {
         Predictions { rows: part.rows.clone(), targets, predictions, probabilities, labels }
     }
 
+    /// What is worth knowing of data set and hyperparameters.
+    pub fn notes(&self) -> &[String] {
+        self.session.notes()
+    }
+
     /// The prepared data set.
     pub fn dataset(&self) -> &Dataset {
         self.session.data()

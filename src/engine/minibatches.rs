@@ -115,7 +115,7 @@ pub(super) fn run(
         if !sums.loss.is_finite() {
             let place = format!("step {steps} (epoch {}, minibatch {index})", slice.epoch);
             let what = format!("loss is {}", no_number(sums.loss));
-            return Err(diverged(&what, &place, report.learning_rate));
+            return Err(diverged(&what, &place, &remedy(report.learning_rate)));
         }
         total.add(sums);
         let metrics = total.metrics(report.target);
@@ -133,12 +133,14 @@ pub(super) fn run(
     Ok(Trained { metrics: total.metrics(report.target), samples: total.rows, steps })
 }
 
-/// The error for figures that are no numbers any more; `what` says which, `place` where.
-pub(super) fn diverged(what: &str, place: &str, learning_rate: f64) -> TaskError {
-    TaskError::new(
-        ErrorCode::Diverged,
-        format!("{what} at {place}; learning_rate was {learning_rate}; try a smaller one"),
-    )
+/// The error for figures that are no numbers any more; `what` says which, `place` where, `remedy` what may help.
+pub(super) fn diverged(what: &str, place: &str, remedy: &str) -> TaskError {
+    TaskError::new(ErrorCode::Diverged, format!("{what} at {place}; {remedy}"))
+}
+
+/// What helps where steps were too large.
+pub(super) fn remedy(learning_rate: f64) -> String {
+    format!("learning_rate was {learning_rate}; try a smaller one")
 }
 
 /// What a value is that is not finite.

@@ -23,8 +23,8 @@ mod weights;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::optim::{GradientsParams, ModuleOptimizer, OptimizerRecord};
+use burn::tensor::{Bytes, Device, Tensor, TensorData};
 
 use self::loss::Objective;
 use self::mlp::{Layer, Mlp};
@@ -36,6 +36,9 @@ use crate::domain::{ErrorCode, Hyperparameters, InvalidField, Metrics, TaskError
 
 /// Most parameters of a network; with optimizer, gradients and a copy to roll back to they take 24 bytes each.
 const MAX_PARAMETERS: u64 = 100_000_000;
+
+/// Step size where none is given.
+const LEARNING_RATE: f64 = 0.001;
 
 /// Rows that go through the network at once when it is evaluated.
 const EVALUATION_ROWS: usize = 1024;
@@ -75,7 +78,7 @@ impl NeuralNetwork {
         Ok(Self {
             data: Arc::clone(data),
             objective,
-            learning_rate: hyperparameters.learning_rate,
+            learning_rate: hyperparameters.learning_rate.unwrap_or(LEARNING_RATE),
             net: Mlp::from_layers(&mlp::first_layers(&widths, seed), &device),
             device,
             optimizer: optimizer::build(hyperparameters),
@@ -172,6 +175,32 @@ impl Trainer for NeuralNetwork {
         // Moments belong to the parameters that are gone: they would pile up with every task that brings weights.
         self.optimizer = self.fresh_optimizer.clone();
         Ok(())
+    }
+
+    fn state(&self) -> Result<Vec<u8>, TaskError> {
+        let layers = weights::write(&self.net.to_layers())?;
+        let moments = self.optimizer.to_record().into_bytes().map_err(|error| {
+            TaskError::new(ErrorCode::Internal, format!("the optimizer could not be written: {error}"))
+        })?;
+        let length = (layers.len() as u64).to_le_bytes();
+        Ok([length.as_slice(), &layers, &moments].concat())
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        let damaged = || TaskError::new(ErrorCode::Internal, "the state is none of this network");
+        let (length, rest) = state.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let (layers, moments) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        let layers = weights::read(layers, &self.net.to_layers())?;
+        let record =
+            OptimizerRecord::from_bytes(Bytes::from_bytes_vec(moments.to_vec())).map_err(|_| damaged())?;
+        self.net = Mlp::from_layers(&layers, &self.device);
+        self.optimizer = self.fresh_optimizer.clone().load_record(record);
+        Ok(())
+    }
+
+    fn remedy(&self) -> String {
+        minibatches::remedy(self.learning_rate)
     }
 
     fn memory_bytes(&self) -> u64 {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Control;
+use super::checkpoints::Completed;
 use super::device::ComputeDevice;
 use super::minibatches::{diverged, no_number, permutation};
 use super::seeds::Purpose;
@@ -53,8 +54,8 @@ pub(crate) enum Validation {
 pub(crate) struct Session {
     data: Arc<Dataset>,
     trainer: Box<dyn Trainer>,
-    learning_rate: f64,
     device: ComputeDevice,
+    notes: Vec<String>,
     /// Positions of the held-out rows, in the order in which they are sampled.
     held_out: Vec<u32>,
 }
@@ -75,13 +76,14 @@ impl Session {
             problem: hyperparameters.problem,
             validation_split: hyperparameters.validation_split,
             seed: *seed,
+            features: entry.features,
         };
         let data = Arc::new(data::load(dataset_path, &options, data, check).map_err(TaskError::from)?);
         let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
         let trainer = (entry.build)(&blueprint)?;
         let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());
-        let learning_rate = hyperparameters.learning_rate;
-        Ok(Self { data, trainer, learning_rate, device: device.clone(), held_out })
+        let notes = data.notes.iter().cloned().chain(entry.unheard(hyperparameters)).collect();
+        Ok(Self { data, trainer, device: device.clone(), notes, held_out })
     }
 
     /// Trains `slice` from where the last one ended, and evaluates.
@@ -132,11 +134,11 @@ impl Session {
         let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
         if let Some(metrics) = validation.filter(|metrics| !metrics.loss.is_finite()) {
             let what = format!("validation loss is {}", no_number(metrics.loss));
-            return Err(diverged(&what, &place, self.learning_rate));
+            return Err(diverged(&what, &place, &self.trainer.remedy()));
         }
         // A loss is that before its own step: what the last one did shows here alone where no row is held out.
         let weights = self.trainer.weights().map_err(|error| match error.code {
-            ErrorCode::Diverged => diverged(&error.message, &place, self.learning_rate),
+            ErrorCode::Diverged => diverged(&error.message, &place, &self.trainer.remedy()),
             _ => error,
         })?;
         Ok(TaskResult {
@@ -160,6 +162,43 @@ impl Session {
     /// The prepared rows.
     pub(crate) fn data(&self) -> &Dataset {
         &self.data
+    }
+
+    /// The state of the model, for [`Session::restore`].
+    ///
+    /// # Errors
+    /// Defects of ours alone.
+    pub(crate) fn state(&self) -> Result<Vec<u8>, TaskError> {
+        self.trainer.state()
+    }
+
+    /// Goes on from where the session was that gave `state`.
+    ///
+    /// # Errors
+    /// `state` is of another session; nothing has changed then.
+    pub(crate) fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        self.trainer.restore(state)
+    }
+
+    /// The result of a task that yielded `completed` before: the model as it is now.
+    ///
+    /// # Errors
+    /// As of the model's own.
+    pub(crate) fn repeat(&self, completed: &Completed) -> Result<TaskResult, TaskError> {
+        Ok(completed.result(TaskResult {
+            train: Metrics { loss: 0.0, accuracy: 0.0 },
+            validation: None,
+            samples: 0,
+            steps: 0,
+            backend: self.device.backend,
+            device: self.device.name.clone(),
+            weights: Bytes::from(self.trainer.weights()?),
+        }))
+    }
+
+    /// What its owner should know of data set and hyperparameters.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The model.

@@ -15,7 +15,8 @@
 //! evicted, and never the one used last for want of room; no task is ended while a lock is held. The lock of the table
 //! comes before that of a line.
 //!
-//! Deliberately absent: checkpoints. A session that left starts again from its first weights, and says so.
+//! After each task a session leaves a checkpoint on disk, and one that comes back, after an eviction or in another
+//! process, goes on from the newest. Where there is none it starts again from its first weights, and says so.
 
 mod line;
 mod lost;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use self::line::{Line, Surroundings};
 use self::lost::{Loss, Lost};
+use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
 use super::{Control, Done, Finished};
 use crate::data;
@@ -78,6 +80,13 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The name of its checkpoints.
+    fn session_name(&self) -> String {
+        session_name(&format!("{self:?}"))
+    }
+}
+
 /// One task on its way to a session.
 pub(crate) struct Submission {
     /// The task.
@@ -93,6 +102,7 @@ struct Shared {
     lost: Arc<Lost>,
     limits: SessionLimits,
     data: data::Config,
+    store: Option<Arc<Store>>,
 }
 
 /// All sessions.
@@ -100,8 +110,8 @@ pub(crate) struct Sessions(Arc<Shared>);
 
 impl Sessions {
     /// No session yet.
-    pub(crate) fn new(limits: SessionLimits, data: data::Config) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data }))
+    pub(crate) fn new(limits: SessionLimits, data: data::Config, store: Option<Arc<Store>>) -> Self {
+        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store }))
     }
 
     /// Queues a task at the session that `plan` describes; opens one where there is none.
@@ -142,6 +152,7 @@ impl Sessions {
         let around = Surroundings {
             data: self.0.data.clone(),
             lost: Arc::clone(&self.0.lost),
+            store: self.0.store.clone(),
             idle_time: self.0.limits.idle_time,
             idle: Box::new(move || {
                 if let Some(shared) = shared.upgrade() {
@@ -173,11 +184,14 @@ impl Sessions {
         self.0.lock().retain(|line| {
             let other = line.key.job != *job;
             if !other {
-                line.close();
+                line.end();
             }
             other
         });
         self.0.lost.forget(job);
+        if let Some(store) = &self.0.store {
+            store.forget(job);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The engine from outside, on real data, and what tests of its parts share.
 
+mod checkpoints;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
@@ -60,6 +62,7 @@ pub(super) fn config() -> Config {
         analytic_delay: Duration::ZERO..=Duration::ZERO,
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: false,
+        state_dir: None,
         data: data::Config::new("data"),
     }
 }
@@ -167,7 +170,7 @@ fn a_number_is_learned_and_its_error_is_in_units_of_the_target() {
     for loss in [None, Some(Loss::MeanAbsoluteError)] {
         let hyperparameters = Hyperparameters {
             problem: Problem::Regression,
-            learning_rate: 0.01,
+            learning_rate: Some(0.01),
             loss,
             ..Hyperparameters::default()
         };
@@ -259,7 +262,7 @@ fn a_task_may_start_from_the_weights_of_another() {
     let trained = result(&engine, seeded("first", 0..300));
     let mut next = task("second", "neural_network", 0, 0..1);
     next.hyperparameters.seed = Some(11);
-    next.hyperparameters.learning_rate = 1e-12;
+    next.hyperparameters.learning_rate = Some(1e-12);
     next.initial_weights = trained.weights.clone();
     let taken = result(&engine, next.clone());
     assert!(taken.train.loss < 0.5, "{:?}", taken.train);

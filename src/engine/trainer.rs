@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::Control;
 use super::device::ComputeDevice;
 use super::neural_network::NeuralNetwork;
-use crate::data::Dataset;
+use super::trees::TreeModel;
+use crate::data::{Dataset, FeatureForm};
 use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
 
 /// What a trainer is built from.
@@ -85,9 +86,38 @@ pub(crate) trait Trainer: Send {
     /// `InvalidArgument` for `model_weights` when it is not one, or not one of this shape.
     fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError>;
 
+    /// All that its next slice depends on, for [`Trainer::restore`].
+    ///
+    /// # Errors
+    /// Defects of ours alone.
+    fn state(&self) -> Result<Vec<u8>, TaskError>;
+
+    /// Takes over what [`Trainer::state`] of a trainer of the same blueprint gave, so that it goes on bit for bit as
+    /// that one would have.
+    ///
+    /// # Errors
+    /// `state` is none of such a trainer; nothing has changed then.
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError>;
+
+    /// What may help where its figures are no numbers any more, for errors.
+    fn remedy(&self) -> String;
+
     /// Memory that the model and its optimizer take, in bytes, roughly.
     fn memory_bytes(&self) -> u64;
 }
+
+/// Hyperparameters that mean something whatever the model is, or have a note of their own.
+const EVERYWHERE: &[&str] = &[
+    "backend",
+    "description",
+    "early_stopping",
+    "job_name",
+    "save_checkpoints",
+    "seed",
+    "target",
+    "task",
+    "validation_split",
+];
 
 type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
@@ -100,23 +130,99 @@ pub(crate) struct ModelEntry {
     pub(crate) aliases: &'static [&'static str],
     /// File name of its weights.
     pub(crate) weights_file_name: &'static str,
+    /// Hyperparameters that change it, beside those in [`EVERYWHERE`].
+    pub(crate) listens_to: &'static [&'static str],
+    /// The form in which it takes features.
+    pub(crate) features: FeatureForm,
     /// Makes one, untrained.
     pub(crate) build: Build,
 }
 
 /// Every model that is trained for real.
-pub(crate) const MODELS: &[ModelEntry] = &[ModelEntry {
-    name: "neural_network",
-    aliases: &["mlp", "dnn"],
-    weights_file_name: "model.safetensors",
-    build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
-}];
+pub(crate) const MODELS: &[ModelEntry] = &[
+    ModelEntry {
+        name: "neural_network",
+        aliases: &["mlp", "dnn"],
+        weights_file_name: "model.safetensors",
+        listens_to: &[
+            "batch_size",
+            "hidden_layers",
+            "learning_rate",
+            "loss_function",
+            "momentum",
+            "optimizer",
+            "weight_decay",
+        ],
+        features: FeatureForm::Standardised,
+        build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
+    },
+    ModelEntry {
+        name: "xgboost",
+        aliases: &["gradient_boosting"],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "colsample_bytree",
+            "gamma",
+            "learning_rate",
+            "max_bins",
+            "max_depth",
+            "min_child_weight",
+            "n_estimators",
+            "reg_alpha",
+            "reg_lambda",
+            "rounds_per_task",
+            "subsample",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
+    },
+    ModelEntry {
+        name: "random_forest",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+            "n_estimators",
+            "trees_per_task",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
+    },
+    ModelEntry {
+        name: "decision_tree",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+        ],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
+    },
+];
 
 impl ModelEntry {
     /// The entry of `model`, by name or alias.
     pub(crate) fn of(model: &ModelType) -> Option<&'static Self> {
         let model = model.as_str();
         MODELS.iter().find(|entry| entry.name == model || entry.aliases.contains(&model))
+    }
+
+    /// What of `hyperparameters` was given and changes nothing, in one line.
+    pub(crate) fn unheard(&self, hyperparameters: &Hyperparameters) -> Option<String> {
+        let heard = |name: &&&str| !EVERYWHERE.contains(*name) && !self.listens_to.contains(*name);
+        let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
+        (!names.is_empty())
+            .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))
     }
 
     /// All that can be trained, for messages: `neural_network (mlp, dnn)`.
@@ -132,6 +238,7 @@ impl ModelEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Strictness;
 
     #[test]
     fn a_model_is_found_by_name_and_alias_and_no_name_means_two() {
@@ -146,6 +253,20 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert_eq!(ModelEntry::list(), "neural_network (mlp, dnn)");
+        assert!(ModelEntry::list().starts_with("neural_network (mlp, dnn)"));
+    }
+
+    #[test]
+    fn what_a_model_does_not_listen_to_is_said() {
+        let known: Vec<_> = Hyperparameters::names().collect();
+        for name in MODELS.iter().flat_map(|entry| entry.listens_to).chain(EVERYWHERE) {
+            assert!(known.contains(name), "{name}");
+        }
+        let raw = [("max_depth", "3"), ("lr", "0.1"), ("seed", "1"), ("C", "2")];
+        let raw = raw.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let (given, _) = Hyperparameters::parse(&raw, Strictness::Reject).unwrap();
+        let note = MODELS[0].unheard(&given).unwrap();
+        assert_eq!(note, "without effect on model_type neural_network: C, max_depth");
+        assert_eq!(MODELS[0].unheard(&Hyperparameters::default()), None);
     }
 }

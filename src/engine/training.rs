@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::analytic::Analytic;
+use super::checkpoints::Store;
 use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
@@ -46,7 +47,11 @@ impl TrainingEngine {
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
-            sessions: Sessions::new(limits, config.data),
+            sessions: Sessions::new(
+                limits,
+                config.data,
+                config.state_dir.as_deref().map(|state_dir| Arc::new(Store::open(state_dir))),
+            ),
         })
     }
 }

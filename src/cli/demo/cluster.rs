@@ -159,6 +159,7 @@ fn member_config(
     .into();
     let mut config = Config::resolve(&Layers { flags, ..Layers::default() })?.config;
     config.worker.state_dir = scratch.path().join(name);
+    config.engine.state_dir = Some(config.worker.state_dir.clone());
     config.engine.data.clone_from(&wishes.data);
     config.grpc_listen.set_ip(Ipv4Addr::LOCALHOST.into());
     config.http_listen.set_ip(Ipv4Addr::LOCALHOST.into());

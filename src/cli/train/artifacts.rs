@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -10,17 +10,17 @@ use crate::cli::Failure;
 
 /// A folder that files go into.
 #[derive(Debug)]
-pub(super) struct Folder<'a>(&'a Path);
+pub(super) struct Folder(PathBuf);
 
-impl<'a> Folder<'a> {
+impl Folder {
     /// The folder at `path`, made where it is missing.
     ///
     /// # Errors
     /// It cannot be made, or is none.
-    pub(super) fn open(path: &'a Path) -> Result<Self, Failure> {
-        match fs::create_dir_all(path) {
+    pub(super) fn open(path: PathBuf) -> Result<Self, Failure> {
+        match fs::create_dir_all(&path) {
             Ok(()) => Ok(Self(path)),
-            Err(source) => Err(Failure::Write { path: path.to_owned(), source }),
+            Err(source) => Err(Failure::Write { path, source }),
         }
     }
 
@@ -54,7 +54,7 @@ mod tests {
     fn a_file_is_replaced_whole_and_nothing_else_stays() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
-        let folder = Folder::open(&path).unwrap();
+        let folder = Folder::open(path.clone()).unwrap();
         folder.write("metrics.json", b"old").unwrap();
         folder.write("metrics.json", b"new").unwrap();
         assert_eq!(fs::read(path.join("metrics.json")).unwrap(), b"new");
@@ -66,7 +66,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Folder::open(&file.join("below")).unwrap_err();
+        let error = Folder::open(file.join("below")).unwrap_err();
         assert!(error.to_string().contains("file/below"), "{error}");
         assert_eq!(error.exit_code(), 3);
     }

@@ -18,7 +18,7 @@ use crate::engine::{
 };
 
 /// What is to be trained.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Order {
     pub(super) model: ModelType,
     pub(super) dataset: String,
@@ -57,7 +57,7 @@ fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result
         LocalTraining::open(&order.model, &order.dataset, &order.hyperparameters, &order.config, &check)?;
     let quality = Quality::of(local.dataset());
     watcher.measures(quality);
-    for note in &local.dataset().notes {
+    for note in local.notes() {
         watcher.note(note);
     }
     let mut record = Record::default();

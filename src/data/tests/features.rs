@@ -166,3 +166,14 @@ proptest! {
         prop_assert_ne!(&dataset.validation.features, &other.validation.features);
     }
 }
+
+#[test]
+fn raw_features_are_the_numbers_of_the_file_and_missing_ones_are_nan() {
+    let options = LoadOptions { features: FeatureForm::Raw, ..all() };
+    let dataset = load_csv("a,colour,b,y\n1.5,red,7,x\n,blue,1e300,z\n-3,red,9,x\n", &options).unwrap();
+    assert_eq!(dataset.feature_names, ["a", "colour=blue", "colour=red", "b"]);
+    let features = &dataset.train.features;
+    assert_eq!(features[..4], [1.5, 0.0, 1.0, 7.0]);
+    assert!(features[4].is_nan());
+    assert_eq!(features[5..], [1.0, 0.0, f32::MAX, -3.0, 0.0, 1.0, 9.0]);
+}

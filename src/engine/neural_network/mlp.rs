@@ -1,6 +1,6 @@
 //! The network itself, and its layers outside of burn.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, Relu};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::RngExt;
@@ -52,14 +52,18 @@ impl Mlp {
 
     /// A network of `layers` on `device`.
     pub(super) fn from_layers(layers: &[Layer], device: &Device) -> Self {
-        let linear = |layer: &Layer| Linear {
-            weight: Param::from_data(
-                TensorData::new(layer.weight.clone(), [layer.inputs, layer.outputs]),
-                device,
-            ),
-            bias: Some(Param::from_data(TensorData::new(layer.bias.clone(), [layer.outputs]), device)),
+        let linear = |(index, layer): (usize, &Layer)| {
+            let weight = TensorData::new(layer.weight.clone(), [layer.inputs, layer.outputs]);
+            let bias = TensorData::new(layer.bias.clone(), [layer.outputs]);
+            // An optimizer knows its parameters by these ids. The same in every network, they let the moments of a
+            // checkpoint find theirs.
+            let id = 2 * index as u64;
+            Linear {
+                weight: identified(id, Param::from_data(weight, device)),
+                bias: Some(identified(id + 1, Param::from_data(bias, device))),
+            }
         };
-        Self { layers: layers.iter().map(linear).collect(), activation: Relu::new() }
+        Self { layers: layers.iter().enumerate().map(linear).collect(), activation: Relu::new() }
     }
 
     /// Its layers as they are now.
@@ -83,6 +87,11 @@ impl Mlp {
         }
         signal
     }
+}
+
+fn identified<const D: usize>(id: u64, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
+    let (_, value, mapper) = parameter.consume();
+    Param::from_mapped_value(ParamId::from(id), value, mapper)
 }
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {

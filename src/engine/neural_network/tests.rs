@@ -9,7 +9,7 @@ use crate::engine::tests::{config, quiet, stopped_after};
 use crate::engine::trainer::ModelEntry;
 
 fn load(path: &str, problem: Problem) -> Arc<Dataset> {
-    let options = LoadOptions { target: None, problem, validation_split: 0.2, seed: 5 };
+    let options = LoadOptions { problem, seed: 5, ..LoadOptions::default() };
     Arc::new(data::load(path, &options, &config().data, &|| Ok(())).unwrap())
 }
 
@@ -87,7 +87,7 @@ fn gradient(layers: &[Layer], values: &Values, part: &Part, rows: &[u32]) -> Val
 
 /// One parameter's update by the published rules, as PyTorch has them.
 fn update(h: &Hyperparameters, time: i32, parameter: f64, mut g: f64, state: &mut [f64; 2]) -> f64 {
-    let (lr, decay) = (h.learning_rate, h.weight_decay);
+    let (lr, decay) = (h.learning_rate.unwrap_or(0.001), h.weight_decay);
     if h.optimizer != Optimizer::AdamW {
         g += decay * parameter;
     }
@@ -129,7 +129,7 @@ fn three_steps_of_every_optimizer_are_those_of_the_reference() {
             optimizer,
             momentum,
             weight_decay,
-            learning_rate: 0.01,
+            learning_rate: Some(0.01),
             hidden_layers: vec![5, 4],
             ..Hyperparameters::default()
         };
@@ -220,7 +220,7 @@ fn a_stop_in_the_middle_of_a_slice_leaves_no_trace() {
 fn divergence_is_reported_with_its_step_and_the_session_stays_usable() {
     let h = Hyperparameters {
         optimizer: Optimizer::Sgd,
-        learning_rate: 10.0,
+        learning_rate: Some(10.0),
         problem: Problem::Regression,
         ..Hyperparameters::default()
     };
@@ -240,7 +240,7 @@ fn divergence_is_reported_with_its_step_and_the_session_stays_usable() {
 fn a_last_step_that_explodes_is_no_result() {
     let h = Hyperparameters {
         optimizer: Optimizer::Sgd,
-        learning_rate: 10.0,
+        learning_rate: Some(10.0),
         problem: Problem::Regression,
         validation_split: 0.0,
         hidden_layers: Vec::new(),

@@ -12,6 +12,7 @@ use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
 use crate::domain::{ErrorCode, TaskError, TaskResult, TaskSpec};
+use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::Slice;
 use crate::engine::{Finished, panic_message, priority};
@@ -25,6 +26,8 @@ struct State {
     last_number: u64,
     running: bool,
     closed: bool,
+    /// Whether its job has ended.
+    ended: bool,
     used: Instant,
 }
 
@@ -44,6 +47,8 @@ pub(super) struct Surroundings {
     pub(super) data: data::Config,
     /// Sessions that are gone.
     pub(super) lost: Arc<Lost>,
+    /// Where checkpoints and models are kept.
+    pub(super) store: Option<Arc<Store>>,
     /// How long the line may have nothing to do.
     pub(super) idle_time: Duration,
     /// Called after each task, and when the line has had nothing to do for so long.
@@ -56,6 +61,32 @@ struct Work {
     session: Option<Session>,
     /// Said with the next result.
     news: Vec<String>,
+    history: History,
+}
+
+/// The last tasks that are in a session.
+#[derive(Default)]
+struct History {
+    /// Oldest first.
+    completed: Vec<Completed>,
+    /// How many of them an earlier process or session trained: nobody may have heard of those yet.
+    from_checkpoint: usize,
+}
+
+impl History {
+    /// Adds a task, in the place of the oldest where there are many.
+    fn remember(&mut self, completed: Completed) {
+        if self.completed.len() == REMEMBERED_TASKS {
+            self.completed.remove(0);
+            self.from_checkpoint = self.from_checkpoint.saturating_sub(1);
+        }
+        self.completed.push(completed);
+    }
+
+    /// `task`, if it was trained before the session was loaded.
+    fn find(&self, task: &TaskSpec) -> Option<&Completed> {
+        self.completed.iter().take(self.from_checkpoint).find(|completed| completed.is(task))
+    }
 }
 
 impl Line {
@@ -65,6 +96,7 @@ impl Line {
             last_number: 0,
             running: false,
             closed: false,
+            ended: false,
             used: Instant::now(),
         };
         Self { key, plan, state: Mutex::new(state), changed: Condvar::new(), memory_bytes: AtomicU64::new(0) }
@@ -103,6 +135,12 @@ impl Line {
         self.changed.notify_one();
     }
 
+    /// As [`Self::close`], since its job has ended.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.close();
+    }
+
     /// When it was used last, if it has nothing to do.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.lock();
@@ -136,6 +174,17 @@ impl Line {
             // A listener that panics must not take the tasks that wait with it.
             if catch_unwind(AssertUnwindSafe(|| done.finish(finished))).is_err() {
                 tracing::error!(job_id = %self.key.job, "the listener of a task's end panicked");
+            }
+        }
+        if self.lock().ended
+            && let (Some(session), Some(store)) = (&work.session, &around.store)
+        {
+            // Tasks that were still queued have left checkpoints since.
+            store.forget(&self.key.job);
+            let model = session.trainer().weights().map_err(|error| error.to_string());
+            match model.and_then(|model| self.keep(store, &model)) {
+                Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
+                Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
             }
         }
     }
@@ -183,8 +232,16 @@ impl Line {
                 let mut notes = std::mem::take(&mut work.news);
                 let size = result.weights.len();
                 if size > MAX_SENT_WEIGHTS_BYTES {
+                    let kept = around.store.as_ref().map(|store| self.keep(store, &result.weights));
+                    let place = match kept {
+                        Some(Ok(place)) => format!("; {place}"),
+                        Some(Err(error)) => format!(" and could not be kept: {error}"),
+                        None => String::new(),
+                    };
                     result.weights = Bytes::new();
-                    notes.push(format!("the model, {size} bytes, is too large to be sent with the result"));
+                    notes.push(format!(
+                        "the model, {size} bytes, is too large to be sent with the result{place}"
+                    ));
                 }
                 Finished { ending: Ok(result), notes }
             }
@@ -199,12 +256,25 @@ impl Line {
         around: &Surroundings,
     ) -> Result<TaskResult, TaskError> {
         let Submission { task, control, .. } = submission;
-        let session = match &mut work.session {
+        let Work { session, news, history } = work;
+        let session = match session {
             Some(session) => session,
             empty => {
-                let opened = Session::open(&self.plan, &around.data, &|| control.check())?;
-                work.news.extend(self.again(task, &around.lost));
-                work.news.extend(opened.data().notes.iter().cloned());
+                let mut opened = Session::open(&self.plan, &around.data, &|| control.check())?;
+                let resumed = around.store.as_ref().and_then(|store| {
+                    store.newest(&self.key.job, &self.key.session_name(), |state| opened.restore(state))
+                });
+                match resumed {
+                    Some(completed) => {
+                        around.lost.take(&self.key);
+                        *history = History { from_checkpoint: completed.len(), completed };
+                        let note = "the session goes on from its checkpoint";
+                        tracing::info!(job_id = %self.key.job, model = self.key.model, "{note}");
+                        news.push(note.to_owned());
+                    }
+                    None => news.extend(self.again(task, &around.lost)),
+                }
+                news.extend(opened.notes().iter().cloned());
                 tracing::debug!(
                     job_id = %self.key.job,
                     model = self.key.model,
@@ -215,9 +285,35 @@ impl Line {
                 empty.insert(opened)
             }
         };
+        if let Some(done) = history.find(task) {
+            news.push("its training was completed before, as the checkpoint says".to_owned());
+            return session.repeat(done);
+        }
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
-        session.run_from(&task.initial_weights, &slice, validation, control)
+        let result = session.run_from(&task.initial_weights, &slice, validation, control)?;
+        if let Some(store) = around.store.as_ref().filter(|_| task.hyperparameters.checkpoints.wanted()) {
+            history.remember(Completed::new(task, &result));
+            let state = session.state().map_err(|error| error.to_string());
+            let saved = state.and_then(|state| {
+                let checkpoint = Checkpoint { completed: history.completed.clone(), state };
+                let session = self.key.session_name();
+                store.save(&self.key.job, &session, &checkpoint).map_err(|error| error.to_string())
+            });
+            // The result is as good without.
+            if let Err(error) = saved {
+                tracing::warn!(job_id = %self.key.job, "no checkpoint after this task: {error}");
+            }
+        }
+        Ok(result)
+    }
+
+    /// Puts the model where it can be fetched, and says where that is.
+    fn keep(&self, store: &Store, model: &[u8]) -> Result<String, String> {
+        let name = self.plan.entry.weights_file_name;
+        let (path, digest) =
+            store.save_model(&self.key.job, name, model).map_err(|error| error.to_string())?;
+        Ok(format!("it is in {} (sha256 {digest})", path.display()))
     }
 
     /// What to say of a session that is loaded once more.

@@ -56,6 +56,17 @@ impl Trainer for Puppet {
         self.steps = weights[0].into();
         Ok(())
     }
+    fn state(&self) -> Result<Vec<u8>, TaskError> {
+        Ok(self.steps.to_le_bytes().to_vec())
+    }
+    fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
+        self.steps = u64::from_le_bytes(state.try_into().unwrap());
+        Ok(())
+    }
+    fn remedy(&self) -> String {
+        String::new()
+    }
+
     fn memory_bytes(&self) -> u64 {
         1 << 20
     }
@@ -65,13 +76,15 @@ const PUPPET: ModelEntry = ModelEntry {
     name: "puppet",
     aliases: &[],
     weights_file_name: "puppet",
+    listens_to: &[],
+    features: crate::data::FeatureForm::Standardised,
     build: |_| Ok(Box::new(Puppet { steps: 0 })),
 };
 
 static PUPPETS: ModelEntry = PUPPET;
 
 fn sessions(limits: SessionLimits) -> Sessions {
-    Sessions::new(limits, config().data)
+    Sessions::new(limits, config().data, None)
 }
 
 fn submit(sessions: &Sessions, task: TaskSpec, control: &Arc<Control>) -> Receiver<Finished> {
@@ -164,7 +177,7 @@ fn a_listener_that_panics_takes_no_other_task_with_it() {
 fn a_failed_load_neither_poisons_nor_evicts() {
     let folder = tempfile::tempdir().unwrap();
     let limits = SessionLimits { idle: 2, ..SessionLimits::default() };
-    let sessions = Sessions::new(limits, data::Config::new(folder.path()));
+    let sessions = Sessions::new(limits, data::Config::new(folder.path()), None);
     run(&sessions, "good", FINE);
     let late = || {
         let mut task = puppet("late", FINE, 0..1);
@@ -189,7 +202,7 @@ fn what_differs_in_a_hyperparameter_has_a_session_of_its_own() {
     let sessions = sessions(SessionLimits::default());
     assert_eq!(steps(run(&sessions, "job", FINE)), 1);
     let mut other = puppet("job", FINE, 0..1);
-    other.hyperparameters.learning_rate = 0.5;
+    other.hyperparameters.learning_rate = Some(0.5);
     assert_eq!(steps(wait_for(&submit(&sessions, other, &quiet()))), 1);
     let mut wish = puppet("job", FINE, 0..1);
     wish.hyperparameters.backend = Some(crate::domain::BackendChoice::Only(Backend::Cpu));

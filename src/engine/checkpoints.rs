@@ -1,0 +1,393 @@
+//! What sessions leave on disk: a checkpoint after each task, and models.
+//!
+//! ```text
+//! STATE_DIR/checkpoints/JOB/SESSION.NUMBER   the newest two of each session
+//! STATE_DIR/models/JOB/model.safetensors     of a job that ended, or that is too large to travel
+//!
+//! magic (8) | length of header (8, LE) | header (JSON) | state of the trainer | SHA-256 of all before (32)
+//! ```
+//!
+//! A file is written under another name, synchronised and then renamed, so that it is whole or not there. What is torn
+//! or was changed all the same is skipped with a warning, and the one before it is taken.
+//!
+//! A session is found by a digest of all that tells sessions apart and of the version of the program: another version
+//! begins anew.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::{JobId, Metrics, TaskResult, TaskSpec};
+
+const MAGIC: &[u8; 8] = b"TFCKPT01";
+
+/// Bytes of a SHA-256.
+const DIGEST_BYTES: usize = 32;
+
+/// Checkpoints of a session that are kept: the newest, and the one before it in case that is torn.
+const KEPT: usize = 2;
+
+/// Tasks whose results a checkpoint repeats. Their reports may not have left the worker when it was killed.
+pub(super) const REMEMBERED_TASKS: usize = 16;
+
+/// Age at which a checkpoint of a job is given up whose end nobody told of.
+const MOST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Longest part of an id that becomes a file name, in bytes; file systems take 255.
+const MAX_NAME_BYTES: usize = 150;
+
+/// A task whose effect is in a checkpoint, and what it yielded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Completed {
+    task_id: String,
+    epoch: u32,
+    start: u32,
+    end: u32,
+    /// Bits of loss and accuracy, since JSON rounds.
+    train: [u64; 2],
+    validation: Option<[u64; 2]>,
+    samples: u64,
+    steps: u64,
+}
+
+impl Completed {
+    /// That `task` yielded `result`.
+    pub(super) fn new(task: &TaskSpec, result: &TaskResult) -> Self {
+        let bits = |metrics: Metrics| [metrics.loss.to_bits(), metrics.accuracy.to_bits()];
+        Self {
+            task_id: task.identity.task_id.as_str().to_owned(),
+            epoch: task.epoch,
+            start: task.batches.start,
+            end: task.batches.end,
+            train: bits(result.train),
+            validation: result.validation.map(bits),
+            samples: result.samples,
+            steps: result.steps,
+        }
+    }
+
+    /// Whether `task` is that task.
+    pub(super) fn is(&self, task: &TaskSpec) -> bool {
+        (self.task_id.as_str(), self.epoch, self.start, self.end)
+            == (task.identity.task_id.as_str(), task.epoch, task.batches.start, task.batches.end)
+    }
+
+    /// What it yielded, as `now` but for the figures.
+    pub(super) fn result(&self, now: TaskResult) -> TaskResult {
+        let metrics = |[loss, accuracy]: [u64; 2]| Metrics {
+            loss: f64::from_bits(loss),
+            accuracy: f64::from_bits(accuracy),
+        };
+        TaskResult {
+            train: metrics(self.train),
+            validation: self.validation.map(metrics),
+            samples: self.samples,
+            steps: self.steps,
+            ..now
+        }
+    }
+}
+
+/// Where a session is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Checkpoint {
+    /// The last tasks in it, oldest first.
+    pub(super) completed: Vec<Completed>,
+    /// The state of its trainer.
+    pub(super) state: Vec<u8>,
+}
+
+impl Checkpoint {
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let header = serde_json::to_vec(&self.completed)?;
+        let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + header.len() + self.state.len() + DIGEST_BYTES);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&header);
+        bytes.extend_from_slice(&self.state);
+        let digest = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&digest);
+        Ok(bytes)
+    }
+
+    /// The checkpoint that `bytes` are, whatever they are.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
+        let (content, digest) =
+            bytes.split_at_checked(bytes.len().saturating_sub(DIGEST_BYTES)).ok_or(Damage::Torn)?;
+        let content_after_magic = content.strip_prefix(MAGIC).ok_or(Damage::Torn)?;
+        if Sha256::digest(content).as_slice() != digest {
+            return Err(Damage::Digest);
+        }
+        let (length, rest) = content_after_magic.split_first_chunk::<8>().ok_or(Damage::Torn)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| Damage::Torn)?;
+        let (header, state) = rest.split_at_checked(length).ok_or(Damage::Torn)?;
+        let completed = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
+        Ok(Self { completed, state: state.to_vec() })
+    }
+}
+
+/// Why a file is no checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Damage {
+    #[error("it is torn")]
+    Torn,
+    #[error("its digest is another one")]
+    Digest,
+    #[error("its header cannot be read")]
+    Header,
+}
+
+/// The folder of all checkpoints and models.
+#[derive(Debug)]
+pub(super) struct Store {
+    state_dir: PathBuf,
+}
+
+impl Store {
+    /// The store under `state_dir`; checkpoints that nobody asked for in a week are removed.
+    pub(super) fn open(state_dir: &Path) -> Self {
+        let store = Self { state_dir: state_dir.to_owned() };
+        store.prune(SystemTime::now());
+        store
+    }
+
+    fn prune(&self, now: SystemTime) {
+        let folders = entries(&self.state_dir.join("checkpoints"));
+        for folder in folders {
+            let old = |path: &PathBuf| {
+                let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
+                changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > MOST_AGE))
+            };
+            if entries(&folder).iter().all(old) {
+                // What cannot be removed is tried again at the next start.
+                let _ = fs::remove_dir_all(&folder);
+            }
+        }
+    }
+
+    fn folder(&self, job: &JobId) -> PathBuf {
+        self.state_dir.join("checkpoints").join(file_name(job))
+    }
+
+    /// Numbers and paths of the checkpoints of `session`, newest first.
+    fn of_session(&self, job: &JobId, session: &str) -> Vec<(u64, PathBuf)> {
+        let number = |path: &PathBuf| {
+            path.file_name()?.to_str()?.strip_prefix(session)?.strip_prefix('.')?.parse::<u64>().ok()
+        };
+        let mut found: Vec<_> =
+            entries(&self.folder(job)).into_iter().filter_map(|path| Some((number(&path)?, path))).collect();
+        found.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        found
+    }
+
+    /// Saves `checkpoint` as the newest one of `session`.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn save(&self, job: &JobId, session: &str, checkpoint: &Checkpoint) -> io::Result<()> {
+        let before = self.of_session(job, session);
+        let number = before.first().map_or(0, |(number, _)| number + 1);
+        write_whole(&self.folder(job), &format!("{session}.{number}"), &checkpoint.encode()?)?;
+        for (_, path) in before.iter().skip(KEPT - 1) {
+            fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint of `session` that `take` takes.
+    pub(super) fn newest<E: std::fmt::Display>(
+        &self,
+        job: &JobId,
+        session: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Option<Vec<Completed>> {
+        self.of_session(job, session).into_iter().find_map(|(_, path)| {
+            let read = fs::read(&path).map_err(|error| error.to_string());
+            let taken = read
+                .and_then(|bytes| Checkpoint::decode(&bytes).map_err(|damage| damage.to_string()))
+                .and_then(|Checkpoint { completed, state }| {
+                    take(&state).map_err(|error| error.to_string())?;
+                    Ok(completed)
+                });
+            taken
+                .inspect_err(|why| {
+                    tracing::warn!(job_id = %job, path = %path.display(), "a checkpoint is skipped: {why}");
+                })
+                .ok()
+        })
+    }
+
+    /// Removes the checkpoints of `job`.
+    pub(super) fn forget(&self, job: &JobId) {
+        match fs::remove_dir_all(self.folder(job)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(job_id = %job, "its checkpoints cannot be removed: {error}");
+            }
+            _ => {}
+        }
+    }
+
+    /// Saves a model of `job`; returns where it is, and its SHA-256.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub(super) fn save_model(&self, job: &JobId, name: &str, model: &[u8]) -> io::Result<(PathBuf, String)> {
+        let folder = self.state_dir.join("models").join(file_name(job));
+        write_whole(&folder, name, model)?;
+        Ok((folder.join(name), hex(&Sha256::digest(model))))
+    }
+}
+
+/// The name under which a session's checkpoints are kept, from a description of all that tells sessions apart.
+pub(super) fn session_name(description: &str) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    hex(Sha256::digest(format!("{version}\n{description}")).get(..16).unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A name of its own for every job that no file system minds: other characters than letters, digits, `_` and `-` as
+/// `%XX`, and the end of a long one as a digest.
+fn file_name(job: &JobId) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let name: String = job
+        .as_str()
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    match name.get(..MAX_NAME_BYTES) {
+        Some(start) if name.len() > MAX_NAME_BYTES => {
+            format!("{start}~{}", hex(Sha256::digest(job.as_str()).get(..16).unwrap_or_default()))
+        }
+        _ => name,
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    // One thread writes for a session; what a killed process left behind is written over.
+    let temporary = folder.join(format!("{name}.part"));
+    let mut file = File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn checkpoint(state: &[u8]) -> Checkpoint {
+        let completed = Completed {
+            task_id: "t".to_owned(),
+            epoch: 1,
+            start: 0,
+            end: 100,
+            train: [0.1_f64.to_bits(), 1.0_f64.to_bits()],
+            validation: None,
+            samples: 7,
+            steps: 3,
+        };
+        Checkpoint { completed: vec![completed], state: state.to_vec() }
+    }
+
+    fn job(id: &str) -> JobId {
+        JobId::parse(id).unwrap()
+    }
+
+    fn newest(store: &Store) -> Option<Vec<u8>> {
+        let mut found = None;
+        store.newest::<String>(&job("j"), "s", |state| {
+            found = Some(state.to_vec());
+            Ok(())
+        })?;
+        found
+    }
+
+    #[test]
+    fn the_newest_whole_checkpoint_counts_at_whatever_byte_a_later_one_is_torn() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        assert_eq!(newest(&store), None);
+        for state in [b"first", b"other", b"third"] {
+            store.save(&job("j"), "s", &checkpoint(state)).unwrap();
+        }
+        let files = store.of_session(&job("j"), "s");
+        assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(newest(&store).unwrap(), b"third");
+        let whole = fs::read(&files[0].1).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&files[0].1, &whole[..length]).unwrap();
+            assert_eq!(newest(&store).unwrap(), b"other", "{length}");
+        }
+        for place in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[place] ^= 1;
+            fs::write(&files[0].1, &flipped).unwrap();
+            assert_eq!(newest(&store).unwrap(), b"other", "{place}");
+        }
+        store.forget(&job("j"));
+        assert_eq!(newest(&store), None);
+        store.forget(&job("j"));
+    }
+
+    #[test]
+    fn what_a_trainer_refuses_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        store.save(&job("j"), "s", &checkpoint(b"good")).unwrap();
+        store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
+        let take = |state: &[u8]| if state == b"bad" { Err("bad") } else { Ok(()) };
+        assert_eq!(store.newest(&job("j"), "s", take).unwrap(), checkpoint(b"").completed);
+    }
+
+    #[test]
+    fn no_id_leads_out_of_the_folder_and_no_two_share_one() {
+        let long = "x".repeat(256);
+        let other = format!("{}y", "x".repeat(255));
+        let names: Vec<_> =
+            ["..", ".", "a/b", "a%2Fb", "A", &long, &other].iter().map(|id| file_name(&job(id))).collect();
+        for name in &names {
+            assert!(!name.contains(['/', '.']) && name.len() < 255, "{name}");
+        }
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn what_nobody_asked_for_in_a_week_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path());
+        store.save(&job("j"), "s", &checkpoint(b"x")).unwrap();
+        store.prune(SystemTime::now() + MOST_AGE / 2);
+        assert!(newest(&store).is_some());
+        store.prune(SystemTime::now() + MOST_AGE * 2);
+        assert!(newest(&store).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn whatever_the_bytes_decoding_does_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let sealed = [MAGIC.as_slice(), &bytes].concat();
+            let digest = Sha256::digest(&sealed);
+            let sealed = [sealed.as_slice(), digest.as_slice()].concat();
+            prop_assert!(Checkpoint::decode(&bytes).is_err());
+            if let Ok(decoded) = Checkpoint::decode(&sealed) {
+                prop_assert_eq!(Checkpoint::decode(&decoded.encode().unwrap()).unwrap(), decoded);
+            }
+        }
+    }
+}

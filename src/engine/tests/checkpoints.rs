@@ -1,0 +1,88 @@
+//! Checkpoints: a session that comes back goes on bit for bit as one that never left.
+
+use super::*;
+
+fn keeping(state_dir: &std::path::Path) -> TrainingEngine {
+    engine(Config { state_dir: Some(state_dir.to_owned()), ..config() })
+}
+
+fn slice(optimizer: Optimizer, number: u32) -> TaskSpec {
+    let mut task = seeded("job", number * 50..(number + 1) * 50);
+    task.hyperparameters.optimizer = optimizer;
+    task.hyperparameters.momentum = 0.9;
+    task
+}
+
+#[test]
+fn a_new_process_goes_on_as_the_old_one_would_have() {
+    for optimizer in [Optimizer::Sgd, Optimizer::Adam, Optimizer::AdamW, Optimizer::RmsProp] {
+        let whole = engine(config());
+        let expected: Vec<_> = (0..4).map(|number| result(&whole, slice(optimizer, number))).collect();
+        let folder = tempfile::tempdir().unwrap();
+        for (number, expected) in expected.iter().enumerate() {
+            let process = keeping(folder.path());
+            let finished = wait_for(&submit(&process, slice(optimizer, number as u32)));
+            assert_eq!(finished.ending.unwrap(), *expected, "{optimizer:?} {number}");
+            assert_eq!(finished.notes.iter().any(|note| note.contains("checkpoint")), number > 0);
+        }
+    }
+}
+
+#[test]
+fn a_task_whose_report_was_lost_is_not_trained_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = result(&keeping(folder.path()), slice(Optimizer::Adam, 0));
+    let process = keeping(folder.path());
+    let again = wait_for(&submit(&process, slice(Optimizer::Adam, 0)));
+    assert_eq!(again.ending.unwrap(), first);
+    assert!(again.notes.iter().any(|note| note.contains("completed before")), "{:?}", again.notes);
+    let whole = engine(config());
+    result(&whole, slice(Optimizer::Adam, 0));
+    assert_eq!(result(&process, slice(Optimizer::Adam, 1)), result(&whole, slice(Optimizer::Adam, 1)));
+}
+
+#[test]
+fn another_seed_is_another_session_and_no_checkpoint_is_left_where_none_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    result(&keeping(folder.path()), slice(Optimizer::Adam, 0));
+    let mut other = slice(Optimizer::Adam, 1);
+    other.hyperparameters.seed = Some(12);
+    let finished = wait_for(&submit(&keeping(folder.path()), other));
+    assert!(finished.notes.is_empty(), "{:?}", finished.notes);
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut unwanted = slice(Optimizer::Adam, 0);
+    unwanted.hyperparameters.checkpoints = crate::domain::Checkpoints::Never;
+    result(&keeping(folder.path()), unwanted);
+    assert!(!folder.path().join("checkpoints").exists());
+}
+
+#[test]
+fn the_model_of_a_job_that_ended_is_kept_and_its_checkpoints_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = keeping(folder.path());
+    let trained = result(&process, slice(Optimizer::Adam, 0));
+    process.forget(&JobId::parse("job").unwrap());
+    let model = folder.path().join("models/job/model.safetensors");
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !model.exists() {
+        assert!(std::time::Instant::now() < deadline, "no model after a minute");
+        std::thread::yield_now();
+    }
+    assert_eq!(std::fs::read(model).unwrap(), trained.weights);
+    assert!(!folder.path().join("checkpoints/job").exists());
+}
+
+#[test]
+fn a_model_that_is_too_large_to_travel_is_kept_and_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wide = slice(Optimizer::Sgd, 0);
+    wide.batches = 0..2;
+    wide.hyperparameters.hidden_layers = vec![1000, 1000];
+    let finished = wait_for(&submit(&keeping(folder.path()), wide));
+    assert!(finished.ending.unwrap().weights.is_empty());
+    let model = folder.path().join("models/job/model.safetensors");
+    let note = finished.notes.iter().find(|note| note.contains("too large")).unwrap();
+    assert!(note.contains(model.to_str().unwrap()) && note.contains("sha256"), "{note}");
+    assert!(std::fs::metadata(model).unwrap().len() > 3 << 20);
+}
