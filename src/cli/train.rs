@@ -164,10 +164,13 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
 
 /// Of the environment only what says how to train here.
 fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErrors> {
-    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DATA_ROOT", "DEVICE_POLICY"];
+    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DEVICE_POLICY"];
+    let groups = ["ANALYTIC_", "AWS_", "DATA_", "S3_"];
     let mut environment = environment.clone();
     environment.retain(|name, text| {
-        !text.trim().is_empty() && (name.starts_with("ANALYTIC_") || concerns.contains(&name.as_str()))
+        let concerns_it =
+            concerns.contains(&name.as_str()) || groups.iter().any(|group| name.starts_with(group));
+        !text.trim().is_empty() && concerns_it
     });
     environment.entry("DATA_ROOT".to_owned()).or_insert_with(|| ".".to_owned());
     Ok(Config::resolve(&Layers { environment, ..Layers::default() })?.config.engine)

@@ -4,6 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
+use crate::data::Remote;
+use crate::data::remote::{AllowedHost, Cache, Credentials, LocalAddresses, S3, Secret};
 use crate::domain::{
     Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
 };
@@ -170,7 +172,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         (raw, _) => raw.parse().ok(),
     });
     let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
-    let root = reader.read("DATA_ROOT", parse::path);
+    let data = data(reader);
     let state_dir = reader.read("STATE_DIR", parse::path);
     Some(engine::Config {
         backend: backend?,
@@ -180,8 +182,58 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
         state_dir: Some(state_dir?),
-        data: data::Config::for_machine(root?, host::machine().memory_bytes),
+        data: data?,
     })
+}
+
+fn data(reader: &mut Reader<'_>) -> Option<data::Config> {
+    let root = reader.read("DATA_ROOT", parse::path);
+    let folder = reader.read("STATE_DIR", parse::path).map(|state_dir| state_dir.join("cache").join("data"));
+    let max_bytes = reader.read("DATA_CACHE_SIZE", parse::size);
+    let allowed_hosts = match reader.set("DATA_ALLOWED_HOSTS") {
+        None => Some(Vec::new()),
+        Some(_) => reader.read("DATA_ALLOWED_HOSTS", |raw| parse::list(raw, AllowedHost::parse)),
+    };
+    let local = reader.read("DATA_ALLOW_LOCAL_ADDRESSES", parse::boolean);
+    let s3 = s3(reader);
+    let remote = Remote {
+        allowed_hosts: allowed_hosts?,
+        local_addresses: if local? { LocalAddresses::Allowed } else { LocalAddresses::Refused },
+        s3,
+        ..Remote::default()
+    };
+    let cache = Cache { folder: folder?, max_bytes: max_bytes? };
+    Some(data::Config { remote, cache, ..data::Config::for_machine(root?, host::machine().memory_bytes) })
+}
+
+/// Where `s3://` leads; what is wrong with it has been noted.
+fn s3(reader: &mut Reader<'_>) -> S3 {
+    let endpoint = reader.read("S3_ENDPOINT", |raw| {
+        let raw = raw.trim();
+        S3::is_endpoint(raw).then(|| raw.trim_end_matches('/').to_owned())
+    });
+    let region = reader.read("AWS_REGION", |raw| {
+        let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        parse::word(raw).filter(|region| region.chars().all(part))
+    });
+    let id = reader.read("AWS_ACCESS_KEY_ID", parse::word).map(Secret::new);
+    let key = reader.read("AWS_SECRET_ACCESS_KEY", parse::word).map(Secret::new);
+    let session_token = reader.read("AWS_SESSION_TOKEN", parse::word).map(Secret::new);
+    for (name, other, is_alone) in [
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", key.is_none()),
+        ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", id.is_none()),
+        ("AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", id.is_none() || key.is_none()),
+    ] {
+        if is_alone {
+            reader.conflict(name, &format!("only together with {other}"));
+        }
+    }
+    let credentials = id.zip(key).map(|(access_key_id, secret_access_key)| Credentials {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    });
+    S3 { endpoint, region, credentials }
 }
 
 fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {

@@ -57,6 +57,42 @@ pub(super) fn delay(raw: &str, most: Duration) -> Option<RangeInclusive<Duration
     (from <= to && to <= most).then_some(from..=to)
 }
 
+/// Units of sizes, in bytes.
+const SIZES: &[(&str, u64)] = &[
+    ("b", 1),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+];
+
+/// `10GiB`, `500 MB`, or a number of bytes; units in any case.
+pub(super) fn size(raw: &str) -> Option<u64> {
+    let raw = raw.trim().to_ascii_lowercase();
+    let digits = raw.find(|c: char| !c.is_ascii_digit()).unwrap_or(raw.len());
+    let (number, unit) = raw.split_at_checked(digits)?;
+    let factor = match unit.trim_start() {
+        "" => 1,
+        unit => SIZES.iter().find(|(name, _)| *name == unit)?.1,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Items separated by commas, each of which `parse` takes; at least one.
+pub(super) fn list<T>(raw: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    raw.split(',').map(parse).collect()
+}
+
+/// Text without spaces and control characters.
+pub(super) fn word(raw: &str) -> Option<String> {
+    let raw = raw.trim();
+    (!raw.is_empty() && raw.chars().all(|c| c.is_ascii_graphic())).then(|| raw.to_owned())
+}
+
 /// A whole number inside of `range`.
 pub(super) fn whole(raw: &str, range: RangeInclusive<u32>) -> Option<u32> {
     raw.trim().parse().ok().filter(|number| range.contains(number))

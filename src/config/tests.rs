@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::data;
+use crate::data::remote::LocalAddresses;
 use crate::domain::{Backend, BackendChoice, DevicePolicy};
 use crate::engine::{AnalyticProfile, UnsupportedModels};
 use crate::telemetry::logs::LogFormat;
@@ -139,6 +141,14 @@ fn values_are_taken() {
         ("ANALYTIC_EPOCH_DELAY", "0"),
         ("STRICT_HYPERPARAMETERS", "TRUE"),
         ("DATA_ROOT", "/data"),
+        ("DATA_ALLOWED_HOSTS", "data.example.org, *.example.net:8443"),
+        ("DATA_ALLOW_LOCAL_ADDRESSES", "true"),
+        ("DATA_CACHE_SIZE", "500 MB"),
+        ("S3_ENDPOINT", "http://minio:9000/"),
+        ("AWS_REGION", "eu-central-1"),
+        ("AWS_ACCESS_KEY_ID", "id"),
+        ("AWS_SECRET_ACCESS_KEY", "key"),
+        ("STATE_DIR", "/state"),
         ("MAX_TASK_RETRIES", "0"),
         ("DRAIN_TIMEOUT", "0"),
         ("TASK_ISOLATION", "thread"),
@@ -158,6 +168,13 @@ fn values_are_taken() {
     assert_eq!(config.strictness, Strictness::Reject);
     assert_eq!(config.worker.drain_timeout, Duration::ZERO);
     assert!(config.engine.allow_software_adapter);
+    let data::Config { remote, cache, .. } = config.engine.data;
+    assert_eq!((cache.folder, cache.max_bytes), ("/state/cache/data".into(), 500_000_000));
+    assert_eq!(remote.local_addresses, LocalAddresses::Allowed);
+    assert!(remote.allowed_hosts[1].allows("a.example.net", 8443, 443));
+    assert_eq!(remote.s3.endpoint.as_deref(), Some("http://minio:9000"));
+    assert_eq!(remote.s3.region.as_deref(), Some("eu-central-1"));
+    assert_eq!(remote.s3.credentials.unwrap().session_token, None);
 }
 
 #[test]
@@ -191,6 +208,14 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("MAX_TASK_RETRIES", "1000"),
         ("DRAIN_TIMEOUT", "2d"),
         ("TASK_ISOLATION", "container"),
+        ("DATA_ALLOWED_HOSTS", "http://host"),
+        ("DATA_ALLOWED_HOSTS", "a,,b"),
+        ("DATA_ALLOWED_HOSTS", "*"),
+        ("DATA_ALLOW_LOCAL_ADDRESSES", "private"),
+        ("DATA_CACHE_SIZE", "10 gigabytes"),
+        ("DATA_CACHE_SIZE", "99999999999999999999TiB"),
+        ("S3_ENDPOINT", "minio:9000"),
+        ("AWS_REGION", "Europe"),
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
     ] {
@@ -348,6 +373,9 @@ fn variables_that_contradict_each_other_are_refused() {
     refused(&[("TRAINING_BACKEND", "wgpu"), ("DEVICE_POLICY", "cpu")], "DEVICE_POLICY");
     refused(&[("WORKER_PORT", "9000"), ("METRICS_PORT", "9000")], "METRICS_PORT");
     good(&[("WORKER_PORT", "0"), ("METRICS_PORT", "0")]);
+    refused(&[("AWS_ACCESS_KEY_ID", "id")], "AWS_ACCESS_KEY_ID");
+    refused(&[("AWS_SECRET_ACCESS_KEY", "key")], "AWS_SECRET_ACCESS_KEY");
+    refused(&[("AWS_SESSION_TOKEN", "token")], "AWS_SESSION_TOKEN");
 }
 
 #[test]

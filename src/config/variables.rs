@@ -1,5 +1,7 @@
 //! The table of all configuration variables.
 
+use crate::data::remote::{AllowedHost, S3};
+
 /// What this version does with a variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
@@ -71,6 +73,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 
 const SWITCH: &str = "true or false";
 const PORT: &str = "a port from 0 to 65535 (0 = any free one)";
+const KEY: &str = "text without spaces";
 const PEM_FILE: &str = "the path of a PEM file";
 
 const fn variable(
@@ -205,6 +208,35 @@ pub const VARIABLES: &[Variable] = &[
         "the path of a folder",
         "Folder with the local data sets; nothing outside of it is read",
     ),
+    variable(
+        "DATA_ALLOWED_HOSTS",
+        None,
+        AllowedHost::ALLOWED,
+        "Hosts that http:// and https:// data sets may be fetched from, separated by commas: host, host:port, \
+         *.suffix; none by default",
+    ),
+    variable(
+        "DATA_ALLOW_LOCAL_ADDRESSES",
+        Some("false"),
+        SWITCH,
+        "Let these hosts be at addresses of this machine and of private networks",
+    ),
+    variable(
+        "DATA_CACHE_SIZE",
+        Some("10GiB"),
+        "a number of bytes, such as 10GiB or 500MB",
+        "Most that is kept in STATE_DIR/cache/data of what was fetched; what was used least recently goes first",
+    ),
+    variable("S3_ENDPOINT", None, S3::ENDPOINT, "Where s3:// data sets are, if not at AWS"),
+    variable(
+        "AWS_REGION",
+        None,
+        "the name of a region, such as eu-central-1",
+        "Region of s3:// data sets; needed for AWS, us-east-1 by default elsewhere",
+    ),
+    variable("AWS_ACCESS_KEY_ID", None, KEY, "Who asks for s3:// data sets; nobody in particular by default").secret(),
+    variable("AWS_SECRET_ACCESS_KEY", None, KEY, "The key of AWS_ACCESS_KEY_ID").secret(),
+    variable("AWS_SESSION_TOKEN", None, KEY, "What makes a key of limited time valid").secret(),
     variable(
         "STATE_DIR",
         Some("./state"),

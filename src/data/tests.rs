@@ -6,6 +6,8 @@ mod packed;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod paths;
+#[cfg(feature = "remote")]
+mod remote;
 mod synthetic;
 mod targets;
 
