@@ -171,6 +171,7 @@ impl<O: Orchestrator> Worker<O> {
         if !left.is_empty() {
             tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
         }
+        let unreported = left.iter().map(|(_, outcome)| outcome.identity.clone()).collect();
         for outcome in left {
             // The receiver is in our hands.
             let _ = reports.send(outcome);
@@ -183,6 +184,7 @@ impl<O: Orchestrator> Worker<O> {
             slots: config.slots,
             engine: Arc::clone(&with.engine),
             gpus: Arc::clone(&with.gpus),
+            unreported,
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
         let backend = with.engine.capabilities().default_backend;

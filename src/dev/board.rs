@@ -177,13 +177,23 @@ impl Board {
         })
     }
 
-    /// A worker says hello; tasks that it still holds, and that nobody else does, stay with it.
+    /// A worker says hello; tasks that it still holds, and that nobody else does, stay with it. Those that it was given
+    /// and knows nothing of any more go to whoever asks first, without waiting for the end of their leases.
     pub fn register(&mut self, worker: &WorkerId, held: &[(TaskId, u32)], now: Instant) {
         let known = self.heard(worker, now);
         known.registered = true;
         known.drain = false;
         for (task, attempt) in held {
             self.renew(worker, task, *attempt, now);
+        }
+        let given = self.workers.get(worker).map(|known| known.held.clone()).unwrap_or_default();
+        for at in given {
+            let job = &self.jobs[at.job];
+            let (task, attempt) = (job.task_id(at.task), job.tasks[at.task].attempt);
+            if !held.contains(&(task, attempt)) {
+                self.withdraw(at);
+                self.requeue(at);
+            }
         }
     }
 

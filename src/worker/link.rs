@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
 use super::state::Event;
-use crate::domain::{Capabilities, LinkState, WorkerId, WorkerStatus};
+use crate::domain::{Capabilities, LinkState, TaskIdentity, WorkerId, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
@@ -120,6 +120,8 @@ pub(super) struct Identity {
     pub(super) slots: u32,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
+    /// Tasks of the last run whose outcomes are on their way.
+    pub(super) unreported: Vec<TaskIdentity>,
 }
 
 impl Identity {
@@ -137,7 +139,13 @@ impl Identity {
                 backends: engine.backends,
             },
             address: self.address.clone(),
-            held: worker.status().tasks.into_iter().map(|task| task.identity).collect(),
+            held: worker
+                .status()
+                .tasks
+                .into_iter()
+                .map(|task| task.identity)
+                .chain(self.unreported.iter().cloned())
+                .collect(),
         }
     }
 }
