@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
     Validation = 3,
     /// Noise and simulated time of an analytic task.
     Analytic = 4,
+    /// Which hidden units a minibatch leaves out.
+    Dropout = 6,
 }
 
 /// The seed of a job: hyperparameter `seed`, else a hash of the job's id that never changes between versions.
