@@ -1,9 +1,10 @@
 //! Data: from a dataset_path to numbers that train.
 //!
 //! ```text
-//! dataset_path --source--> bytes --decode--> Table --prepare--> Dataset
-//!              builtin:NAME          CSV, columnar     target, split, then fitted on the training part only:
-//!              DATA_ROOT/...         one pass or two   impute, encode, scale ([`Preprocessor`])
+//! dataset_path --source--> bytes ----decode----> Table --prepare--> Dataset
+//!              builtin:NAME       CSV, gzip, zstd      target, split, then fitted on the training part only:
+//!              DATA_ROOT/...      Parquet              impute, encode, scale ([`Preprocessor`])
+//!              synthetic:... ------------------->
 //! ```
 //!
 //! Invariants:
@@ -13,17 +14,19 @@
 //! - All figures of a [`Dataset`] are finite, but for missing ones in raw form, which are NaN; and no held-out row has touched a figure that was fitted.
 //! - `check` is called at least every 65,536 cells read, so a cancelled task stops while it loads.
 //!
-//! Deliberately absent: minibatches and shuffling (the trainer's), URLs and Parquet (a scheme is one arm of
-//! `source`, a format one function beside `decode`), and any cache between jobs.
+//! Deliberately absent: minibatches and shuffling (the trainer's). A scheme is one arm of `source`, a format one
+//! function of `decode`.
 
+mod content;
 mod dataset;
 mod decode;
 mod error;
+mod file;
 mod prepare;
 mod preprocess;
-mod sniff;
 mod source;
 mod split;
+mod synthetic;
 mod table;
 mod target;
 #[cfg(test)]
@@ -37,6 +40,7 @@ pub use dataset::{Dataset, Part, TargetKind, Targets};
 pub use error::{DataError, Malformed};
 pub use preprocess::{Encoding, FeatureColumn, Preprocessor};
 pub use source::{Builtin, Source};
+pub use synthetic::Recipe;
 pub use table::Table;
 
 /// Where data may come from, and how much of it.
@@ -44,8 +48,10 @@ pub use table::Table;
 pub struct Config {
     /// Local data sets must resolve inside of this folder.
     pub root: PathBuf,
-    /// Largest file, in bytes.
+    /// Largest file, in bytes as it lies on disk.
     pub max_bytes: u64,
+    /// Most that a compressed file may hold, in bytes.
+    pub max_unpacked_bytes: u64,
     /// Most rows, header not counted.
     pub max_rows: u32,
     /// Most columns, target included.
@@ -57,12 +63,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Data under `root`, at most 4 GiB, 20 million rows, 10,000 columns and 500 million cells of it, in at most
+    /// Data under `root`, at most 4 GiB (16 GiB once it is decompressed), 20 million rows, 10,000 columns and 500 million cells of it, in at most
     /// 4 GiB of memory.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
             max_bytes: 4 << 30,
+            max_unpacked_bytes: 16 << 30,
             max_rows: 20_000_000,
             max_columns: 10_000,
             max_cells: 500_000_000,
@@ -132,7 +139,6 @@ pub fn load(
     check: Check<'_>,
 ) -> Result<Dataset, DataError> {
     check()?;
-    let mut opened = Source::parse(path, config)?.open(config)?;
-    let table = decode::decode(&mut opened, options.target.as_deref(), config, check)?;
+    let table = Source::parse(path, config)?.read(options.target.as_deref(), config, check)?;
     prepare::prepare(path, &table, options, &prepare::Limits { config, check })
 }

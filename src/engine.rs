@@ -29,6 +29,7 @@ mod session;
 mod sessions;
 mod trainer;
 mod training;
+mod trees;
 
 #[cfg(test)]
 mod tests;

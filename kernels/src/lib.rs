@@ -8,6 +8,7 @@
 //! optimizers      sgd, adam, adamw, rmsprop
 //! matrix          Matrix, multiply
 //! parameters      fill_uniform
+//! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
 //! ```
 //!
 //! Invariants: every function is pure (slices in, slices and sums out), takes row-major `f32`, adds up in `f64`
@@ -25,6 +26,7 @@ mod matrix;
 mod optimizers;
 mod parameters;
 mod regression;
+pub mod trees;
 
 pub use classification::{
     ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,

@@ -18,7 +18,7 @@ pub enum DataError {
     },
     /// There is no such file.
     #[error(
-        "dataset_path: {} does not exist under DATA_ROOT (looked for {tried}); allowed: the path of a CSV file there, \
+        "dataset_path: {} does not exist under DATA_ROOT (looked for {tried}); allowed: the path of a file there, \
          or builtin:NAME",
         shown(.path)
     )]
@@ -37,7 +37,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// The path names something that is no regular file.
-    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV file", shown(.path))]
+    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV or Parquet file", shown(.path))]
     NotAFile {
         /// As it was given.
         path: String,
@@ -59,12 +59,20 @@ pub enum DataError {
         path: String,
     },
     /// Not CSV at all.
-    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header", shown(.path))]
+    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header (plain, gzip or zstd), or Parquet", shown(.path))]
     NotCsv {
         /// As it was given.
         path: String,
         /// What its first bytes say it is.
         looks_like: &'static str,
+    },
+    /// What it is made of does not hold together.
+    #[error("dataset_path: {} is damaged or not whole: {}", shown(.path), shown(.what))]
+    Damaged {
+        /// As it was given.
+        path: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// Nothing in it.
     #[error("dataset_path: {} is empty; allowed: CSV with a header and at least one row", shown(.path))]
@@ -253,6 +261,7 @@ impl DataError {
             | Self::OutsideRoot { .. }
             | Self::NotAFile { .. }
             | Self::NotCsv { .. }
+            | Self::Damaged { .. }
             | Self::Empty { .. }
             | Self::HeaderOnly { .. }
             | Self::Line { .. }

@@ -1,23 +1,19 @@
-//! Where bytes come from: a dataset_path to an open file.
+//! Where data comes from: a dataset_path to a table.
 //!
 //! ```text
-//! dataset_path --parse--> Source::Builtin ------------------------open--> Opened
-//!                     \-> Source::File (relative, no way up) ----/
+//! dataset_path --parse--> Source::Builtin ---------------\
+//!                     \-> Source::File (under DATA_ROOT) --> Content --decode--> Table
+//!                     \-> Source::Synthetic ------------------------------------/
 //! ```
-//!
-//! A file is opened once: its canonical path is checked against DATA_ROOT, then opened beneath DATA_ROOT in a way
-//! that follows no link at all, so that nobody can swap one in between.
 
-use std::fs::{self, File};
-use std::io::{self, Cursor, Read, Seek};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
-use super::Config;
-use super::error::{DataError, shown};
+use super::content::{Content, Opened};
+use super::decode::decode;
+use super::error::DataError;
+use super::synthetic::{self, Recipe};
+use super::table::Table;
+use super::{Check, Config, file};
 use crate::domain::InvalidField;
 
 /// A data set that is compiled into the program.
@@ -49,7 +45,7 @@ impl Builtin {
 }
 
 /// Where a data set comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// Compiled in.
     Builtin(Builtin),
@@ -60,31 +56,16 @@ pub enum Source {
         /// Relative to DATA_ROOT; its `..` never climb above it.
         relative: PathBuf,
     },
-}
-
-/// Bytes that can be read more than once.
-pub(super) trait ReadSeek: Read + Seek {}
-
-impl<T: Read + Seek> ReadSeek for T {}
-
-/// An open data set.
-pub(super) struct Opened {
-    /// The dataset_path as it was given.
-    pub(super) path: String,
-    /// Its content.
-    pub(super) bytes: Box<dyn ReadSeek>,
+    /// Made up.
+    Synthetic(Recipe),
 }
 
 impl Source {
     /// Reads `dataset_path`. Nothing is touched on disk.
     ///
     /// # Errors
-    /// An unknown scheme or built-in set, an empty path, a way out of `config.root`.
+    /// An unknown scheme or built-in set, bad parameters, an empty path, a way out of `config.root`.
     pub fn parse(path: &str, config: &Config) -> Result<Self, DataError> {
-        let allowed = || {
-            let names = Builtin::ALL.map(|set| set.name).join(", ");
-            format!("in this version builtin:NAME ({names}) or the path of a CSV file under DATA_ROOT")
-        };
         let invalid = || DataError::Invalid(InvalidField::new("dataset_path", path, allowed()));
         if path.trim().is_empty() || path.contains('\0') {
             return Err(invalid());
@@ -93,218 +74,52 @@ impl Source {
             Some(("builtin", name)) => {
                 Builtin::ALL.into_iter().find(|set| set.name == name).map(Self::Builtin).ok_or_else(invalid)
             }
+            Some(("synthetic", recipe)) => Ok(Self::Synthetic(Recipe::parse(recipe, path, config)?)),
             Some(_) => Err(invalid()),
             None => {
-                let relative = beneath(Path::new(path), &config.root)
+                let relative = file::beneath(Path::new(path), &config.root)
                     .ok_or_else(|| DataError::OutsideRoot { path: path.to_owned() })?;
                 Ok(Self::File { path: path.to_owned(), relative })
             }
         }
     }
 
-    /// Opens it.
+    /// Reads or makes all of it. `target` is the name of the target column; the last one where absent.
     ///
     /// # Errors
-    /// There is no such regular file, it lies outside of `config.root`, or it cannot be read.
-    pub(super) fn open(self, config: &Config) -> Result<Opened, DataError> {
-        match self {
+    /// There is no such data, it cannot be read, it is not what is read here, a limit of `config` is passed, or
+    /// `check` says to stop.
+    pub(super) fn read(
+        self,
+        target: Option<&str>,
+        config: &Config,
+        check: Check<'_>,
+    ) -> Result<Table, DataError> {
+        let opened = match self {
+            Self::Synthetic(recipe) => return recipe.table(config, check),
             Self::Builtin(set) => {
-                Ok(Opened { path: format!("builtin:{}", set.name), bytes: Box::new(Cursor::new(set.bytes)) })
+                Opened { path: format!("builtin:{}", set.name), content: Content::from(set.bytes) }
             }
             Self::File { path, relative } => {
-                let root = fs::canonicalize(&config.root).map_err(|source| DataError::Root {
-                    root: config.root.to_string_lossy().into_owned(),
-                    source,
-                })?;
-                let found = find(&path, &relative, &root)?;
-                let file = open_regular(&path, &found, &root)?;
-                Ok(Opened { path, bytes: Box::new(file) })
+                let file = file::open(&path, &relative, &config.root)?;
+                Opened { path, content: Content::File(file) }
             }
-        }
+        };
+        decode(&opened, target, config, check)
     }
+}
+
+/// What a dataset_path may be.
+fn allowed() -> String {
+    let names = Builtin::ALL.map(|set| set.name).join(", ");
+    format!(
+        "builtin:NAME ({names}), the path of a CSV or Parquet file under DATA_ROOT, {}",
+        synthetic::usage()
+    )
 }
 
 /// `http` and the rest of `http://…`; `None` for a path, whose first `/` comes before any `:`.
 fn scheme(path: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = path.split_once(':')?;
     (!scheme.contains('/')).then_some((scheme, rest))
-}
-
-/// `path` relative to `root`, without `.` and empty parts. An absolute path that is not inside of `root` is taken as
-/// if `root` were `/`. `None` where `..` would climb above `root`.
-fn beneath(path: &Path, root: &Path) -> Option<PathBuf> {
-    let inside = if path.is_absolute() {
-        let canonical = fs::canonicalize(root).ok();
-        let absolute = std::path::absolute(root).ok();
-        let roots = [Some(root.to_owned()), absolute, canonical];
-        roots.into_iter().flatten().find_map(|root| path.strip_prefix(root).ok().map(Path::to_owned))
-    } else {
-        None
-    };
-    let mut depth = 0_usize;
-    let mut relative = PathBuf::new();
-    for part in inside.as_deref().unwrap_or(path).components() {
-        match part {
-            Component::Normal(name) => {
-                depth += 1;
-                relative.push(name);
-            }
-            Component::ParentDir => {
-                depth = depth.checked_sub(1)?;
-                // Kept as it is: what `..` means after a link is for the file system to say.
-                relative.push("..");
-            }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    Some(relative)
-}
-
-/// The canonical path of the file that is meant: `relative`, or with `.csv` where it has no extension.
-fn find(path: &str, relative: &Path, root: &Path) -> Result<PathBuf, DataError> {
-    let mut candidates = vec![relative.to_owned()];
-    if relative.extension().is_none() && relative.file_name().is_some() {
-        candidates.push(relative.with_extension("csv"));
-    }
-    let mut other = None;
-    for candidate in &candidates {
-        let canonical = match fs::canonicalize(root.join(candidate)) {
-            Ok(canonical) => canonical,
-            Err(error) if is_absent(&error) => continue,
-            Err(source) => return Err(unreadable(path, source)),
-        };
-        if !canonical.starts_with(root) {
-            return Err(DataError::OutsideRoot { path: path.to_owned() });
-        }
-        let metadata = fs::metadata(&canonical).map_err(|source| unreadable(path, source))?;
-        match other_kind(&metadata) {
-            None => return Ok(canonical),
-            Some(kind) => other = other.or(Some(kind)),
-        }
-    }
-    Err(match other {
-        Some(kind) => DataError::NotAFile { path: path.to_owned(), kind },
-        None => DataError::NotFound {
-            path: path.to_owned(),
-            tried: candidates
-                .iter()
-                .map(|name| shown(&name.to_string_lossy()))
-                .collect::<Vec<_>>()
-                .join(" and "),
-        },
-    })
-}
-
-/// Opens `canonical`, which has no links and lies inside of `root`, and makes sure that it still is that.
-fn open_regular(path: &str, canonical: &Path, root: &Path) -> Result<File, DataError> {
-    let outside = || DataError::OutsideRoot { path: path.to_owned() };
-    let relative = canonical.strip_prefix(root).map_err(|_| outside())?;
-    let file = open_beneath(root, relative).map_err(|source| {
-        match Errno::from_io_error(&source) {
-            // A link where there was none a moment ago.
-            Some(Errno::LOOP | Errno::XDEV) => outside(),
-            _ => unreadable(path, source),
-        }
-    })?;
-    let metadata = file.metadata().map_err(|source| unreadable(path, source))?;
-    match other_kind(&metadata) {
-        None => Ok(file),
-        Some(kind) => Err(DataError::NotAFile { path: path.to_owned(), kind }),
-    }
-}
-
-/// Without NONBLOCK the opening of a FIFO would wait for somebody to write.
-fn flags() -> OFlags {
-    OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW
-}
-
-#[cfg(target_os = "linux")]
-fn open_beneath(root: &Path, relative: &Path) -> io::Result<File> {
-    use rustix::fs::ResolveFlags;
-
-    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(&folder, relative, flags(), Mode::empty(), resolve) {
-        Ok(file) => Ok(File::from(file)),
-        // Kernels before 5.6, and sandboxes that do not know the call.
-        Err(Errno::NOSYS | Errno::PERM) => open_and_compare(root, relative),
-        Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_beneath(root: &Path, relative: &Path) -> io::Result<File> {
-    open_and_compare(root, relative)
-}
-
-/// The way without openat2: open, then ask whether the path without links still leads to what was opened.
-fn open_and_compare(root: &Path, relative: &Path) -> io::Result<File> {
-    let path = root.join(relative);
-    let file = File::from(rustix::fs::open(&path, flags(), Mode::empty())?);
-    let (opened, named) = (file.metadata()?, fs::symlink_metadata(&path)?);
-    if fs::canonicalize(&path)? == path && (opened.dev(), opened.ino()) == (named.dev(), named.ino()) {
-        Ok(file)
-    } else {
-        Err(Errno::LOOP.into())
-    }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || matches!(Errno::from_io_error(error), Some(Errno::NAMETOOLONG | Errno::LOOP))
-}
-
-fn unreadable(path: &str, source: io::Error) -> DataError {
-    DataError::Unreadable { path: path.to_owned(), source }
-}
-
-/// What it is, unless it is a regular file.
-fn other_kind(metadata: &fs::Metadata) -> Option<&'static str> {
-    let kind = metadata.file_type();
-    if kind.is_file() {
-        None
-    } else if kind.is_dir() {
-        Some("folder")
-    } else if kind.is_fifo() {
-        Some("named pipe")
-    } else if kind.is_socket() {
-        Some("socket")
-    } else {
-        Some("device")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_way_without_openat2_opens_files_and_refuses_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
-        fs::write(root.join("a.csv"), "x,y\n").unwrap();
-        std::os::unix::fs::symlink("a.csv", root.join("b.csv")).unwrap();
-        assert!(open_and_compare(&root, Path::new("a.csv")).is_ok());
-        let refused = open_and_compare(&root, Path::new("b.csv")).unwrap_err();
-        assert_eq!(Errno::from_io_error(&refused), Some(Errno::LOOP));
-    }
-
-    #[test]
-    fn a_link_put_in_place_after_the_check_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().canonicalize().unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", root.join("late.csv")).unwrap();
-        let refused = open_regular("late.csv", &root.join("late.csv"), &root).unwrap_err();
-        assert!(matches!(refused, DataError::OutsideRoot { .. }), "{refused}");
-    }
-
-    #[test]
-    fn absolute_paths_are_taken_relative_to_the_root() {
-        let root = Path::new("/srv/data");
-        assert_eq!(beneath(Path::new("/srv/data/a.csv"), root), Some("a.csv".into()));
-        assert_eq!(beneath(Path::new("/data/mnist"), root), Some("data/mnist".into()));
-        assert_eq!(beneath(Path::new("/srv/data/../b"), root), None);
-        assert_eq!(beneath(Path::new("a/../b"), root), Some("a/../b".into()));
-        assert_eq!(beneath(Path::new("a/../../b"), root), None);
-    }
 }

@@ -179,6 +179,7 @@ fn fits_single(number: f64) -> bool {
     magnitude == 0.0 || (SMALL..=WHOLE).contains(&magnitude)
 }
 
+/// Cells as codes while they are read.
 #[derive(Debug, Default)]
 pub(super) struct WordsBuilder {
     codes: Vec<u32>,
@@ -189,7 +190,7 @@ pub(super) struct WordsBuilder {
 
 impl WordsBuilder {
     /// Adds a word; `false` where it is one too many.
-    fn push(&mut self, word: &str) -> bool {
+    pub(super) fn push(&mut self, word: &str) -> bool {
         let code = match self.known.get(word) {
             Some(code) => *code,
             None if self.words.len() == MAX_WORDS => return false,
@@ -205,7 +206,8 @@ impl WordsBuilder {
         true
     }
 
-    fn finish(self) -> Words {
+    /// The finished cells.
+    pub(super) fn finish(self) -> Words {
         Words { codes: self.codes, words: self.words }
     }
 }

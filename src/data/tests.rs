@@ -2,7 +2,9 @@
 
 mod features;
 mod files;
+mod packed;
 mod paths;
+mod synthetic;
 mod targets;
 
 use std::fs;

@@ -19,6 +19,8 @@ pub(crate) enum Purpose {
     Validation = 3,
     /// Noise and simulated time of an analytic task.
     Analytic = 4,
+    /// Rows, features and rounding of a tree.
+    Trees = 5,
     /// Which hidden units a minibatch leaves out.
     Dropout = 6,
 }

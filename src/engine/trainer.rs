@@ -8,8 +8,9 @@ use std::sync::Arc;
 use super::Control;
 use super::device::ComputeDevice;
 use super::neural_network;
+use super::trees::TreeModel;
 use crate::data::{Dataset, FeatureForm};
-use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
+use crate::domain::{Hyperparameters, Metrics, ModelType, Stopping, TaskError};
 
 /// What a trainer is built from.
 pub(crate) struct Blueprint<'a> {
@@ -210,6 +211,58 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         features: FeatureForm::Standardised,
         build: neural_network::support_vector_machine,
     },
+    ModelEntry {
+        name: "xgboost",
+        aliases: &["gradient_boosting"],
+        weights_file_name: "model.json",
+        listens_to: &[&[
+            "colsample_bytree",
+            "gamma",
+            "learning_rate",
+            "max_bins",
+            "max_depth",
+            "min_child_weight",
+            "n_estimators",
+            "reg_alpha",
+            "reg_lambda",
+            "rounds_per_task",
+            "subsample",
+        ]],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
+    },
+    ModelEntry {
+        name: "random_forest",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[&[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+            "n_estimators",
+            "trees_per_task",
+        ]],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
+    },
+    ModelEntry {
+        name: "decision_tree",
+        aliases: &[],
+        weights_file_name: "model.json",
+        listens_to: &[&[
+            "bootstrap",
+            "max_bins",
+            "max_depth",
+            "max_features",
+            "min_samples_leaf",
+            "min_samples_split",
+        ]],
+        features: FeatureForm::Raw,
+        build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
+    },
 ];
 
 impl ModelEntry {
@@ -221,7 +274,10 @@ impl ModelEntry {
 
     /// What of `hyperparameters` was given and changes nothing, in one line.
     pub(crate) fn unheard(&self, hyperparameters: &Hyperparameters) -> Option<String> {
-        let heard = |name: &&&str| !EVERYWHERE.contains(*name) && !self.listens_to.concat().contains(*name);
+        let unwanted = |name: &str| name == "early_stopping" && hyperparameters.stopping == Stopping::Never;
+        let listens_to = self.listens_to.concat();
+        let heard =
+            |name: &&&str| !EVERYWHERE.contains(*name) && !listens_to.contains(*name) && !unwanted(**name);
         let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
         (!names.is_empty())
             .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))

@@ -119,8 +119,8 @@ fn a_fitted_preprocessor_applies_to_other_tables() {
     let dataset = root.load("train.csv", &all()).unwrap();
     let read = |content: &str| {
         root.write("new.csv", content);
-        let mut opened = Source::parse("new.csv", &root.config()).unwrap().open(&root.config()).unwrap();
-        decode::decode(&mut opened, Some("y"), &root.config(), &|| Ok(())).unwrap()
+        let source = Source::parse("new.csv", &root.config()).unwrap();
+        source.read(Some("y"), &root.config(), &|| Ok(())).unwrap()
     };
     let apply = |table: &Table| {
         let rows: Vec<u32> = (0..table.rows()).collect();

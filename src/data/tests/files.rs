@@ -1,9 +1,7 @@
 //! What a file may look like, and what is said of one that may not.
 
 use std::cell::Cell;
-use std::io::Write;
 
-use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 use super::*;
@@ -87,19 +85,23 @@ fn bytes_that_are_no_text() {
     let mut late = "x,y\n".to_owned() + &"1,a\n".repeat(40_000);
     late.push_str("2,\0\n");
     refused(late, &all(), code, &["line 40002", "NUL"]);
-    refused(b"PAR1\x15\x04", &all(), code, &["Parquet", "CSV in UTF-8"]);
+    refused(b"PAR1\x15\x04", &all(), code, &["Parquet file that is cut short", "CSV in UTF-8"]);
     refused(b"PK\x03\x04\x14", &all(), code, &["ZIP", "Excel"]);
     refused(b"\xff\xfex\0,\0", &all(), code, &["UTF-16"]);
-    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(b"x,y\n1,2\n").unwrap();
-    refused(gzip.finish().unwrap(), &all(), code, &["gzip"]);
 }
 
 #[test]
 fn limits_are_named() {
     let root = Root::with("t.csv", "x,z,y\n1,2,a\n2,3,b\n3,4,a\n");
     let code = ErrorCode::ResourceExhausted;
-    let exact = Config { max_bytes: 24, max_rows: 3, max_columns: 3, max_cells: 9, ..root.config() };
+    let exact = Config {
+        max_bytes: 24,
+        max_unpacked_bytes: 1,
+        max_rows: 3,
+        max_columns: 3,
+        max_cells: 9,
+        ..root.config()
+    };
     let check = || Ok(());
     assert!(load("t.csv", &all(), &exact, &check).is_ok());
     for (config, words) in [

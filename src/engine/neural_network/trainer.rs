@@ -92,6 +92,19 @@ impl GradientTrainer {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn architecture(&self) -> &Architecture {
+        &self.recipe.architecture
+    }
+
+    /// Goes on with burn, whatever the device is.
+    #[cfg(test)]
+    pub(super) fn use_burn(&mut self, device: &crate::engine::device::ComputeDevice) {
+        let Recipe { architecture, rule, .. } = &self.recipe;
+        let memory = self.network.memory();
+        self.network = Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory));
+    }
+
     /// Says once what does not work as it was asked for.
     fn warn(&mut self) {
         let lacks_total = self.recipe.course.lacks_total().filter(|_| self.course.total_epochs.is_none());

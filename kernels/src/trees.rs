@@ -1,0 +1,36 @@
+//! Histogram trees: bins, derivatives, histograms, splits, partitions, and the walk through a finished tree.
+//!
+//! ```text
+//! bins        cut_points, bin_values, gather_columns, interleave     features [rows, width] -> u8 bins
+//! derivatives logistic, softmax, squared error, quantise             scores -> one packed i64 a row
+//! histogram   accumulate, subtract, add                              rows of a node -> sums by bin
+//! split       best_split                                             sums by bin -> threshold of most gain
+//! purity      Purity, Spread                                         the same for forests, by class or variance
+//! partition   partition                                              rows of a node -> rows of its children
+//! walk        leaf_of, add_tree                                      rows -> leaves of a finished tree
+//! ```
+//!
+//! Invariants: sums that decide on a split are sums of integers, so that neither order nor number of threads moves a
+//! bit; a value belongs left where it is below the threshold; NaN is a missing value and has a bin of its own, the
+//! last one of its feature.
+
+mod bins;
+mod derivatives;
+mod histogram;
+mod partition;
+mod purity;
+mod split;
+mod walk;
+
+pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleave};
+pub use derivatives::{
+    Magnitudes, Quantum, add_to_rows, bootstrap, draw_rows, logistic_derivatives, logistic_loss, pick,
+    quantise, share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives, sum_of_rows,
+};
+pub use histogram::{TILE, Tile, accumulate, add, clear, subtract, sum_of, total};
+pub use partition::{Routing, partition};
+pub use purity::{
+    BinShape, ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values,
+};
+pub use split::{Penalties, Split, best_split};
+pub use walk::{Side, TreeNode, add_tree, add_tree_at, leaf_of};

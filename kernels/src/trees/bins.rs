@@ -1,0 +1,257 @@
+//! Features to bins: at most 256 intervals a feature, chosen by quantiles.
+
+/// Most bins of a feature, that of missing values included.
+pub const MAX_BINS: usize = 256;
+
+/// Values that are searched for at once; enough to keep the processor busy while it waits for memory.
+const LANES: usize = 16;
+
+/// Values from which on they are sorted by digits.
+const RADIX_ROWS: usize = 1024;
+
+/// How a feature is cut into bins: bin b holds the values v with b cut points at or below v.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Cuts {
+    /// Ascending, each different; a feature of one value has none.
+    pub points: Vec<f32>,
+    /// Whether a value was missing: then there is one more bin, the last.
+    pub missing: bool,
+}
+
+impl Cuts {
+    /// Number of bins for values, at least one.
+    pub fn value_bins(&self) -> usize {
+        self.points.len() + 1
+    }
+
+    /// Number of bins, that of missing values included; at most [`MAX_BINS`].
+    pub fn bins(&self) -> usize {
+        self.value_bins() + usize::from(self.missing)
+    }
+
+    /// The upper end of bin `bin`: values below it are in that bin or one before. For the last one a number above
+    /// all values.
+    pub fn upper(&self, bin: usize) -> f32 {
+        self.points.get(bin).copied().unwrap_or(f32::MAX)
+    }
+}
+
+/// Cuts `values` into at most `most` bins (2 to [`MAX_BINS`]). Where there are no more different values than that,
+/// each has a bin of its own; else bins hold about the same number of values, and a frequent value has its own.
+/// Cut points lie midway between neighbouring values, as scikit-learn places thresholds. NaN is missing.
+pub fn cut_points(values: &[f32], most: usize) -> Cuts {
+    let mut keys: Vec<u32> =
+        values.iter().filter(|value| !value.is_nan()).map(|value| to_key(*value)).collect();
+    let missing = keys.len() < values.len();
+    sort(&mut keys);
+    let runs = runs(&keys);
+    let most = most.clamp(2, MAX_BINS) - usize::from(missing);
+    let mut points = Vec::new();
+    if runs.len() <= most {
+        points.extend(runs.windows(2).map(|pair| midpoint(pair[0].0, pair[1].0)));
+    } else {
+        let (mut rows_left, mut bins_left) = (keys.len(), most);
+        let mut filled = 0;
+        for pair in runs.windows(2) {
+            filled += pair[0].1;
+            let wanted = rows_left.div_ceil(bins_left);
+            // Closes where the next value would overshoot by more than leaving it out falls short.
+            if filled + pair[1].1 / 2 >= wanted && bins_left > 1 {
+                points.push(midpoint(pair[0].0, pair[1].0));
+                rows_left -= filled;
+                bins_left -= 1;
+                filled = 0;
+            }
+        }
+    }
+    points.dedup();
+    Cuts { points, missing }
+}
+
+/// The bin of each of `values`, into `bins` of the same length. Values beyond those that `cuts` was made of fall into
+/// the first or last bin; a missing one where none was missing then falls into the first.
+pub fn bin_values(values: &[f32], cuts: &Cuts, bins: &mut [u8]) {
+    let mut table = [f32::INFINITY; MAX_BINS];
+    for (slot, point) in table.iter_mut().zip(&cuts.points) {
+        *slot = *point;
+    }
+    let count = cuts.points.len();
+    let top = if count == 0 { 0 } else { 1 << count.ilog2() };
+    let missing = if cuts.missing { count + 1 } else { 0 };
+    let search = |values: &[f32; LANES]| {
+        let mut at = [0_usize; LANES];
+        let mut step = top;
+        while step > 0 {
+            for (at, value) in at.iter_mut().zip(values) {
+                let probe = (*at + step - 1) & (MAX_BINS - 1);
+                *at += if *value >= table[probe] { step } else { 0 };
+            }
+            step /= 2;
+        }
+        at
+    };
+    for (values, bins) in values.chunks(LANES).zip(bins.chunks_mut(LANES)) {
+        let mut lanes = [0.0; LANES];
+        lanes[..values.len()].copy_from_slice(values);
+        let found = search(&lanes);
+        for ((bin, at), value) in bins.iter_mut().zip(found).zip(lanes) {
+            *bin = if value.is_nan() { missing } else { at.min(count) } as u8;
+        }
+    }
+}
+
+/// Columns [first, first + `columns.len()` / rows) of `features`, shape [rows, `width`], one after the other.
+pub fn gather_columns(features: &[f32], width: usize, first: usize, columns: &mut [f32]) {
+    let rows = features.len() / width.max(1);
+    let count = columns.len() / rows.max(1);
+    const BLOCK: usize = 256;
+    for start in (0..rows).step_by(BLOCK) {
+        let end = (start + BLOCK).min(rows);
+        for column in 0..count {
+            let from = features[start * width..end * width].iter().skip(first + column).step_by(width);
+            let to = &mut columns[column * rows + start..column * rows + end];
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// `columns`, one of `rows` bytes after the other, as rows: rows [first, first + lines.len() / width) of them.
+pub fn interleave(columns: &[u8], rows: usize, first: usize, lines: &mut [u8]) {
+    let width = columns.len() / rows.max(1);
+    const BLOCK: usize = 64;
+    for (block, lines) in lines.chunks_mut(BLOCK * width.max(1)).enumerate() {
+        let start = first + block * BLOCK;
+        let count = lines.len() / width.max(1);
+        for column in 0..width {
+            let from = &columns[column * rows + start..column * rows + start + count];
+            for (to, from) in lines.iter_mut().skip(column).step_by(width).zip(from) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// The different values of sorted keys, and how often each is there.
+fn runs(keys: &[u32]) -> Vec<(f32, usize)> {
+    keys.chunk_by(|a, b| a == b).map(|run| (from_key(run[0]), run.len())).collect()
+}
+
+/// Above `low`, at most `high`.
+fn midpoint(low: f32, high: f32) -> f32 {
+    let middle = ((f64::from(low) + f64::from(high)) / 2.0) as f32;
+    if middle > low { middle } else { high }
+}
+
+/// A number that orders as the value does; 0 and -0 are one value.
+fn to_key(value: f32) -> u32 {
+    let bits = (value + 0.0).to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+fn from_key(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & !(1 << 31) } else { !key })
+}
+
+/// Ascending; by three digits of 11 bits where there are many.
+fn sort(keys: &mut Vec<u32>) {
+    if keys.len() < RADIX_ROWS {
+        keys.sort_unstable();
+        return;
+    }
+    let mut other = vec![0; keys.len()];
+    for shift in [0, 11, 22] {
+        let digit = |key: u32| (key >> shift) as usize & 2047;
+        let mut starts = [0_usize; 2048];
+        for key in keys.iter() {
+            starts[digit(*key)] += 1;
+        }
+        let mut sum = 0;
+        for start in &mut starts {
+            sum += std::mem::replace(start, sum);
+        }
+        for key in keys.iter() {
+            let start = &mut starts[digit(*key)];
+            other[*start] = *key;
+            *start += 1;
+        }
+        std::mem::swap(keys, &mut other);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(rows: usize) -> Vec<f32> {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..rows).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn few_values_have_a_bin_each_with_cuts_midway() {
+        let cuts = cut_points(&[3.0, 1.0, f32::NAN, 1.0, -2.0, 0.0, -0.0], 256);
+        assert_eq!(cuts, Cuts { points: vec![-1.0, 0.5, 2.0], missing: true });
+        assert_eq!((cuts.value_bins(), cuts.bins()), (4, 5));
+        let mut bins = [9; 6];
+        bin_values(&[-9.0, 0.5, 0.49, 2.0, f32::NAN, 1e30], &cuts, &mut bins);
+        assert_eq!(bins, [0, 2, 1, 3, 4, 3]);
+        assert_eq!(cut_points(&[f32::NAN], 256), Cuts { points: vec![], missing: true });
+        // Neighbours in f32 have no number between them: the upper one is the cut.
+        let above = f32::from_bits(1.0_f32.to_bits() + 1);
+        assert_eq!(cut_points(&[1.0, above], 256).points, [above]);
+    }
+
+    #[test]
+    fn many_values_fill_bins_evenly_and_each_value_lies_between_its_cuts() {
+        let mut values = noise(10_000);
+        values[..3000].fill(0.25);
+        for most in [2, 16, 255, 256] {
+            let cuts = cut_points(&values, most);
+            assert!(cuts.bins() <= most && cuts.bins() * 10 >= most * 9, "{} of {most}", cuts.bins());
+            assert!(cuts.points.windows(2).all(|pair| pair[0] < pair[1]));
+            let mut bins = vec![0; values.len()];
+            bin_values(&values, &cuts, &mut bins);
+            let mut counts = vec![0; cuts.bins()];
+            for (bin, value) in bins.iter().map(|bin| *bin as usize).zip(&values) {
+                assert_eq!(bin, cuts.points.iter().filter(|point| *point <= value).count());
+                counts[bin] += 1;
+            }
+            let most_rows = (7000 / cuts.bins() + 1) * 2 + 3000;
+            assert!(counts.iter().all(|count| *count > 0 && *count < most_rows), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn sorting_by_digits_is_sorting() {
+        let mut keys: Vec<u32> = noise(5000).into_iter().map(to_key).collect();
+        let mut expected = keys.clone();
+        expected.sort_unstable();
+        sort(&mut keys);
+        assert_eq!(keys, expected);
+        for value in [-1e30, -1.0, 0.0, 1e-40, f32::MAX] {
+            assert_eq!(from_key(to_key(value)), value);
+        }
+    }
+
+    #[test]
+    fn columns_and_rows_are_the_same_figures() {
+        let features: Vec<f32> = (0..700 * 3).map(|i| i as f32).collect();
+        let mut columns = vec![0.0; 700 * 2];
+        gather_columns(&features, 3, 1, &mut columns);
+        assert!((0..700).all(|row| columns[row] == features[row * 3 + 1]));
+        assert!((0..700).all(|row| columns[700 + row] == features[row * 3 + 2]));
+        let bytes: Vec<u8> = (0..700 * 3).map(|i| (i % 251) as u8).collect();
+        let mut lines = vec![0; 600 * 3];
+        interleave(&bytes, 700, 100, &mut lines);
+        assert!(
+            (0..600)
+                .all(|row| (0..3).all(|column| lines[row * 3 + column] == bytes[column * 700 + 100 + row]))
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Sums of packed derivatives by bin.
+//!
+//! The bins of some features, those of a *group*, share a tile that fits a first-level cache; a row's bins of one
+//! group lie side by side. A slot of the tile is the feature's offset plus the bin.
+
+/// Slots of a tile: 16 KiB, half of the smallest first-level cache in use.
+pub const TILE: usize = 2048;
+
+/// Sums of one group of features.
+pub type Tile = [i64; TILE];
+
+/// Adds the derivatives of `rows` to the slots of their bins. `bins` has shape [all rows, `offsets.len()`],
+/// `packed` one number for each of all rows. An offset and the bins of its feature stay below [`TILE`].
+pub fn accumulate(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
+    let width = offsets.len();
+    for &row in rows {
+        let row = row as usize;
+        let derivatives = packed[row];
+        let line = &bins[row * width..row * width + width];
+        for (bin, offset) in line.iter().zip(offsets) {
+            // The mask changes nothing; it shows that no slot lies outside.
+            let slot = (*offset as usize + *bin as usize) & (TILE - 1);
+            tile[slot] = tile[slot].wrapping_add(derivatives);
+        }
+    }
+}
+
+/// Makes the sums of a node those of one child by taking away the other's, `sibling`.
+pub fn subtract(sums: &mut [i64], sibling: &[i64]) {
+    for (sum, other) in sums.iter_mut().zip(sibling) {
+        *sum = sum.wrapping_sub(*other);
+    }
+}
+
+/// Adds `other` to `sums`.
+pub fn add(sums: &mut [i64], other: &[i64]) {
+    for (sum, other) in sums.iter_mut().zip(other) {
+        *sum = sum.wrapping_add(*other);
+    }
+}
+
+/// Makes all sums 0.
+pub fn clear(sums: &mut [i64]) {
+    sums.fill(0);
+}
+
+/// The packed sum of `rows`.
+pub fn total(packed: &[i64], rows: &[u32]) -> i64 {
+    rows.iter().fold(0, |sum, row| sum.wrapping_add(packed[*row as usize]))
+}
+
+/// Gradient and second derivative of a packed sum, in units.
+pub fn sum_of(packed: i64) -> (i64, i64) {
+    (packed >> 32, packed & 0xffff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_the_rows_whatever_their_order_and_siblings_differ_by_subtraction() {
+        let (rows, offsets) = (500_u32, [0_u16, 7, 300]);
+        let bins: Vec<u8> =
+            (0..rows).flat_map(|row| [row % 7, row % 251, row % 3].map(|b| b as u8)).collect();
+        let packed: Vec<i64> = (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
+        let of = |rows: &[u32]| {
+            let mut tile = [0; TILE];
+            accumulate(&bins, &offsets, rows, &packed, &mut tile);
+            tile
+        };
+        let all: Vec<u32> = (0..rows).collect();
+        let back: Vec<u32> = all.iter().rev().copied().collect();
+        let total = of(&all);
+        assert_eq!(total, of(&back));
+        let (g, h) = sum_of(total[7 + 5]);
+        let expected =
+            |part: fn(i64) -> i64| (0..i64::from(rows)).filter(|r| r % 251 == 5).map(part).sum::<i64>();
+        assert_eq!((g, h), (expected(|r| (r % 41) - 20), expected(|r| r % 13)));
+        let (some, others) = all.split_at(123);
+        let mut rest = total;
+        subtract(&mut rest, &of(some));
+        assert_eq!(rest, of(others));
+        add(&mut rest, &of(some));
+        assert_eq!(rest, total);
+    }
+}

@@ -1,0 +1,347 @@
+//! Splits that leave children as pure as can be (Breiman, Random Forests, 2001): by class with the Gini impurity, by
+//! number with the variance. For one-hot targets both are the same.
+
+use super::bins::MAX_BINS;
+use super::walk::Side;
+
+/// The bins of a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BinShape {
+    /// Bins for values.
+    pub value_bins: usize,
+    /// Whether one more, the last, is for missing values.
+    pub missing: bool,
+}
+
+/// A way to part the rows of a node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PuritySplit {
+    /// What is maximised: the sum over both children of the squared class counts (or the squared sum) divided by the
+    /// child's number of rows.
+    pub score: f64,
+    /// The last bin that goes left.
+    pub bin: u8,
+    /// Where missing values go.
+    pub default: Side,
+}
+
+/// A row of a classifier: its class, and how often it was drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassSample {
+    /// The class.
+    pub class: u16,
+    /// How often it counts.
+    pub weight: u16,
+}
+
+/// A row of a regression: its value in fixed point, and how often it was drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ValueSample {
+    /// The value; sums over all draws stay within 62 bits.
+    pub value: i64,
+    /// How often it counts.
+    pub weight: u32,
+}
+
+/// Each of `samples` counts as often as `counts` says.
+pub fn weigh_classes(samples: &mut [ClassSample], counts: &[u16]) {
+    for (sample, count) in samples.iter_mut().zip(counts) {
+        sample.weight = *count;
+    }
+}
+
+/// Each of `samples` counts as often as `counts` says.
+pub fn weigh_values(samples: &mut [ValueSample], counts: &[u16]) {
+    for (sample, count) in samples.iter_mut().zip(counts) {
+        sample.weight = u32::from(*count);
+    }
+}
+
+/// The rows that were drawn at all, ascending.
+pub fn drawn(counts: &[u16], rows: &mut Vec<u32>) {
+    rows.clear();
+    rows.extend((0..).zip(counts).filter(|(_, count)| **count > 0).map(|(row, _): (u32, _)| row));
+}
+
+/// Bins that hold rows.
+#[derive(Debug, Default)]
+struct Occupied([u64; 4]);
+
+impl Occupied {
+    fn set(&mut self, bin: u8) {
+        self.0[usize::from(bin >> 6)] |= 1 << (bin & 63);
+    }
+
+    /// Ascending.
+    fn bins(&self) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().enumerate().flat_map(|(word, bits)| {
+            let mut bits = *bits;
+            std::iter::from_fn(move || {
+                let bin = (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize);
+                bits &= bits.wrapping_sub(1);
+                bin
+            })
+        })
+    }
+}
+
+/// Best of what was seen.
+#[derive(Debug)]
+struct Best {
+    least: u64,
+    found: Option<PuritySplit>,
+}
+
+impl Best {
+    fn consider(&mut self, counts: [u64; 2], score: f64, bin: usize, default: Side) {
+        let allowed = counts[0] >= self.least && counts[1] >= self.least;
+        if allowed && self.found.is_none_or(|best| score > best.score) {
+            self.found = Some(PuritySplit { score, bin: bin as u8, default });
+        }
+    }
+}
+
+fn heavier(left: u64, right: u64) -> Side {
+    if left > right { Side::Left } else { Side::Right }
+}
+
+/// Looks for splits by class. Keeps the room for that.
+#[derive(Debug)]
+pub struct Purity {
+    classes: usize,
+    /// Counts by bin and class, all 0 between uses.
+    counts: Vec<u32>,
+    left: Vec<u32>,
+}
+
+impl Purity {
+    /// For `classes` classes, at most 65,536.
+    pub fn new(classes: usize) -> Self {
+        Self { classes, counts: vec![0; classes * MAX_BINS], left: vec![0; classes] }
+    }
+
+    /// Draws of each class among `rows`.
+    pub fn count(rows: &[u32], samples: &[ClassSample], totals: &mut [u32]) {
+        totals.fill(0);
+        for row in rows {
+            let sample = samples[*row as usize];
+            totals[usize::from(sample.class)] += u32::from(sample.weight);
+        }
+    }
+
+    /// The split of `rows` by one feature with the purest children of at least `least` draws each, or `None` where
+    /// there is none. A split that leaves the children no purer than the node is one too, as in scikit-learn.
+    /// `column` holds the bin and `samples` the class of each of all rows; `totals` are the draws by class in `rows`.
+    pub fn best_split(
+        &mut self,
+        column: &[u8],
+        shape: BinShape,
+        (rows, samples): (&[u32], &[ClassSample]),
+        totals: &[u32],
+        least: u32,
+    ) -> Option<PuritySplit> {
+        let classes = self.classes;
+        let mut occupied = Occupied::default();
+        for row in rows {
+            let (bin, sample) = (column[*row as usize], samples[*row as usize]);
+            occupied.set(bin);
+            self.counts[usize::from(bin) * classes + usize::from(sample.class)] += u32::from(sample.weight);
+        }
+        let all: u64 = totals.iter().map(|count| u64::from(*count)).sum();
+        let mut best = Best { least: u64::from(least.max(1)), found: None };
+        let at = |bin: usize| bin * classes..(bin + 1) * classes;
+        let missing_bin = shape.missing.then_some(shape.value_bins);
+        let missing = missing_bin.filter(|bin| self.counts[at(*bin)].iter().any(|count| *count > 0));
+        let missing = missing.map(|bin| &self.counts[at(bin)]);
+        self.left.fill(0);
+        for bin in occupied.bins().take_while(|bin| *bin < shape.value_bins) {
+            let (mut rows, mut left_square, mut right_square) = (0_u64, 0_u64, 0_u64);
+            for ((left, count), total) in self.left.iter_mut().zip(&self.counts[at(bin)]).zip(totals) {
+                *left += count;
+                let (left, right) = (u64::from(*left), u64::from(total - *left));
+                rows += left;
+                left_square += left * left;
+                right_square += right * right;
+            }
+            let score = |left_square: u64, right_square: u64, left: u64| {
+                left_square as f64 / left as f64 + right_square as f64 / (all - left) as f64
+            };
+            let default = if missing.is_some() { Side::Right } else { heavier(rows, all - rows) };
+            if rows < all {
+                best.consider([rows, all - rows], score(left_square, right_square, rows), bin, default);
+            }
+            if let Some(missing) = missing {
+                let (mut with, mut left_square, mut right_square) = (0_u64, 0_u64, 0_u64);
+                for ((left, count), total) in self.left.iter().zip(missing).zip(totals) {
+                    let (left, right) = (u64::from(left + count), u64::from(total - left - count));
+                    with += left;
+                    left_square += left * left;
+                    right_square += right * right;
+                }
+                if with < all {
+                    let score = score(left_square, right_square, with);
+                    best.consider([with, all - with], score, bin, Side::Left);
+                }
+            }
+        }
+        for bin in occupied.bins() {
+            self.counts[at(bin)].fill(0);
+        }
+        best.found
+    }
+}
+
+/// Looks for splits by number. Keeps the room for that.
+#[derive(Debug)]
+pub struct Spread {
+    sums: [i64; MAX_BINS],
+    counts: [u64; MAX_BINS],
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { sums: [0; MAX_BINS], counts: [0; MAX_BINS] }
+    }
+}
+
+impl Spread {
+    /// Sum of the values and number of draws among `rows`.
+    pub fn sum(rows: &[u32], samples: &[ValueSample]) -> (i64, u64) {
+        rows.iter().fold((0, 0), |(sum, count), row| {
+            let sample = samples[*row as usize];
+            (sum + sample.value * i64::from(sample.weight), count + u64::from(sample.weight))
+        })
+    }
+
+    /// Whether all of `rows` have one value.
+    pub fn is_constant(rows: &[u32], samples: &[ValueSample]) -> bool {
+        rows.windows(2).all(|pair| samples[pair[0] as usize].value == samples[pair[1] as usize].value)
+    }
+
+    /// As [`Purity::best_split`], with the variance; `total` is [`Self::sum`] of `rows`.
+    pub fn best_split(
+        &mut self,
+        column: &[u8],
+        shape: BinShape,
+        (rows, samples): (&[u32], &[ValueSample]),
+        (sum, count): (i64, u64),
+        least: u32,
+    ) -> Option<PuritySplit> {
+        let mut occupied = Occupied::default();
+        for row in rows {
+            let (bin, sample) = (column[*row as usize], samples[*row as usize]);
+            occupied.set(bin);
+            self.sums[usize::from(bin)] += sample.value * i64::from(sample.weight);
+            self.counts[usize::from(bin)] += u64::from(sample.weight);
+        }
+        let mut best = Best { least: u64::from(least.max(1)), found: None };
+        let missing_bin = shape.missing.then_some(shape.value_bins).filter(|bin| self.counts[*bin] > 0);
+        let missing = missing_bin.map(|bin| (self.sums[bin], self.counts[bin]));
+        let score = |left: i64, rows: u64| {
+            let right = (sum - left) as f64;
+            left as f64 * left as f64 / rows as f64 + right * right / (count - rows) as f64
+        };
+        let (mut left, mut rows) = (0_i64, 0_u64);
+        for bin in occupied.bins().take_while(|bin| *bin < shape.value_bins) {
+            left += self.sums[bin];
+            rows += self.counts[bin];
+            let default = if missing.is_some() { Side::Right } else { heavier(rows, count - rows) };
+            if rows < count {
+                best.consider([rows, count - rows], score(left, rows), bin, default);
+            }
+            if let Some((sum, more)) = missing
+                && rows + more < count
+            {
+                best.consider(
+                    [rows + more, count - rows - more],
+                    score(left + sum, rows + more),
+                    bin,
+                    Side::Left,
+                );
+            }
+        }
+        for bin in occupied.bins() {
+            self.sums[bin] = 0;
+            self.counts[bin] = 0;
+        }
+        best.found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: u32 = 60;
+
+    fn noise(round: u64) -> impl FnMut(u64) -> u64 {
+        let mut state = round + 1;
+        move |n| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            (state >> 33) % n
+        }
+    }
+
+    /// The greatest score over all ways to part the bins, by definition.
+    fn by_hand(column: &[u8], shape: BinShape, least: u32, score: impl Fn(&[u32]) -> (u32, f64)) -> f64 {
+        let goes = |bin: u8, last: usize, with: bool| {
+            let bin = usize::from(bin);
+            if bin == shape.value_bins { with } else { bin <= last }
+        };
+        let mut best = f64::NEG_INFINITY;
+        for last in 0..shape.value_bins {
+            for with in [false, true] {
+                let (left, right): (Vec<u32>, Vec<u32>) =
+                    (0..ROWS).partition(|row| goes(column[*row as usize], last, with));
+                let ((left_rows, left), (right_rows, right)) = (score(&left), score(&right));
+                if left_rows >= least && right_rows >= least {
+                    best = best.max(left + right);
+                }
+            }
+        }
+        best
+    }
+
+    #[test]
+    fn the_purest_split_is_the_one_found_by_trying_all() {
+        let (mut purity, mut spread) = (Purity::new(3), Spread::default());
+        let rows: Vec<u32> = (0..ROWS).collect();
+        for round in 0..300 {
+            let mut draw = noise(round);
+            let shape = BinShape { value_bins: 1 + draw(12) as usize, missing: round % 2 == 0 };
+            let bins = (shape.value_bins + usize::from(shape.missing)) as u64;
+            let column: Vec<u8> = rows.iter().map(|_| draw(bins) as u8).collect();
+            let least = 1 + draw(5) as u32;
+            let samples: Vec<ClassSample> =
+                rows.iter().map(|_| ClassSample { class: draw(3) as u16, weight: draw(3) as u16 }).collect();
+            let mut totals = [0; 3];
+            Purity::count(&rows, &samples, &mut totals);
+            let expected = by_hand(&column, shape, least, |rows| {
+                let mut counts = [0; 3];
+                Purity::count(rows, &samples, &mut counts);
+                let all: u32 = counts.iter().sum();
+                (all, counts.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>() / f64::from(all))
+            });
+            let found = purity.best_split(&column, shape, (&rows, &samples), &totals, least);
+            let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
+            assert!(
+                score == expected || (score - expected).abs() < 1e-9,
+                "round {round}: {score} {expected}"
+            );
+
+            let samples: Vec<ValueSample> = rows
+                .iter()
+                .map(|_| ValueSample { value: draw(1000) as i64 - 500, weight: draw(3) as u32 })
+                .collect();
+            let total = Spread::sum(&rows, &samples);
+            let expected = by_hand(&column, shape, least, |rows| {
+                let (sum, count) = Spread::sum(rows, &samples);
+                (count as u32, (sum as f64).powi(2) / count as f64)
+            });
+            let found = spread.best_split(&column, shape, (&rows, &samples), total, least);
+            let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
+            assert!(score == expected || (score - expected).abs() < 1e-9 * expected, "{score} {expected}");
+        }
+        assert!(purity.counts.iter().all(|count| *count == 0), "the room is clean for the next use");
+    }
+}

@@ -1,0 +1,247 @@
+//! Rounds of gradient boosting (Friedman, 2001), second order as XGBoost has them: one tree an output.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::Rng;
+use rayon::prelude::*;
+use tensorfleet_kernels::trees::{self as kernels, Magnitudes, Penalties, Quantum};
+
+use super::ensemble::{BLOCK_ROWS, Ensemble, Tree};
+use super::growth::{Growth, Rules, Scratch};
+use super::output::Output;
+use super::store::{Layout, Store};
+use crate::data::{Dataset, Targets};
+use crate::domain::{Hyperparameters, TaskError};
+use crate::engine::Control;
+use crate::engine::minibatches::Sums;
+use crate::engine::seeds::{self, Purpose};
+
+/// Step size where none is given.
+const LEARNING_RATE: f64 = 0.3;
+
+/// Deepest level of a leaf where none is given.
+const MAX_DEPTH: u32 = 6;
+
+/// Grows the trees of a round.
+#[derive(Debug)]
+pub(super) struct Boosting {
+    data: Arc<Dataset>,
+    store: Store,
+    output: Output,
+    rules: Rules,
+    subsample: f64,
+    colsample: f64,
+    seed: u64,
+    scratch: Mutex<Vec<Scratch>>,
+    /// Of the scores as they are: logarithms of the sums of exponentials, for softmax.
+    normalisers: Option<Vec<f32>>,
+}
+
+impl Boosting {
+    /// Bins the training rows.
+    pub(super) fn new(data: &Arc<Dataset>, hyperparameters: &Hyperparameters, seed: u64) -> Self {
+        let trees = &hyperparameters.trees;
+        let max_depth = match trees.max_depth {
+            None => MAX_DEPTH,
+            Some(0) => u32::MAX,
+            Some(depth) => depth,
+        };
+        let penalties =
+            Penalties { l2: trees.reg_lambda, l1: trees.reg_alpha, least_hessian: trees.min_child_weight };
+        let learning_rate = hyperparameters.learning_rate.unwrap_or(LEARNING_RATE);
+        Self {
+            store: Store::new(
+                &data.train.features,
+                data.width(),
+                trees.max_bins.into(),
+                Layout::ColumnsAndRows,
+            ),
+            output: Output::boosted(&data.target),
+            data: Arc::clone(data),
+            rules: Rules { max_depth, gamma: trees.gamma, penalties, learning_rate },
+            subsample: trees.subsample,
+            colsample: trees.colsample_bytree,
+            seed,
+            scratch: Mutex::default(),
+            normalisers: None,
+        }
+    }
+
+    /// The step size.
+    pub(super) fn learning_rate(&self) -> f64 {
+        self.rules.learning_rate
+    }
+
+    /// A model without trees: it says how frequent class 1 is, that all classes are alike, or the mean.
+    pub(super) fn begin(&self) -> Ensemble {
+        let base = match &self.data.train.targets {
+            Targets::Classes(ids) if self.output == Output::LogOdds => {
+                let ones = ids.iter().filter(|id| **id == 1).count() as f64;
+                let share = (ones / ids.len().max(1) as f64).clamp(1e-6, 1.0 - 1e-6) as f32;
+                log_odds(share)
+            }
+            _ => 0.0,
+        };
+        Ensemble { bases: vec![base; self.output.count()], trees: Vec::new() }
+    }
+
+    /// The scores are others than those of the last round.
+    pub(super) fn forget(&mut self) {
+        self.normalisers = None;
+    }
+
+    /// What `scores` cost, and what the next round needs to know of them.
+    pub(super) fn look(&mut self, scores: &[Vec<f32>]) -> Sums {
+        let (Output::Logits { .. }, Targets::Classes(targets)) = (self.output, &self.data.train.targets)
+        else {
+            return self.output.sums_of_all(scores, 0, &self.data.train.targets);
+        };
+        let mut normalisers = self.normalisers.take().unwrap_or_default();
+        normalisers.resize(targets.len(), 0.0);
+        let blocks: Vec<Sums> = normalisers
+            .par_chunks_mut(BLOCK_ROWS)
+            .zip(targets.par_chunks(BLOCK_ROWS))
+            .enumerate()
+            .map(|(block, (normalisers, targets))| {
+                let start = block * BLOCK_ROWS;
+                let slices: Vec<&[f32]> =
+                    scores.iter().filter_map(|scores| scores.get(start..start + targets.len())).collect();
+                let sums = kernels::softmax_loss(&slices, targets, normalisers);
+                Sums { loss: sums.loss, quality: sums.correct as f64, rows: targets.len() as u64 }
+            })
+            .collect();
+        self.normalisers = Some(normalisers);
+        let mut total = Sums::default();
+        for sums in blocks {
+            total.add(sums);
+        }
+        total
+    }
+
+    /// The trees of round number `round`, which are added to `scores`, those of the training rows.
+    ///
+    /// # Errors
+    /// The reason to stop; `Diverged`. The scores are then somewhere between.
+    pub(super) fn round(
+        &mut self,
+        round: u32,
+        scores: &mut [Vec<f32>],
+        control: &Control,
+    ) -> Result<Vec<Tree>, TaskError> {
+        if self.normalisers.is_none() && matches!(self.output, Output::Logits { .. }) {
+            self.look(scores);
+        }
+        let boosting = &*self;
+        let grow = |(output, scores): (usize, &mut Vec<f32>)| {
+            let waiting = boosting.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut scratch = waiting.unwrap_or_default();
+            let tree = boosting.tree(round, (output as u32, scores), &mut scratch, control);
+            boosting.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+            tree
+        };
+        scores.par_iter_mut().enumerate().map(grow).collect()
+    }
+
+    fn tree(
+        &self,
+        round: u32,
+        (output, scores): (u32, &mut Vec<f32>),
+        scratch: &mut Scratch,
+        control: &Control,
+    ) -> Result<Tree, TaskError> {
+        control.check()?;
+        let mut random = seeds::stream(self.seed, Purpose::Trees, round, output);
+        let (rounding, rows) = (random.next_u64(), random.next_u64());
+        let features = self.draw_features(&mut random);
+        let magnitudes = self.derive(output, scores, scratch);
+        let quantum = Quantum::of(&magnitudes);
+        scratch.packed.resize(self.store.rows(), 0);
+        scratch
+            .packed
+            .par_chunks_mut(BLOCK_ROWS)
+            .zip(scratch.derivatives.par_chunks(BLOCK_ROWS))
+            .enumerate()
+            .for_each(|(block, (packed, derivatives))| {
+                kernels::quantise(derivatives, &quantum, rounding, (block * BLOCK_ROWS) as u64, packed);
+            });
+        let all = self.store.rows() as u32;
+        kernels::draw_rows(all, self.subsample, rows, &mut scratch.rows, &mut scratch.left_out);
+        let growth = Growth {
+            store: &self.store,
+            features: &features,
+            rules: &self.rules,
+            quantum: &quantum,
+            control,
+        };
+        let grown = growth.grow(scratch)?;
+        for (leaf, rows) in grown.leaves {
+            let (Some(leaf), Some(rows)) = (grown.tree.nodes.get(leaf), scratch.rows.get(rows)) else {
+                continue;
+            };
+            kernels::add_to_rows(scores, rows, leaf.value);
+        }
+        let train = &self.data.train;
+        kernels::add_tree_at(
+            &grown.tree.nodes,
+            &train.features,
+            self.data.width(),
+            &scratch.left_out,
+            scores,
+        );
+        Ok(grown.tree)
+    }
+
+    /// Derivatives by the scores of `output`, into `scratch`.
+    fn derive(&self, output: u32, scores: &[f32], scratch: &mut Scratch) -> Magnitudes {
+        scratch.derivatives.resize(self.store.rows(), [0.0; 2]);
+        let normalisers = self.normalisers.as_deref().unwrap_or_default();
+        let blocks: Vec<Magnitudes> = scratch
+            .derivatives
+            .par_chunks_mut(BLOCK_ROWS)
+            .zip(scores.par_chunks(BLOCK_ROWS))
+            .enumerate()
+            .map(|(block, (derivatives, scores))| {
+                let rows = block * BLOCK_ROWS..block * BLOCK_ROWS + scores.len();
+                match &self.data.train.targets {
+                    Targets::Values(values) => {
+                        let targets = values.get(rows).unwrap_or_default();
+                        kernels::squared_derivatives(scores, targets, derivatives)
+                    }
+                    Targets::Classes(ids) => {
+                        let targets = ids.get(rows.clone()).unwrap_or_default();
+                        match normalisers.get(rows) {
+                            Some(normalisers) if self.output != Output::LogOdds => {
+                                let targets = (targets, output);
+                                kernels::softmax_derivatives(scores, normalisers, targets, derivatives)
+                            }
+                            _ => kernels::logistic_derivatives(scores, targets, derivatives),
+                        }
+                    }
+                }
+            })
+            .collect();
+        blocks.into_iter().fold(Magnitudes::default(), Magnitudes::with)
+    }
+
+    /// Features that a tree may use, ascending.
+    fn draw_features(&self, random: &mut impl Rng) -> Vec<usize> {
+        let count = self.store.features().len();
+        // Of all features of the data set, as XGBoost counts.
+        let wanted = ((self.colsample * count as f64) as usize).clamp(1.min(count), count);
+        let mut features = rand::seq::index::sample(random, count, wanted).into_vec();
+        features.sort_unstable();
+        features
+    }
+
+    /// Memory that it takes, in bytes, roughly.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let per_tree = 28 * self.store.rows() as u64;
+        let trees_at_once = self.output.count().min(rayon::current_num_threads()) as u64;
+        self.store.memory_bytes() + per_tree * trees_at_once
+    }
+}
+
+/// Log odds of a probability, as XGBoost computes them.
+pub(super) fn log_odds(share: f32) -> f32 {
+    -(1.0 / share - 1.0).ln()
+}

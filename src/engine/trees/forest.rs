@@ -1,0 +1,445 @@
+//! Trees of a forest (Breiman, 2001): each on a bootstrap sample, each node choosing from some features, grown until
+//! leaves are pure. A single tree on all rows and features is a decision tree (CART).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use tensorfleet_kernels::trees::{
+    self as kernels, ClassSample, Purity, PuritySplit, Routing, Spread, TreeNode, ValueSample,
+};
+
+use super::ensemble::{Ensemble, Tree, leaf};
+use super::output::Output;
+use super::store::{Layout, Store};
+use crate::data::{Dataset, Targets};
+use crate::domain::{Bootstrap, Hyperparameters, MaxFeatures, TaskError};
+use crate::engine::Control;
+use crate::engine::seeds::{self, Purpose};
+
+/// Rows times features of a node that are worth a second thread.
+const CELLS_IN_PARALLEL: usize = 1 << 17;
+
+/// What sets a forest and a single tree apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Many trees.
+    Forest,
+    /// One.
+    Single,
+}
+
+/// Grows the trees of a forest.
+#[derive(Debug)]
+pub(super) struct Forest {
+    store: Store,
+    output: Output,
+    samples: Samples,
+    max_depth: u32,
+    features_per_node: usize,
+    least_leaf: u32,
+    least_split: u32,
+    bootstrap: Bootstrap,
+    seed: u64,
+}
+
+/// Each row's target, and how often it was drawn.
+#[derive(Debug, Clone)]
+enum Samples {
+    Classes {
+        rows: Vec<ClassSample>,
+        classes: usize,
+    },
+    /// One unit of a value stands for `unit`.
+    Values {
+        rows: Vec<ValueSample>,
+        unit: f64,
+    },
+}
+
+/// What the rows of a node have.
+#[derive(Debug, Clone)]
+enum Total {
+    Classes(Vec<u32>),
+    Values { sum: (i64, u64), constant: bool },
+}
+
+/// Room for the search of splits.
+enum Search {
+    Classes(Purity),
+    Values(Box<Spread>),
+}
+
+/// A tree whose leaves have a value an output.
+struct Made {
+    nodes: Vec<TreeNode>,
+    gains: Vec<f32>,
+    covers: Vec<f32>,
+    /// Values of each node, shape [nodes, outputs].
+    values: Vec<f32>,
+}
+
+struct Open {
+    node: usize,
+    rows: Range<usize>,
+    depth: u32,
+}
+
+impl Forest {
+    /// Bins the training rows.
+    pub(super) fn new(data: &Arc<Dataset>, hyperparameters: &Hyperparameters, seed: u64, kind: Kind) -> Self {
+        let trees = &hyperparameters.trees;
+        let store = Store::new(&data.train.features, data.width(), trees.max_bins.into(), Layout::Columns);
+        let default = match (kind, &data.train.targets) {
+            (Kind::Forest, Targets::Classes(_)) => MaxFeatures::Sqrt,
+            // As scikit-learn has it.
+            _ => MaxFeatures::All,
+        };
+        let width = data.width() as f64;
+        let features = match trees.max_features.unwrap_or(default) {
+            MaxFeatures::Sqrt => width.sqrt() as usize,
+            MaxFeatures::Log2 => width.log2() as usize,
+            MaxFeatures::All => data.width(),
+            MaxFeatures::Share(share) => (width * share) as usize,
+            MaxFeatures::Count(count) => count as usize,
+        };
+        let default = if kind == Kind::Forest { Bootstrap::Sampled } else { Bootstrap::Whole };
+        let samples = match &data.train.targets {
+            Targets::Classes(ids) => Samples::Classes {
+                rows: ids.iter().map(|id| ClassSample { class: *id as u16, weight: 1 }).collect(),
+                classes: data.classes().unwrap_or(2),
+            },
+            Targets::Values(values) => {
+                let greatest = values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
+                // A row is drawn 65,535 times at most, all of them together as often as there are rows.
+                let unit = (greatest * values.len() as f64 / (1_u64 << 52) as f64).max(f64::MIN_POSITIVE);
+                let fixed =
+                    |value: &f32| ValueSample { value: (f64::from(*value) / unit).round() as i64, weight: 1 };
+                Samples::Values { rows: values.iter().map(fixed).collect(), unit }
+            }
+        };
+        Self {
+            store,
+            output: Output::averaged(&data.target),
+            samples,
+            max_depth: trees.max_depth.filter(|depth| *depth > 0).unwrap_or(u32::MAX),
+            features_per_node: features.clamp(1, data.width().max(1)),
+            least_leaf: trees.min_samples_leaf,
+            least_split: trees.min_samples_split,
+            bootstrap: trees.bootstrap.unwrap_or(default),
+            seed,
+        }
+    }
+
+    /// A model without trees.
+    pub(super) fn begin(&self) -> Ensemble {
+        Ensemble { bases: vec![0.0; self.output.count()], trees: Vec::new() }
+    }
+
+    /// Tree number `index`, as one tree an output.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub(super) fn tree(&self, index: u32, control: &Control) -> Result<Vec<Tree>, TaskError> {
+        let mut random = seeds::stream(self.seed, Purpose::Trees, index, 0);
+        let mut samples = self.samples.clone();
+        let mut rows: Vec<u32> = Vec::new();
+        match self.bootstrap {
+            Bootstrap::Whole => {
+                kernels::draw_rows(self.store.rows() as u32, 1.0, 0, &mut rows, &mut Vec::new())
+            }
+            Bootstrap::Sampled => {
+                let mut counts = vec![0; self.store.rows()];
+                kernels::bootstrap(random.next_u64(), &mut counts);
+                samples.draw(&counts);
+                kernels::drawn(&counts, &mut rows);
+            }
+        }
+        let growing = Growing { forest: self, samples: &samples, control };
+        growing.grow(&mut rows, &mut random)?.by_output(self.output.count())
+    }
+
+    /// Memory that it takes, in bytes, roughly.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.memory_bytes() + 16 * (self.store.rows() * rayon::current_num_threads()) as u64
+    }
+}
+
+impl Samples {
+    /// Each row counts as often as `counts` says.
+    fn draw(&mut self, counts: &[u16]) {
+        match self {
+            Self::Classes { rows, .. } => kernels::weigh_classes(rows, counts),
+            Self::Values { rows, .. } => kernels::weigh_values(rows, counts),
+        }
+    }
+
+    fn total(&self, rows: &[u32]) -> Total {
+        match self {
+            Self::Classes { rows: samples, classes } => {
+                let mut totals = vec![0; *classes];
+                Purity::count(rows, samples, &mut totals);
+                Total::Classes(totals)
+            }
+            Self::Values { rows: samples, .. } => Total::Values {
+                sum: Spread::sum(rows, samples),
+                constant: Spread::is_constant(rows, samples),
+            },
+        }
+    }
+
+    fn search(&self) -> Search {
+        match self {
+            Self::Classes { classes, .. } => Search::Classes(Purity::new(*classes)),
+            Self::Values { .. } => Search::Values(Box::default()),
+        }
+    }
+}
+
+impl Total {
+    fn rows(&self) -> u64 {
+        match self {
+            Self::Classes(counts) => counts.iter().map(|count| u64::from(*count)).sum(),
+            Self::Values { sum: (_, count), .. } => *count,
+        }
+    }
+
+    fn is_pure(&self) -> bool {
+        match self {
+            Self::Classes(counts) => counts.iter().filter(|count| **count > 0).count() < 2,
+            Self::Values { constant, .. } => *constant,
+        }
+    }
+
+    /// What a split has to exceed to be purer than the node itself.
+    fn score(&self) -> f64 {
+        let rows = self.rows().max(1) as f64;
+        match self {
+            Self::Classes(counts) => counts.iter().map(|count| f64::from(*count).powi(2)).sum::<f64>() / rows,
+            Self::Values { sum: (sum, _), .. } => *sum as f64 * *sum as f64 / rows,
+        }
+    }
+
+    /// What a leaf says, a value an output.
+    fn values(&self, output: Output, samples: &Samples, values: &mut Vec<f32>) {
+        let rows = self.rows().max(1) as f64;
+        match (self, samples) {
+            (Self::Classes(counts), _) => {
+                let skipped = counts.len() - output.count();
+                values.extend(counts.iter().skip(skipped).map(|count| (f64::from(*count) / rows) as f32));
+            }
+            (Self::Values { sum: (sum, _), .. }, Samples::Values { unit, .. }) => {
+                values.push((*sum as f64 * unit / rows) as f32);
+            }
+            (Self::Values { .. }, Samples::Classes { .. }) => values.push(f32::NAN),
+        }
+    }
+}
+
+/// One tree under way.
+struct Growing<'a> {
+    forest: &'a Forest,
+    samples: &'a Samples,
+    control: &'a Control,
+}
+
+impl Growing<'_> {
+    fn grow(&self, rows: &mut [u32], random: &mut impl Rng) -> Result<Made, TaskError> {
+        let Self { forest, samples, .. } = self;
+        let mut made = Made { nodes: Vec::new(), gains: Vec::new(), covers: Vec::new(), values: Vec::new() };
+        let mut spare = vec![0; rows.len()];
+        let mut search = samples.search();
+        let mut features: Vec<usize> = (0..forest.store.features().len()).collect();
+        made.push(&samples.total(rows), self);
+        let mut open = vec![Open { node: 0, rows: 0..rows.len(), depth: 0 }];
+        while let Some(node) = open.pop() {
+            self.control.check()?;
+            let part = rows.get_mut(node.rows.clone()).unwrap_or_default();
+            let total = samples.total(part);
+            if node.depth >= forest.max_depth
+                || total.rows() < u64::from(forest.least_split)
+                || total.rows() < 2 * u64::from(forest.least_leaf)
+                || total.is_pure()
+            {
+                continue;
+            }
+            let Some((index, split)) = self.best(part, &total, &mut features, (&mut search, random))? else {
+                continue;
+            };
+            let Some(binned) = forest.store.features().get(index) else { continue };
+            let routing = Routing::new(split.bin, binned.missing_bin(), split.default);
+            let middle = kernels::partition(part, &mut spare, forest.store.column(index), &routing);
+            let (left, right) = part.split_at(middle);
+            let children = [left, right].map(|rows| made.push(&samples.total(rows), self));
+            if let (Some(inner), Some(gain)) = (made.nodes.get_mut(node.node), made.gains.get_mut(node.node))
+            {
+                inner.feature = binned.feature;
+                inner.threshold = binned.cuts.upper(split.bin.into());
+                inner.default = split.default;
+                [inner.left, inner.right] = children.map(|child| child as u32);
+                *gain = samples.real(split.score - total.score());
+            }
+            let (start, depth) = (node.rows.start, node.depth + 1);
+            open.push(Open { node: children[1], rows: start + middle..node.rows.end, depth });
+            open.push(Open { node: children[0], rows: start..start + middle, depth });
+        }
+        Ok(made)
+    }
+
+    /// The split with the purest children among features drawn for this node. Features without any split do not end
+    /// the drawing.
+    fn best(
+        &self,
+        rows: &[u32],
+        total: &Total,
+        features: &mut [usize],
+        (search, random): (&mut Search, &mut impl Rng),
+    ) -> Result<Option<(usize, PuritySplit)>, TaskError> {
+        let Forest { features_per_node, store, .. } = self.forest;
+        let wanted = (*features_per_node).min(features.len());
+        let mut drawn = wanted;
+        let chosen =
+            if wanted == features.len() { &*features } else { &*features.partial_shuffle(random, wanted).0 };
+        let mut best: Option<(usize, PuritySplit)> = None;
+        let better = |best: &mut Option<(usize, PuritySplit)>, index: usize, split: Option<PuritySplit>| {
+            if let Some(split) = split
+                && best.as_ref().is_none_or(|(_, best)| split.score > best.score)
+            {
+                *best = Some((index, split));
+            }
+        };
+        if rows.len() * wanted >= CELLS_IN_PARALLEL && wanted > 1 {
+            let found: Vec<Option<PuritySplit>> = chosen
+                .par_iter()
+                .map_init(
+                    || self.samples.search(),
+                    |search, index| self.split_by(*index, rows, total, search),
+                )
+                .collect::<Result<_, _>>()?;
+            for (index, split) in chosen.iter().zip(found) {
+                better(&mut best, *index, split);
+            }
+        } else {
+            for index in chosen {
+                better(&mut best, *index, self.split_by(*index, rows, total, search)?);
+            }
+        }
+        let tried: Vec<usize> = chosen.to_vec();
+        while best.is_none() && drawn < store.features().len() {
+            // The rest, one by one, in an order of their own.
+            let mut rest: Vec<usize> =
+                features.iter().copied().filter(|index| !tried.contains(index)).collect();
+            rest.sort_unstable();
+            rest.shuffle(random);
+            for index in rest {
+                drawn += 1;
+                better(&mut best, index, self.split_by(index, rows, total, search)?);
+                if best.is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    fn split_by(
+        &self,
+        index: usize,
+        rows: &[u32],
+        total: &Total,
+        search: &mut Search,
+    ) -> Result<Option<PuritySplit>, TaskError> {
+        self.control.check()?;
+        let store = &self.forest.store;
+        let (column, least) = (store.column(index), self.forest.least_leaf);
+        let Some(shape) = store.features().get(index).map(super::store::Binned::shape) else {
+            return Ok(None);
+        };
+        Ok(match (search, self.samples, total) {
+            (Search::Classes(purity), Samples::Classes { rows: samples, .. }, Total::Classes(total)) => {
+                purity.best_split(column, shape, (rows, samples), total, least)
+            }
+            (Search::Values(spread), Samples::Values { rows: samples, .. }, Total::Values { sum, .. }) => {
+                spread.best_split(column, shape, (rows, samples), *sum, least)
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Samples {
+    /// A difference of scores in units of the target.
+    fn real(&self, score: f64) -> f32 {
+        match self {
+            Self::Classes { .. } => score as f32,
+            Self::Values { unit, .. } => (score * unit * unit) as f32,
+        }
+    }
+}
+
+impl Made {
+    fn push(&mut self, total: &Total, growing: &Growing<'_>) -> usize {
+        self.nodes.push(leaf(0.0));
+        self.gains.push(0.0);
+        self.covers.push(total.rows() as f32);
+        total.values(growing.forest.output, growing.samples, &mut self.values);
+        self.nodes.len() - 1
+    }
+
+    /// One tree an output. Where all leaves below a node say the same of an output, its tree ends there.
+    fn by_output(&self, outputs: usize) -> Result<Vec<Tree>, TaskError> {
+        (0..outputs).map(|output| self.tree(output, outputs)).collect()
+    }
+
+    fn tree(&self, output: usize, outputs: usize) -> Result<Tree, TaskError> {
+        let value = |node: usize| self.values.get(node * outputs + output).copied().unwrap_or(f32::NAN);
+        // Children come after their parents, so that going backwards each is settled before it is looked at.
+        let mut constant = vec![false; self.nodes.len()];
+        let mut said: Vec<f32> = (0..self.nodes.len()).map(value).collect();
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            let (left, right) = (node.left as usize, node.right as usize);
+            let alike = node.is_leaf()
+                || (constant.get(left) == Some(&true)
+                    && constant.get(right) == Some(&true)
+                    && said.get(left).map(|value| value.to_bits())
+                        == said.get(right).map(|value| value.to_bits()));
+            if alike {
+                let below =
+                    if node.is_leaf() { value(at) } else { said.get(left).copied().unwrap_or(f32::NAN) };
+                if let (Some(constant), Some(said)) = (constant.get_mut(at), said.get_mut(at)) {
+                    *constant = true;
+                    *said = below;
+                }
+            }
+        }
+        let (mut nodes, mut gains, mut covers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut open: Vec<(usize, Option<(usize, bool)>)> = vec![(0, None)];
+        while let Some((from, parent)) = open.pop() {
+            let to = nodes.len();
+            if let Some((parent, is_left)) = parent
+                && let Some(parent) = nodes.get_mut(parent)
+            {
+                let parent: &mut TreeNode = parent;
+                *(if is_left { &mut parent.left } else { &mut parent.right }) = to as u32;
+            }
+            let (Some(node), Some(cover), Some(gain)) =
+                (self.nodes.get(from), self.covers.get(from), self.gains.get(from))
+            else {
+                continue;
+            };
+            covers.push(*cover);
+            if constant.get(from) == Some(&true) {
+                nodes.push(leaf(said.get(from).copied().unwrap_or(f32::NAN)));
+                gains.push(0.0);
+            } else {
+                nodes.push(TreeNode { value: value(from), ..*node });
+                gains.push(*gain);
+                open.push((node.right as usize, Some((to, false))));
+                open.push((node.left as usize, Some((to, true))));
+            }
+        }
+        Tree::new(nodes, gains, covers)
+    }
+}

@@ -1,0 +1,1 @@
+//! The tree models by themselves, on data made here and on real data.
