@@ -194,7 +194,7 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
 ];
 
 /// Known names whose wish this version reads but does not act upon when it is `true`.
-pub(super) const WITHOUT_EFFECT: &[&str] = &["early_stopping"];
+pub(super) const WITHOUT_EFFECT: &[&str] = &[];
 
 fn number(raw: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
     raw.parse().ok().filter(|v: &f64| v.is_finite() && fits(*v)).ok_or_else(String::new)
