@@ -102,7 +102,7 @@ impl Image {
                 let side = features.isqrt();
                 if side * side != features {
                     let allowed = format!(
-                        "CHANNELSxHEIGHTxWIDTH with {features} values in all; without it a row must be a square, \
+                        "CHANNELS x HEIGHT x WIDTH with {features} values in all; without it a row must be a square, \
                          and {features} features are none"
                     );
                     return Err(refuse(String::new(), allowed));
@@ -113,8 +113,9 @@ impl Image {
         let Self { channels, height, width } = image;
         let shown = format!("{channels}x{height}x{width}");
         if channels.saturating_mul(height).saturating_mul(width) != features {
-            let allowed =
-                format!("CHANNELSxHEIGHTxWIDTH with as many values as the data set has features, {features}");
+            let allowed = format!(
+                "CHANNELS x HEIGHT x WIDTH with as many values as the data set has features, {features}"
+            );
             return Err(refuse(shown, allowed));
         }
         let least = POOL * POOL;
