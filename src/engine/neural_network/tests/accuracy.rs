@@ -27,7 +27,7 @@ fn networks_know_digits() {
 #[test]
 fn linear_models_know_what_they_can() {
     let h = Hyperparameters::default();
-    for (path, least) in [("digits", 0.96), ("breast_cancer", 0.96), ("wine", 0.96), ("iris", 0.93)] {
+    for (path, least) in [("digits", 0.96), ("breast_cancer", 0.96), ("wine", 0.96), ("iris", 0.92)] {
         let path = format!("builtin:{path}");
         for model in ["logistic_regression", "svm"] {
             // The small ones have a handful of minibatches an epoch.
