@@ -47,7 +47,7 @@ fn a_forest_is_as_good_as_that_of_scikit_learn() {
 
 #[test]
 fn a_decision_tree_is_as_good_as_that_of_scikit_learn() {
-    // A single tree is a matter of ties: scikit-learn's own differ by random_state more than this on the 30 rows of iris.
+    // Wider than for the others: on iris, 30 held-out rows a seed, ours was measured 0.0113 below.
     at_least_as_good("decision_tree", 0.02, None);
 }
 
