@@ -39,20 +39,46 @@ pub fn softmax_cross_entropy_gradient(
     targets: &[u32],
     gradient: &mut [f32],
 ) -> ClassificationSums {
+    gradient_with(logits, classes, targets, |_| 1.0, gradient)
+}
+
+/// As [`softmax_cross_entropy_gradient`], where a row counts `weights[target]` times in loss and gradient; `weights`
+/// has shape `[classes]`. Both are still divided by the number of rows, not by the sum of the weights.
+///
+/// # Panics
+/// When the shapes do not fit or a target is not below the number of classes.
+pub fn weighted_softmax_cross_entropy_gradient(
+    logits: &[f32],
+    targets: &[u32],
+    weights: &[f32],
+    gradient: &mut [f32],
+) -> ClassificationSums {
+    gradient_with(logits, weights.len(), targets, |target| weights[target], gradient)
+}
+
+fn gradient_with(
+    logits: &[f32],
+    classes: usize,
+    targets: &[u32],
+    weight: impl Fn(usize) -> f32,
+    gradient: &mut [f32],
+) -> ClassificationSums {
     check(logits, classes, targets.len());
     assert_eq!(gradient.len(), logits.len(), "gradient must have the shape of logits");
-    let share = 1.0 / targets.len() as f32;
+    let even = 1.0 / targets.len() as f32;
     let mut sums = ClassificationSums::default();
     let rows = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes)).zip(targets);
     for ((row, slopes), &target) in rows {
         let (max, argmax) = greatest(row);
         let sum = exponentials(row, max, slopes);
+        let weight = weight(target as usize);
+        let share = even * weight;
         let scale = share * (1.0 / sum) as f32;
         for slope in slopes.iter_mut() {
             *slope *= scale;
         }
         slopes[target as usize] -= share;
-        sums.loss += sum.ln() - f64::from(row[target as usize] - max);
+        sums.loss += f64::from(weight) * (sum.ln() - f64::from(row[target as usize] - max));
         sums.correct += u64::from(argmax == target as usize);
     }
     sums
@@ -142,6 +168,23 @@ mod tests {
                 assert!((f64::from(*got) - want).abs() <= 1e-6, "{got} {want}");
             }
         }
+    }
+
+    #[test]
+    fn a_weight_counts_a_row_so_many_times() {
+        let (logits, weights) = ([0.5, -1.0, 2.0, 0.1, 0.2, 0.3], [2.0, 1.0, 3.0]);
+        let mut gradient = [0.0; 6];
+        let sums = weighted_softmax_cross_entropy_gradient(&logits, &[0, 2], &weights, &mut gradient);
+        let (repeated, targets) = ([&logits[..3], &logits[..3]].concat(), [0, 0]);
+        let mut twice = [0.0; 6];
+        let first = softmax_cross_entropy_gradient(&repeated, 3, &targets, &mut twice);
+        let third = softmax_cross_entropy(&logits[3..], 3, &[2]);
+        assert!((sums.loss - (first.loss + 3.0 * third.loss)).abs() < 1e-6);
+        // Two rows of the mean over two are one row that counts twice, of the mean over two.
+        for (got, want) in gradient[..3].iter().zip(&twice) {
+            assert!((got - 2.0 * want).abs() < 1e-6, "{got} {want}");
+        }
+        assert_eq!(sums.correct, 1);
     }
 
     #[test]

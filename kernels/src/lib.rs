@@ -1,8 +1,12 @@
 //! The hot arithmetic of the worker: one public function an operation.
 //!
 //! ```text
-//! classification  softmax_cross_entropy, softmax_cross_entropy_gradient, softmax
+//! classification  softmax_cross_entropy, softmax_cross_entropy_gradient (weighted or not), softmax
 //! regression      squared_error, squared_error_gradient, absolute_error, absolute_error_gradient
+//! margins         squared_hinge_gradient, epsilon_insensitive_gradient
+//! dense           Dense (forward, backward), dense_gradients, relu, relu_backward, drop_out
+//! optimizers      sgd, adam, adamw, rmsprop
+//! matrix          Matrix, multiply
 //! parameters      fill_uniform
 //! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
 //! ```
@@ -11,16 +15,26 @@
 //! in the order of the rows, and so gives the same bits for the same input whatever else runs. NaN and infinity
 //! are not errors: they come out as a NaN or infinite loss, which the caller looks at.
 //!
-//! Deliberately absent: threads, devices and allocation. A caller splits the rows if it wants to.
-#![forbid(unsafe_code)]
+//! Threads are used by `multiply` alone, which gives the same bits for any number of them.
+//!
+//! Deliberately absent: devices and allocation. A caller splits the rows if it wants to.
 
 mod classification;
+mod dense;
+mod margins;
+mod matrix;
+mod optimizers;
 mod parameters;
 mod regression;
 pub mod trees;
 
 pub use classification::{
     ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,
+    weighted_softmax_cross_entropy_gradient,
 };
+pub use dense::{Dense, dense_gradients, drop_out, dropout_scale, dropout_threshold, relu, relu_backward};
+pub use margins::{epsilon_insensitive_gradient, squared_hinge_gradient};
+pub use matrix::{Existing, Matrix, multiply};
+pub use optimizers::{AdamMoments, Descent, adam, adamw, rmsprop, sgd};
 pub use parameters::fill_uniform;
 pub use regression::{absolute_error, absolute_error_gradient, squared_error, squared_error_gradient};

@@ -101,9 +101,10 @@ pub(super) fn build(
             variable.name
         ));
     }
+    let worker = worker?;
     Some(Config {
-        worker: worker?,
-        engine: engine?,
+        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
+        worker,
         orchestrator: orchestrator?,
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
@@ -173,7 +174,6 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
     });
     let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
     let data = data(reader);
-    let state_dir = reader.read("STATE_DIR", parse::path);
     Some(engine::Config {
         backend: backend?,
         device_policy: device_policy?,
@@ -181,7 +181,8 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
-        state_dir: Some(state_dir?),
+        // Read with the worker's.
+        state_dir: None,
         data: data?,
     })
 }

@@ -6,7 +6,7 @@ use super::device::ComputeDevice;
 use super::placement::place_local;
 use super::search::Search;
 use super::session::{Session, SessionPlan, Validation};
-use super::trainer::{ModelEntry, Slice};
+use super::trainer::{Course, ModelEntry, Slice};
 use super::{Config, Control, OpenError, priority};
 use crate::data::{Dataset, TargetKind, Targets};
 use crate::domain::{Backend, Hyperparameters, InvalidField, ModelType, TaskError, TaskResult};
@@ -17,6 +17,7 @@ pub struct LocalTraining {
     entry: &'static ModelEntry,
     device: ComputeDevice,
     seed: u64,
+    total_epochs: Option<u32>,
 }
 
 /// What the model says of the held-out rows.
@@ -61,7 +62,7 @@ impl LocalTraining {
             device: device.clone(),
         };
         let session = Session::open(&plan, &config.data, check)?;
-        Ok(Self { session, entry, device, seed })
+        Ok(Self { session, entry, device, seed, total_epochs: hyperparameters.total_epochs })
     }
 
     /// Minibatches of one epoch, at least 1.
@@ -76,7 +77,9 @@ impl LocalTraining {
     pub fn run_epoch(&mut self, epoch: u32, control: &Control) -> Result<TaskResult, TaskError> {
         control.check()?;
         control.started(self.backend());
-        let slice = Slice { epoch, batches: 0..self.batches_per_epoch() };
+        let batches_per_epoch = self.batches_per_epoch();
+        self.session.follow(Course { total_epochs: self.total_epochs, batches_per_epoch });
+        let slice = Slice { epoch, batches: 0..batches_per_epoch };
         self.session.run(&slice, Validation::Full, control)
     }
 
@@ -105,6 +108,11 @@ impl LocalTraining {
             _ => Default::default(),
         };
         Predictions { rows: part.rows.clone(), targets, predictions, probabilities, labels }
+    }
+
+    /// What is worth knowing of the epochs since the last call.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        self.session.take_notes()
     }
 
     /// What is worth knowing of data set and hyperparameters.

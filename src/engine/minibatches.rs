@@ -84,6 +84,15 @@ pub(super) fn permutation(seed: u64, purpose: Purpose, index: u32, rows: usize) 
     order
 }
 
+/// One minibatch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Minibatch<'a> {
+    /// Its number in the epoch, as the slice has it.
+    pub(super) index: u32,
+    /// Positions of its training rows.
+    pub(super) rows: &'a [u32],
+}
+
 /// How a run of minibatches is told of and judged.
 pub(super) struct Report<'a> {
     /// Hears of every step and may ask to stop.
@@ -94,7 +103,7 @@ pub(super) struct Report<'a> {
     pub(super) learning_rate: f64,
 }
 
-/// Makes a step for each minibatch of `slice`: `step` trains on the training rows it gets.
+/// Makes a step for each minibatch of `slice`: `step` trains on the one it gets.
 ///
 /// # Errors
 /// The reason to stop; `Diverged` when a loss is NaN or infinite.
@@ -102,7 +111,7 @@ pub(super) fn run(
     slice: &Slice,
     minibatches: &mut Minibatches,
     report: &Report<'_>,
-    mut step: impl FnMut(&[u32]) -> Sums,
+    mut step: impl FnMut(Minibatch<'_>) -> Sums,
 ) -> Result<Trained, TaskError> {
     let began = Instant::now();
     let mut total = Sums::default();
@@ -110,7 +119,7 @@ pub(super) fn run(
     for index in slice.batches.clone() {
         report.control.check()?;
         let step_began = Instant::now();
-        let sums = step(minibatches.rows_of(slice.epoch, index));
+        let sums = step(Minibatch { index, rows: minibatches.rows_of(slice.epoch, index) });
         steps += 1;
         if !sums.loss.is_finite() {
             let place = format!("step {steps} (epoch {}, minibatch {index})", slice.epoch);

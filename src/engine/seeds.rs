@@ -21,6 +21,8 @@ pub(crate) enum Purpose {
     Analytic = 4,
     /// Rows, features and rounding of a tree.
     Trees = 5,
+    /// Which hidden units a minibatch leaves out.
+    Dropout = 6,
 }
 
 /// The seed of a job: hyperparameter `seed`, else a hash of the job's id that never changes between versions.

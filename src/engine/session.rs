@@ -18,7 +18,7 @@ use super::checkpoints::Completed;
 use super::device::ComputeDevice;
 use super::minibatches::{diverged, no_number, permutation};
 use super::seeds::Purpose;
-use super::trainer::{Blueprint, ModelEntry, Slice, Trainer};
+use super::trainer::{Blueprint, Course, ModelEntry, Slice, Trainer, Verdict};
 use crate::data::{self, Dataset, LoadOptions};
 use crate::domain::{ErrorCode, Hyperparameters, Metrics, TaskError, TaskResult};
 
@@ -127,14 +127,21 @@ impl Session {
     ) -> Result<TaskResult, TaskError> {
         let trained = self.trainer.train(slice, control)?;
         let rows = match validation {
+            // What trained nothing more is judged as a whole: there is no training whose cost would matter.
+            _ if trained.steps == 0 => self.held_out.len(),
             Validation::Full => self.held_out.len(),
             Validation::Sample => (trained.samples as f64 * VALIDATION_ROWS_PER_SAMPLE).ceil() as usize,
         };
-        let validation = self.evaluate(rows, control)?;
+        let mut metrics = self.evaluate(rows, control)?;
         let place = format!("step {} (epoch {}, after the last minibatch)", trained.steps, slice.epoch);
-        if let Some(metrics) = validation.filter(|metrics| !metrics.loss.is_finite()) {
+        if let Some(metrics) = metrics.filter(|metrics| !metrics.loss.is_finite()) {
             let what = format!("validation loss is {}", no_number(metrics.loss));
             return Err(diverged(&what, &place, &self.trainer.remedy()));
+        }
+        if validation == Validation::Full
+            && self.trainer.epoch_ended(slice.epoch, metrics) == Verdict::Replaced
+        {
+            metrics = self.evaluate(rows, control)?;
         }
         // A loss is that before its own step: what the last one did shows here alone where no row is held out.
         let weights = self.trainer.weights().map_err(|error| match error.code {
@@ -143,7 +150,7 @@ impl Session {
         })?;
         Ok(TaskResult {
             train: trained.metrics,
-            validation,
+            validation: metrics,
             samples: trained.samples,
             steps: trained.steps,
             backend: self.device.backend,
@@ -157,6 +164,16 @@ impl Session {
             None | Some([]) => Ok(None),
             Some(rows) => self.trainer.evaluate(rows, control).map(Some),
         }
+    }
+
+    /// Tells where the slices that follow stand in their job.
+    pub(crate) fn follow(&mut self, course: Course) {
+        self.trainer.follow(course);
+    }
+
+    /// What the owner of the job should know of the slices since the last call.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        self.trainer.take_notes()
     }
 
     /// The prepared rows.

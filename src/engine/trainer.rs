@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::Control;
 use super::device::ComputeDevice;
-use super::neural_network::NeuralNetwork;
+use super::neural_network;
 use super::trees::TreeModel;
 use crate::data::{Dataset, FeatureForm};
-use crate::domain::{Hyperparameters, Metrics, ModelType, TaskError};
+use crate::domain::{Hyperparameters, Metrics, ModelType, Stopping, TaskError};
 
 /// What a trainer is built from.
 pub(crate) struct Blueprint<'a> {
@@ -31,6 +31,24 @@ pub(crate) struct Slice {
     pub(crate) epoch: u32,
     /// Minibatches of it, modulo the number there are.
     pub(crate) batches: Range<u32>,
+}
+
+/// Where slices stand in their job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Course {
+    /// Epochs of the whole job, where they are known.
+    pub(crate) total_epochs: Option<u32>,
+    /// Minibatches that make an epoch, as whoever cuts the slices counts them, at least 1.
+    pub(crate) batches_per_epoch: u32,
+}
+
+/// What the end of an epoch did to a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Unchanged,
+    /// It is another one now: the best of the epochs so far.
+    Replaced,
 }
 
 /// What a slice yields.
@@ -57,11 +75,24 @@ pub(crate) trait Trainer: Send {
     /// Minibatches of one pass over the training rows.
     fn batches_per_epoch(&self) -> u32;
 
+    /// Tells where the slices that follow stand in their job.
+    fn follow(&mut self, _course: Course) {}
+
     /// Trains `slice`. Looks at `control` before each step and tells it after each.
     ///
     /// # Errors
     /// The reason to stop, or `Diverged`; the state is then somewhere in the slice until it is rolled back.
     fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError>;
+
+    /// Hears that `epoch` has ended, with the quality on all held-out rows where there are some.
+    fn epoch_ended(&mut self, _epoch: u32, _validation: Option<Metrics>) -> Verdict {
+        Verdict::Unchanged
+    }
+
+    /// What the owner of the job should know since the last call.
+    fn take_notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Quality on the held-out rows at `rows` (positions in the validation part).
     ///
@@ -107,17 +138,8 @@ pub(crate) trait Trainer: Send {
 }
 
 /// Hyperparameters that mean something whatever the model is, or have a note of their own.
-const EVERYWHERE: &[&str] = &[
-    "backend",
-    "description",
-    "early_stopping",
-    "job_name",
-    "save_checkpoints",
-    "seed",
-    "target",
-    "task",
-    "validation_split",
-];
+const EVERYWHERE: &[&str] =
+    &["backend", "description", "job_name", "save_checkpoints", "seed", "target", "task", "validation_split"];
 
 type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
@@ -131,12 +153,33 @@ pub(crate) struct ModelEntry {
     /// File name of its weights.
     pub(crate) weights_file_name: &'static str,
     /// Hyperparameters that change it, beside those in [`EVERYWHERE`].
-    pub(crate) listens_to: &'static [&'static str],
+    pub(crate) listens_to: &'static [&'static [&'static str]],
     /// The form in which it takes features.
     pub(crate) features: FeatureForm,
     /// Makes one, untrained.
     pub(crate) build: Build,
 }
+
+/// What all models that are trained by minibatches listen to.
+const BY_MINIBATCHES: &[&str] = &[
+    "batch_size",
+    "class_weight",
+    "early_stopping",
+    "learning_rate",
+    "loss_function",
+    "lr_gamma",
+    "lr_schedule",
+    "lr_step_size",
+    "momentum",
+    "optimizer",
+    "patience",
+    "total_epochs",
+    "weight_decay",
+];
+
+/// What all trees that are not boosted listen to.
+const OF_WHOLE_TREES: &[&str] =
+    &["bootstrap", "max_bins", "max_depth", "max_features", "min_samples_leaf", "min_samples_split"];
 
 /// Every model that is trained for real.
 pub(crate) const MODELS: &[ModelEntry] = &[
@@ -144,23 +187,39 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         name: "neural_network",
         aliases: &["mlp", "dnn"],
         weights_file_name: "model.safetensors",
-        listens_to: &[
-            "batch_size",
-            "hidden_layers",
-            "learning_rate",
-            "loss_function",
-            "momentum",
-            "optimizer",
-            "weight_decay",
-        ],
+        listens_to: &[BY_MINIBATCHES, &["dropout", "hidden_layers"]],
         features: FeatureForm::Standardised,
-        build: |blueprint| Ok(Box::new(NeuralNetwork::build(blueprint)?)),
+        build: neural_network::multilayer_perceptron,
+    },
+    ModelEntry {
+        name: "cnn",
+        aliases: &[],
+        weights_file_name: "model.safetensors",
+        listens_to: &[BY_MINIBATCHES, &["dropout", "image_shape"]],
+        features: FeatureForm::Standardised,
+        build: neural_network::convolutional,
+    },
+    ModelEntry {
+        name: "logistic_regression",
+        aliases: &[],
+        weights_file_name: "model.safetensors",
+        listens_to: &[BY_MINIBATCHES, &["C"]],
+        features: FeatureForm::Standardised,
+        build: neural_network::logistic_regression,
+    },
+    ModelEntry {
+        name: "svm",
+        aliases: &["linear_svm"],
+        weights_file_name: "model.safetensors",
+        listens_to: &[BY_MINIBATCHES, &["C"]],
+        features: FeatureForm::Standardised,
+        build: neural_network::support_vector_machine,
     },
     ModelEntry {
         name: "xgboost",
         aliases: &["gradient_boosting"],
         weights_file_name: "model.json",
-        listens_to: &[
+        listens_to: &[&[
             "colsample_bytree",
             "gamma",
             "learning_rate",
@@ -172,7 +231,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[
             "reg_lambda",
             "rounds_per_task",
             "subsample",
-        ],
+        ]],
         features: FeatureForm::Raw,
         build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
     },
@@ -180,16 +239,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         name: "random_forest",
         aliases: &[],
         weights_file_name: "model.json",
-        listens_to: &[
-            "bootstrap",
-            "max_bins",
-            "max_depth",
-            "max_features",
-            "min_samples_leaf",
-            "min_samples_split",
-            "n_estimators",
-            "trees_per_task",
-        ],
+        listens_to: &[OF_WHOLE_TREES, &["n_estimators", "trees_per_task"]],
         features: FeatureForm::Raw,
         build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
     },
@@ -197,14 +247,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         name: "decision_tree",
         aliases: &[],
         weights_file_name: "model.json",
-        listens_to: &[
-            "bootstrap",
-            "max_bins",
-            "max_depth",
-            "max_features",
-            "min_samples_leaf",
-            "min_samples_split",
-        ],
+        listens_to: &[OF_WHOLE_TREES],
         features: FeatureForm::Raw,
         build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
     },
@@ -219,7 +262,10 @@ impl ModelEntry {
 
     /// What of `hyperparameters` was given and changes nothing, in one line.
     pub(crate) fn unheard(&self, hyperparameters: &Hyperparameters) -> Option<String> {
-        let heard = |name: &&&str| !EVERYWHERE.contains(*name) && !self.listens_to.contains(*name);
+        let unwanted = |name: &str| name == "early_stopping" && hyperparameters.stopping == Stopping::Never;
+        let listens_to = self.listens_to.concat();
+        let heard =
+            |name: &&&str| !EVERYWHERE.contains(*name) && !listens_to.contains(*name) && !unwanted(name);
         let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
         (!names.is_empty())
             .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))
@@ -259,8 +305,10 @@ mod tests {
     #[test]
     fn what_a_model_does_not_listen_to_is_said() {
         let known: Vec<_> = Hyperparameters::names().collect();
-        for name in MODELS.iter().flat_map(|entry| entry.listens_to).chain(EVERYWHERE) {
-            assert!(known.contains(name), "{name}");
+        for name in
+            MODELS.iter().flat_map(|entry| entry.listens_to.concat()).chain(EVERYWHERE.iter().copied())
+        {
+            assert!(known.contains(&name), "{name}");
         }
         let raw = [("max_depth", "3"), ("lr", "0.1"), ("seed", "1"), ("C", "2")];
         let raw = raw.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

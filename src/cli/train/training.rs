@@ -53,8 +53,11 @@ pub(super) fn train(order: &Order, watcher: &Watcher, control: &Arc<Control>) ->
 
 fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result<Trained, OpenError> {
     let check = || control.check();
+    // What a schedule stretches over, unless it is said otherwise.
+    let total_epochs = order.hyperparameters.total_epochs.or(Some(order.epochs));
+    let hyperparameters = Hyperparameters { total_epochs, ..order.hyperparameters.clone() };
     let mut local =
-        LocalTraining::open(&order.model, &order.dataset, &order.hyperparameters, &order.config, &check)?;
+        LocalTraining::open(&order.model, &order.dataset, &hyperparameters, &order.config, &check)?;
     let quality = Quality::of(local.dataset());
     watcher.measures(quality);
     for note in local.notes() {
@@ -63,7 +66,14 @@ fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result
     let mut record = Record::default();
     for epoch in 0..order.epochs {
         watcher.begin(epoch);
-        record.add(watcher, |_| local.run_epoch(epoch, control))?;
+        let steps = record.add(watcher, |_| local.run_epoch(epoch, control))?;
+        for note in local.take_notes() {
+            watcher.note(&note);
+        }
+        if steps == 0 {
+            // Training is over: the epochs that are left would change nothing.
+            break;
+        }
     }
     let dataset = local.dataset();
     let rows = Some((dataset.train.len() as u64, dataset.validation.len() as u64));
@@ -126,20 +136,22 @@ struct Record {
 }
 
 impl Record {
+    /// Adds what `epoch` yields, and returns the steps that it took.
     fn add(
         &mut self,
         watcher: &Watcher,
         epoch: impl FnOnce(&Self) -> Result<TaskResult, TaskError>,
-    ) -> Result<(), TaskError> {
+    ) -> Result<u64, TaskError> {
         let started = Instant::now();
         let result = epoch(self)?;
+        let steps = result.steps;
         self.elapsed += started.elapsed();
         self.samples += result.samples;
         let number = u32::try_from(self.epochs.len()).unwrap_or(u32::MAX).saturating_add(1);
         let epoch = Epoch::from_result(number, &result);
         watcher.epoch(&epoch);
         self.epochs.push(epoch);
-        Ok(())
+        Ok(steps)
     }
 
     fn metrics(

@@ -1,23 +1,46 @@
-//! What is minimised: chosen by the hyperparameter, else by the target; computed by the kernels.
+//! What is minimised: chosen by the hyperparameters, else by model and target; computed by the kernels.
 
 use tensorfleet_kernels as kernels;
 
-use crate::data::{Part, TargetKind, Targets};
-use crate::domain::{InvalidField, Loss, TaskError};
+use crate::data::{Dataset, Part, TargetKind, Targets};
+use crate::domain::{ClassWeight, Hyperparameters, InvalidField, Loss, TaskError};
 use crate::engine::minibatches::Sums;
+
+/// Half width of the tube around numbers in which a support vector machine sees no error, in deviations of the target;
+/// that of scikit-learn's SVR.
+const EPSILON: f32 = 0.1;
+
+/// What a model is fitted by where no loss is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// Cross-entropy and squared error.
+    Likelihood,
+    /// Squared hinge and epsilon-insensitive error.
+    Margins,
+}
 
 /// What is minimised, and how wide the network's output is for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Objective {
     /// Softmax cross-entropy; one output a class.
-    CrossEntropy {
-        /// Number of classes.
-        classes: usize,
-    },
+    CrossEntropy,
+    /// Squared hinge of each class against the rest; one output a class.
+    SquaredHinge,
     /// Mean squared error of the standardised target; one output.
     Squared,
     /// Mean absolute error of the standardised target; one output.
     Absolute,
+    /// Mean absolute error beyond [`EPSILON`]; one output.
+    EpsilonInsensitive,
+}
+
+/// An objective, and how much the rows of each class count.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Criterion {
+    objective: Objective,
+    /// Of each class, in training; empty for numbers.
+    weights: Vec<f32>,
+    weighted: ClassWeight,
 }
 
 impl Objective {
@@ -25,89 +48,129 @@ impl Objective {
     ///
     /// # Errors
     /// A loss of classes for a number, and the other way round.
-    pub(super) fn choose(loss: Option<Loss>, target: &TargetKind) -> Result<Self, TaskError> {
-        match (target, loss) {
-            (TargetKind::Classes { labels }, None | Some(Loss::CrossEntropy)) => {
-                Ok(Self::CrossEntropy { classes: labels.len() })
+    fn choose(family: Family, loss: Option<Loss>, target: &TargetKind) -> Result<Self, TaskError> {
+        match (target, loss, family) {
+            (TargetKind::Classes { .. }, None, Family::Margins) => Ok(Self::SquaredHinge),
+            (TargetKind::Value { .. }, None, Family::Margins) => Ok(Self::EpsilonInsensitive),
+            (TargetKind::Classes { .. }, None | Some(Loss::CrossEntropy), Family::Likelihood) => {
+                Ok(Self::CrossEntropy)
             }
-            (TargetKind::Value { .. }, None | Some(Loss::MeanSquaredError)) => Ok(Self::Squared),
-            (TargetKind::Value { .. }, Some(Loss::MeanAbsoluteError)) => Ok(Self::Absolute),
-            (TargetKind::Classes { .. }, Some(loss)) => Err(misfit(
+            (TargetKind::Value { .. }, None | Some(Loss::MeanSquaredError), _) => Ok(Self::Squared),
+            (TargetKind::Value { .. }, Some(Loss::MeanAbsoluteError), _) => Ok(Self::Absolute),
+            (TargetKind::Classes { .. }, Some(Loss::CrossEntropy), Family::Margins) => Err(misfit(
+                Loss::CrossEntropy,
+                "no loss_function for the classes of this model, which minimises the squared hinge \
+                 (model_type=logistic_regression minimises the cross-entropy)",
+            )),
+            (TargetKind::Classes { .. }, Some(loss), _) => Err(misfit(
                 loss,
                 "categorical_crossentropy, sparse_categorical_crossentropy or binary_crossentropy, because the \
                  target is classes (hyperparameter task=regression makes a numeric one a number)",
             )),
-            (TargetKind::Value { .. }, Some(loss)) => Err(misfit(
+            (TargetKind::Value { .. }, Some(loss), _) => Err(misfit(
                 loss,
                 "mean_squared_error or mean_absolute_error, because the target is a number (hyperparameter \
                  task=classification makes it classes)",
             )),
         }
     }
-
-    /// Width of the network's output.
-    pub(super) fn outputs(self) -> usize {
-        match self {
-            Self::CrossEntropy { classes } => classes,
-            Self::Squared | Self::Absolute => 1,
-        }
-    }
-
-    /// Sums for `outputs`, shape [rows, outputs], of the rows of `part` at `rows`.
-    pub(super) fn sums(self, outputs: &[f32], part: &Part, rows: &[u32]) -> Sums {
-        if outputs.len() != rows.len() * self.outputs() {
-            return lost(rows);
-        }
-        let count = rows.len() as u64;
-        match (self, &part.targets) {
-            (Self::CrossEntropy { classes }, Targets::Classes(ids)) => {
-                let sums = kernels::softmax_cross_entropy(outputs, classes, &gather(ids, rows));
-                Sums { loss: sums.loss, quality: sums.correct as f64, rows: count }
-            }
-            (Self::Squared, Targets::Values(values)) => {
-                let loss = kernels::squared_error(outputs, &gather(values, rows));
-                Sums { loss, quality: loss, rows: count }
-            }
-            (Self::Absolute, Targets::Values(values)) => {
-                let targets = gather(values, rows);
-                let loss = kernels::absolute_error(outputs, &targets);
-                Sums { loss, quality: kernels::squared_error(outputs, &targets), rows: count }
-            }
-            _ => lost(rows),
-        }
-    }
-
-    /// As [`Self::sums`], with the gradient of the mean loss by the outputs, in their shape.
-    pub(super) fn gradient(self, outputs: &[f32], part: &Part, rows: &[u32]) -> (Sums, Vec<f32>) {
-        if outputs.len() != rows.len() * self.outputs() {
-            return (lost(rows), Vec::new());
-        }
-        let mut gradient = vec![0.0; outputs.len()];
-        let count = rows.len() as u64;
-        let sums = match (self, &part.targets) {
-            (Self::CrossEntropy { classes }, Targets::Classes(ids)) => {
-                let targets = gather(ids, rows);
-                let sums = kernels::softmax_cross_entropy_gradient(outputs, classes, &targets, &mut gradient);
-                Sums { loss: sums.loss, quality: sums.correct as f64, rows: count }
-            }
-            (Self::Squared, Targets::Values(values)) => {
-                let loss = kernels::squared_error_gradient(outputs, &gather(values, rows), &mut gradient);
-                Sums { loss, quality: loss, rows: count }
-            }
-            (Self::Absolute, Targets::Values(values)) => {
-                let targets = gather(values, rows);
-                let loss = kernels::absolute_error_gradient(outputs, &targets, &mut gradient);
-                Sums { loss, quality: kernels::squared_error(outputs, &targets), rows: count }
-            }
-            _ => lost(rows),
-        };
-        (sums, gradient)
-    }
 }
 
-/// Rows whose outputs are not there, because a device failed: they show as divergence.
-fn lost(rows: &[u32]) -> Sums {
-    Sums { loss: f64::NAN, quality: f64::NAN, rows: rows.len() as u64 }
+impl Criterion {
+    /// What `hyperparameters` mean for the target of `data`. Balanced classes count as in scikit-learn:
+    /// rows / (classes * rows of the class), over the training part.
+    ///
+    /// # Errors
+    /// A loss that does not fit the target.
+    pub(super) fn choose(
+        family: Family,
+        hyperparameters: &Hyperparameters,
+        data: &Dataset,
+    ) -> Result<Self, TaskError> {
+        let objective = Objective::choose(family, hyperparameters.loss, &data.target)?;
+        let mut weights = vec![1.0; data.classes().unwrap_or(0)];
+        let weighted = hyperparameters.class_weight;
+        if let (ClassWeight::Balanced, Targets::Classes(ids)) = (weighted, &data.train.targets) {
+            let mut counts = vec![0_u64; weights.len()];
+            for id in ids {
+                if let Some(count) = counts.get_mut(*id as usize) {
+                    *count += 1;
+                }
+            }
+            let classes = weights.len() as f64;
+            for (weight, count) in weights.iter_mut().zip(counts) {
+                // A class without a training row has none to weigh.
+                *weight = (ids.len() as f64 / (classes * count.max(1) as f64)) as f32;
+            }
+        }
+        Ok(Self { objective, weights, weighted })
+    }
+
+    /// Width of the network's output.
+    pub(super) fn outputs(&self) -> usize {
+        match self.objective {
+            Objective::CrossEntropy | Objective::SquaredHinge => self.weights.len(),
+            Objective::Squared | Objective::Absolute | Objective::EpsilonInsensitive => 1,
+        }
+    }
+
+    /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`, all of which count alike.
+    pub(super) fn sums(&self, outputs: &[f32], part: &Part, rows: &[u32]) -> Sums {
+        let alike = Self { weights: vec![1.0; self.weights.len()], weighted: ClassWeight::None, ..*self };
+        match (self.objective, &part.targets) {
+            (Objective::CrossEntropy, Targets::Classes(ids))
+                if outputs.len() == rows.len() * self.outputs() =>
+            {
+                let sums = kernels::softmax_cross_entropy(outputs, self.outputs(), &gather(ids, rows));
+                Sums { loss: sums.loss, quality: sums.correct as f64, rows: rows.len() as u64 }
+            }
+            _ => alike.gradient(outputs, part, rows, &mut vec![0.0; outputs.len()]),
+        }
+    }
+
+    /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`; writes the gradient of the mean
+    /// loss by the outputs into `gradient`, which has their shape. Classes count by their weights.
+    pub(super) fn gradient(&self, outputs: &[f32], part: &Part, rows: &[u32], gradient: &mut [f32]) -> Sums {
+        let width = self.outputs();
+        let count = rows.len() as u64;
+        // Rows whose outputs are not there, because a device failed, show as divergence.
+        let lost = Sums { loss: f64::NAN, quality: f64::NAN, rows: count };
+        if outputs.len() != rows.len() * width {
+            return lost;
+        }
+        match (self.objective, &part.targets) {
+            (Objective::CrossEntropy | Objective::SquaredHinge, Targets::Classes(ids)) => {
+                let targets = gather(ids, rows);
+                let sums = match (self.objective, self.weighted) {
+                    (Objective::SquaredHinge, _) => {
+                        kernels::squared_hinge_gradient(outputs, &targets, &self.weights, gradient)
+                    }
+                    (_, ClassWeight::None) => {
+                        kernels::softmax_cross_entropy_gradient(outputs, width, &targets, gradient)
+                    }
+                    (_, ClassWeight::Balanced) => kernels::weighted_softmax_cross_entropy_gradient(
+                        outputs,
+                        &targets,
+                        &self.weights,
+                        gradient,
+                    ),
+                };
+                Sums { loss: sums.loss, quality: sums.correct as f64, rows: count }
+            }
+            (objective, Targets::Values(values)) => {
+                let targets = gather(values, rows);
+                let loss = match objective {
+                    Objective::Absolute => kernels::absolute_error_gradient(outputs, &targets, gradient),
+                    Objective::EpsilonInsensitive => {
+                        kernels::epsilon_insensitive_gradient(outputs, &targets, EPSILON, gradient)
+                    }
+                    _ => kernels::squared_error_gradient(outputs, &targets, gradient),
+                };
+                Sums { loss, quality: kernels::squared_error(outputs, &targets), rows: count }
+            }
+            _ => lost,
+        }
+    }
 }
 
 fn gather<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
@@ -132,11 +195,23 @@ mod tests {
     fn a_loss_that_does_not_fit_the_target_is_named() {
         let classes = TargetKind::Classes { labels: vec!["a".to_owned(), "b".to_owned()] };
         let value = TargetKind::Value { mean: 0.0, std: 1.0 };
-        assert_eq!(Objective::choose(None, &classes), Ok(Objective::CrossEntropy { classes: 2 }));
-        assert_eq!(Objective::choose(None, &value), Ok(Objective::Squared));
-        assert_eq!(Objective::choose(Some(Loss::MeanAbsoluteError), &value), Ok(Objective::Absolute));
-        for (loss, target) in [(Loss::CrossEntropy, value), (Loss::MeanSquaredError, classes)] {
-            let error = Objective::choose(Some(loss), &target).unwrap_err();
+        let (likelihood, margins) = (Family::Likelihood, Family::Margins);
+        for (family, loss, target, want) in [
+            (likelihood, None, &classes, Objective::CrossEntropy),
+            (margins, None, &classes, Objective::SquaredHinge),
+            (likelihood, None, &value, Objective::Squared),
+            (margins, None, &value, Objective::EpsilonInsensitive),
+            (margins, Some(Loss::MeanSquaredError), &value, Objective::Squared),
+            (likelihood, Some(Loss::MeanAbsoluteError), &value, Objective::Absolute),
+        ] {
+            assert_eq!(Objective::choose(family, loss, target), Ok(want));
+        }
+        for (family, loss, target) in [
+            (likelihood, Loss::CrossEntropy, &value),
+            (likelihood, Loss::MeanSquaredError, &classes),
+            (margins, Loss::CrossEntropy, &classes),
+        ] {
+            let error = Objective::choose(family, Some(loss), target).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
             assert!(error.message.contains("loss_function"), "{error}");
         }

@@ -1,85 +1,97 @@
 //! Updates against a reference, and what a model file holds.
 
+mod accuracy;
+mod stopping;
+
+use std::sync::Arc;
+
+use super::architecture::Parameter;
+use super::recipe::Model;
+use super::trainer::GradientTrainer;
 use super::*;
-use crate::data::{self, LoadOptions, Targets};
-use crate::domain::{Optimizer, Problem};
+use crate::data::{self, Dataset, LoadOptions, Part, Targets};
+use crate::domain::{ErrorCode, Hyperparameters, Optimizer, Problem};
 use crate::engine::device::ComputeDevice;
+use crate::engine::minibatches::Minibatches;
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::tests::{config, quiet, stopped_after};
-use crate::engine::trainer::ModelEntry;
+use crate::engine::trainer::{ModelEntry, Slice};
 
 fn load(path: &str, problem: Problem) -> Arc<Dataset> {
-    let options = LoadOptions { problem, seed: 5, ..LoadOptions::default() };
+    let options = LoadOptions {
+        target: None,
+        problem,
+        validation_split: 0.2,
+        seed: 5,
+        features: data::FeatureForm::Standardised,
+    };
     Arc::new(data::load(path, &options, &config().data, &|| Ok(())).unwrap())
 }
 
-fn network(data: &Arc<Dataset>, hyperparameters: &Hyperparameters) -> NeuralNetwork {
+fn trainer(model: Model, data: &Arc<Dataset>, hyperparameters: &Hyperparameters) -> GradientTrainer {
     let device = ComputeDevice::cpu();
-    NeuralNetwork::build(&Blueprint { data, hyperparameters, device: &device, seed: 5 }).unwrap()
+    GradientTrainer::build(model, &Blueprint { data, hyperparameters, device: &device, seed: 5 }).unwrap()
+}
+
+fn network(data: &Arc<Dataset>, hyperparameters: &Hyperparameters) -> GradientTrainer {
+    trainer(Model::NeuralNetwork, data, hyperparameters)
 }
 
 fn slice(batches: std::ops::Range<u32>) -> Slice {
     Slice { epoch: 0, batches }
 }
 
-/// Parameters, gradients or moments of all layers: for each, weight and bias.
+/// Parameters, gradients or moments of all layers: for each, weight `[outputs, inputs]` and bias.
 type Values = Vec<Vec<f64>>;
 
-fn flat(layers: &[Layer]) -> Values {
-    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect();
-    layers.iter().flat_map(|layer| [wide(&layer.weight), wide(&layer.bias)]).collect()
+/// The parameters of `trainer`, layer by layer.
+fn values(trainer: &GradientTrainer) -> Values {
+    let bytes = trainer.weights().unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let read = |parameter: Parameter| {
+        let tensor = file.tensor(&parameter.name).unwrap();
+        let values = tensor.data().as_chunks::<4>().0.iter();
+        values.map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
+    };
+    trainer.architecture().parameters().into_iter().map(read).collect()
 }
 
 /// Gradient of the mean softmax cross-entropy, written out in f64.
-fn gradient(layers: &[Layer], values: &Values, part: &Part, rows: &[u32]) -> Values {
+fn gradient(widths: &[usize], values: &Values, part: &Part, rows: &[u32]) -> Values {
     let Targets::Classes(ids) = &part.targets else { panic!("classes") };
-    let width = layers[0].inputs;
     let mut total: Values = values.iter().map(|v| vec![0.0; v.len()]).collect();
     for &row in rows {
-        let start = row as usize * width;
-        let mut signals =
-            vec![part.features[start..start + width].iter().map(|&v| f64::from(v)).collect::<Vec<_>>()];
-        for (index, layer) in layers.iter().enumerate() {
-            let (weight, bias) = (&values[2 * index], &values[2 * index + 1]);
-            let input: Vec<f64> = match index {
-                0 => signals[0].clone(),
-                _ => signals[index].iter().map(|v| v.max(0.0)).collect(),
-            };
-            let output = (0..layer.outputs)
-                .map(|o| {
-                    bias[o] + (0..layer.inputs).map(|i| input[i] * weight[i * layer.outputs + o]).sum::<f64>()
-                })
-                .collect();
-            signals.push(output);
+        let start = row as usize * widths[0];
+        let features = &part.features[start..start + widths[0]];
+        let mut inputs = vec![features.iter().map(|&v| f64::from(v)).collect::<Vec<_>>()];
+        for (layer, pair) in widths.windows(2).enumerate() {
+            let (weight, bias, input) = (&values[2 * layer], &values[2 * layer + 1], &inputs[layer]);
+            let output =
+                |o: usize| bias[o] + (0..pair[0]).map(|i| input[i] * weight[o * pair[0] + i]).sum::<f64>();
+            let last = layer + 2 == widths.len();
+            let relu = |v: f64| if last { v } else { v.max(0.0) };
+            inputs.push((0..pair[1]).map(|o| relu(output(o))).collect());
         }
-        let logits = signals.last().unwrap();
+        let logits = inputs.pop().unwrap();
         let max = logits.iter().copied().fold(f64::MIN, f64::max);
         let sum: f64 = logits.iter().map(|l| (l - max).exp()).sum();
+        let hot = |class: usize| f64::from(u8::from(class == ids[row as usize] as usize));
         let mut slope: Vec<f64> = logits
             .iter()
             .enumerate()
-            .map(|(class, l)| {
-                let hot = f64::from(u8::from(class == ids[row as usize] as usize));
-                ((l - max).exp() / sum - hot) / rows.len() as f64
-            })
+            .map(|(class, l)| ((l - max).exp() / sum - hot(class)) / rows.len() as f64)
             .collect();
-        for (index, layer) in layers.iter().enumerate().rev() {
-            let relu = |v: f64| if index == 0 { v } else { v.max(0.0) };
-            for i in 0..layer.inputs {
-                for o in 0..layer.outputs {
-                    total[2 * index][i * layer.outputs + o] += relu(signals[index][i]) * slope[o];
+        for (layer, pair) in widths.windows(2).enumerate().rev() {
+            let input = &inputs[layer];
+            for (o, slope) in slope.iter().enumerate() {
+                total[2 * layer + 1][o] += slope;
+                for (i, input) in input.iter().enumerate() {
+                    total[2 * layer][o * pair[0] + i] += input * slope;
                 }
             }
-            for o in 0..layer.outputs {
-                total[2 * index + 1][o] += slope[o];
-            }
-            slope = (0..layer.inputs)
-                .map(|i| {
-                    let back: f64 =
-                        (0..layer.outputs).map(|o| values[2 * index][i * layer.outputs + o] * slope[o]).sum();
-                    if index > 0 && signals[index][i] <= 0.0 { 0.0 } else { back }
-                })
-                .collect();
+            let weight = &values[2 * layer];
+            let back = |i: usize| (0..pair[1]).map(|o| weight[o * pair[0] + i] * slope[o]).sum::<f64>();
+            slope = (0..pair[0]).map(|i| if input[i] > 0.0 { back(i) } else { 0.0 }).collect();
         }
     }
     total
@@ -134,20 +146,20 @@ fn three_steps_of_every_optimizer_are_those_of_the_reference() {
             ..Hyperparameters::default()
         };
         let mut network = network(&data, &h);
-        let layers = network.net.to_layers();
-        let mut values = flat(&layers);
-        let mut states: Vec<Vec<[f64; 2]>> = values.iter().map(|v| vec![[0.0; 2]; v.len()]).collect();
+        let widths = [4, 5, 4, 3];
+        let mut want = values(&network);
+        let mut states: Vec<Vec<[f64; 2]>> = want.iter().map(|v| vec![[0.0; 2]; v.len()]).collect();
         network.train(&slice(0..3), &quiet()).unwrap();
         let mut minibatches = Minibatches::new(5, data.train.len(), h.batch_size);
         for index in 0..3 {
-            let gradient = gradient(&layers, &values, &data.train, minibatches.rows_of(0, index));
-            for ((values, slopes), states) in values.iter_mut().zip(&gradient).zip(&mut states) {
+            let gradient = gradient(&widths, &want, &data.train, minibatches.rows_of(0, index));
+            for ((values, slopes), states) in want.iter_mut().zip(&gradient).zip(&mut states) {
                 for ((value, g), state) in values.iter_mut().zip(slopes).zip(states) {
                     *value = update(&h, index as i32 + 1, *value, *g, state);
                 }
             }
         }
-        for (got, want) in flat(&network.net.to_layers()).iter().flatten().zip(values.iter().flatten()) {
+        for (got, want) in values(&network).iter().flatten().zip(want.iter().flatten()) {
             assert!((got - want).abs() < 2e-5, "{optimizer:?} {momentum} {weight_decay}: {got} {want}");
         }
     }
@@ -247,13 +259,13 @@ fn a_last_step_that_explodes_is_no_result() {
         ..Hyperparameters::default()
     };
     let mut session = session("builtin:digits", &h);
-    let shapes = network(&load("builtin:digits", Problem::Regression), &h).net.to_layers();
+    let names = weights::named(&Architecture::Dense { widths: vec![64, 1] }.parameters());
     let mut last = session.trainer().weights().unwrap();
     // Slices of one step, so that each step is once the last one.
     let error = (0..100)
         .find_map(|batch| match session.run(&slice(batch..batch + 1), Validation::Full, &quiet()) {
             Ok(result) => {
-                weights::read(&result.weights, &shapes).expect("finite weights");
+                weights::read(&result.weights, &names).expect("finite weights");
                 last = result.weights.to_vec();
                 None
             }
@@ -283,4 +295,101 @@ fn given_weights_are_started_from_whatever_was_trained_before() {
     assert!(warm.run_from(&given, &slice(20..30), Validation::Sample, &stopped_after(5)).is_err());
     assert!(warm.trainer().weights().unwrap() == before, "rolled back");
     assert_eq!(warm.run_from(&given, &slice(20..30), Validation::Sample, &quiet()).unwrap(), expected);
+}
+
+#[test]
+fn three_slices_after_a_restart_are_those_of_six_without_one() {
+    let data = load("builtin:digits", Problem::Auto);
+    let optimizers =
+        [(Optimizer::Sgd, 0.9), (Optimizer::Adam, 0.0), (Optimizer::AdamW, 0.0), (Optimizer::RmsProp, 0.5)];
+    for model in [Model::NeuralNetwork, Model::Cnn, Model::LogisticRegression, Model::Svm] {
+        for (optimizer, momentum) in optimizers {
+            let h = Hyperparameters {
+                optimizer,
+                momentum,
+                dropout: 0.25,
+                batch_size: 16,
+                hidden_layers: vec![24],
+                stopping: crate::domain::Stopping::Early,
+                ..Hyperparameters::default()
+            };
+            let train = |trainer: &mut GradientTrainer, slices: std::ops::Range<u32>| {
+                for number in slices {
+                    trainer.train(&slice(number * 4..number * 4 + 4), &quiet()).unwrap();
+                    let rows: Vec<u32> = (0..50).collect();
+                    let validation = trainer.evaluate(&rows, &quiet()).unwrap();
+                    trainer.epoch_ended(number, Some(validation));
+                }
+            };
+            let mut whole = trainer(model, &data, &h);
+            train(&mut whole, 0..6);
+            let mut before = trainer(model, &data, &h);
+            train(&mut before, 0..3);
+            let state = before.state().unwrap();
+            let mut after = trainer(model, &data, &h);
+            after.restore(&state).unwrap();
+            assert!(after.state().unwrap() == state, "{model:?} {optimizer:?}");
+            train(&mut after, 3..6);
+            assert!(after.state().unwrap() == whole.state().unwrap(), "{model:?} {optimizer:?}");
+            assert!(after.weights().unwrap() == whole.weights().unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_cpu_path_takes_the_steps_that_burn_takes() {
+    let data = load("builtin:digits", Problem::Auto);
+    for dropout in [0.0, 0.3] {
+        let h = Hyperparameters { dropout, hidden_layers: vec![32, 16], ..Hyperparameters::default() };
+        let mut fused = network(&data, &h);
+        let mut burned = network(&data, &h);
+        burned.use_burn(&ComputeDevice::cpu());
+        for number in 0..3 {
+            let slice = slice(number * 10..number * 10 + 10);
+            let (a, b) = (fused.train(&slice, &quiet()).unwrap(), burned.train(&slice, &quiet()).unwrap());
+            assert!((a.metrics.loss - b.metrics.loss).abs() < 1e-4, "{a:?} {b:?}");
+        }
+        for (a, b) in values(&fused).iter().flatten().zip(values(&burned).iter().flatten()) {
+            assert!((a - b).abs() < 2e-3, "{a} {b}");
+        }
+        for (a, b) in fused.predict().iter().zip(burned.predict()) {
+            assert!((a - b).abs() < 2e-3, "{a} {b}");
+        }
+    }
+}
+
+#[test]
+fn the_file_says_how_its_inputs_and_outputs_are_to_be_read() {
+    let data = load("builtin:iris", Problem::Auto);
+    let bytes = trainer(Model::LogisticRegression, &data, &Hyperparameters::default()).weights().unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!(metadata["architecture"], "Sequential(Linear(4, 3))");
+    let features: serde_json::Value = serde_json::from_str(&metadata["features"]).unwrap();
+    let data::Encoding::Number { mean, std, .. } = data.preprocessor.columns[2].encoding else { panic!() };
+    assert_eq!(features[2]["column"], data.preprocessor.columns[2].name.as_str());
+    assert!((features[2]["mean"].as_f64().unwrap() - mean).abs() < 1e-12);
+    assert!((features[2]["std"].as_f64().unwrap() - std).abs() < 1e-12);
+    let target: serde_json::Value = serde_json::from_str(&metadata["target"]).unwrap();
+    assert_eq!(target["classes"].as_array().unwrap().len(), 3);
+    assert_eq!(header.info("0.weight").unwrap().shape, [3, 4]);
+}
+
+#[test]
+fn rows_that_are_no_image_are_refused_by_name() {
+    let refused = |path: &str, image_shape| {
+        let data = load(path, Problem::Auto);
+        let h = Hyperparameters { image_shape, ..Hyperparameters::default() };
+        let device = ComputeDevice::cpu();
+        let blueprint = Blueprint { data: &data, hyperparameters: &h, device: &device, seed: 5 };
+        convolutional(&blueprint).err().unwrap().message
+    };
+    for (path, shape, said) in [
+        ("builtin:wine", None, "13 features are none"),
+        ("builtin:digits", Some([1, 8, 9]), "1x8x9"),
+        ("builtin:iris", None, "at least 4x4"),
+    ] {
+        let message = refused(path, shape);
+        assert!(message.contains("image_shape") && message.contains(said), "{message}");
+    }
 }

@@ -11,10 +11,10 @@ use bytes::Bytes;
 use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
-use crate::domain::{ErrorCode, TaskError, TaskResult, TaskSpec};
+use crate::domain::{BATCHES_PER_TASK, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
 use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store};
 use crate::engine::session::{Session, SessionPlan, Validation};
-use crate::engine::trainer::Slice;
+use crate::engine::trainer::{Course, Slice};
 use crate::engine::{Finished, panic_message, priority};
 
 /// Largest model that travels with a result, in bytes: gRPC peers refuse messages of more than 4 MiB by default, and
@@ -291,7 +291,12 @@ impl Line {
         }
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
+        session.follow(Course {
+            total_epochs: task.hyperparameters.total_epochs.or(task.total_epochs),
+            batches_per_epoch: TASKS_PER_EPOCH * BATCHES_PER_TASK,
+        });
         let result = session.run_from(&task.initial_weights, &slice, validation, control)?;
+        news.extend(session.take_notes());
         if let Some(store) = around.store.as_ref().filter(|_| task.hyperparameters.checkpoints.wanted()) {
             history.remember(Completed::new(task, &result));
             let state = session.state().map_err(|error| error.to_string());

@@ -1,0 +1,135 @@
+//! What a network does, wherever its numbers are: a step, outputs, and its whole state in and out.
+//!
+//! ```text
+//! step:  batch --forward--> outputs [rows, width] --to host--> judge: loss, hits, gradient (kernels)
+//!                  ^                                              |
+//!                  +------ optimizer <---- backward <-------------+
+//! ```
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use tensorfleet_kernels as kernels;
+
+use super::architecture::Role;
+use crate::domain::Optimizer;
+use crate::engine::minibatches::Sums;
+
+/// Some rows on their way through a network.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// Row-major, shape `[count, features]`.
+    pub(super) features: &'a [f32],
+    /// How many.
+    pub(super) count: usize,
+}
+
+/// Takes outputs, shape `[rows, width]`, and writes the gradient of the loss by them; not looked at where the loss is
+/// no number.
+pub(super) type Judge<'a> = dyn FnMut(&[f32], &mut [f32]) -> Sums + 'a;
+
+/// A network and its optimizer.
+pub(super) trait Network: Send {
+    /// One step on `rows`. Nothing changes where the loss is no number.
+    fn step(&mut self, rows: Rows<'_>, how: Step, judge: &mut Judge<'_>) -> Sums;
+
+    /// Outputs for `rows`, shape `[count, width]`, without dropout. Empty where the device failed.
+    fn outputs(&self, rows: Rows<'_>) -> Vec<f32>;
+
+    /// All values of all parameters, in the order of the architecture's. Shorter where the device failed.
+    fn parameters(&self) -> Vec<f32>;
+
+    /// Steps that the optimizer has made.
+    fn steps(&self) -> u64;
+
+    /// Everything.
+    fn memory(&self) -> Memory;
+
+    /// Takes over `memory`, which has its size.
+    fn remember(&mut self, memory: Memory);
+
+    /// The same network once more.
+    fn duplicate(&self) -> Box<dyn Network>;
+}
+
+/// All that the next step depends on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Memory {
+    /// Values of all parameters, in the order of the architecture's.
+    pub(super) parameters: Vec<f32>,
+    /// The optimizer's first moments (or velocity), one a parameter.
+    pub(super) first: Vec<f32>,
+    /// Its second moments (or mean squares).
+    pub(super) second: Vec<f32>,
+    /// Steps that they are of.
+    pub(super) steps: u64,
+}
+
+impl Memory {
+    /// `parameters` before the first step.
+    pub(super) fn fresh(parameters: Vec<f32>) -> Self {
+        let zeros = vec![0.0; parameters.len()];
+        Self { first: zeros.clone(), second: zeros, parameters, steps: 0 }
+    }
+}
+
+/// How a step is made.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// Step size.
+    pub(super) learning_rate: f64,
+    /// What is left out of the hidden layers.
+    pub(super) dropout: Option<Dropout>,
+}
+
+/// Which hidden units a step leaves out.
+#[derive(Debug)]
+pub(super) struct Dropout {
+    threshold: u16,
+    generator: ChaCha8Rng,
+    random: Vec<u16>,
+}
+
+impl Dropout {
+    /// Leaves out `share` of the units, drawn from `generator`; `None` for none.
+    pub(super) fn new(share: f64, generator: impl FnOnce() -> ChaCha8Rng) -> Option<Self> {
+        let threshold = kernels::dropout_threshold(share);
+        (threshold > 0).then(|| Self { threshold, generator: generator(), random: Vec::new() })
+    }
+
+    /// Leaves units out of `values`, in place, and scales the others.
+    pub(super) fn apply(&mut self, values: &mut [f32]) {
+        let mut bytes = vec![0; 2 * values.len()];
+        self.generator.fill_bytes(&mut bytes);
+        self.random.clear();
+        self.random.extend(bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)));
+        kernels::drop_out(values, &self.random, self.threshold);
+    }
+
+    /// What units are multiplied by that are not left out.
+    pub(super) fn scale(&self) -> f32 {
+        kernels::dropout_scale(self.threshold)
+    }
+}
+
+/// The rule by which parameters follow gradients.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rule {
+    /// The optimizer.
+    pub(super) optimizer: Optimizer,
+    /// Momentum of `sgd` and `rmsprop`.
+    pub(super) momentum: f32,
+    /// L2 penalty of weights.
+    pub(super) weight_decay: f32,
+    /// L2 penalty of biases.
+    pub(super) bias_decay: f32,
+}
+
+impl Rule {
+    /// The penalty of a parameter.
+    pub(super) fn decay(&self, role: Role) -> f32 {
+        match role {
+            Role::Weight => self.weight_decay,
+            Role::Bias => self.bias_decay,
+        }
+    }
+}

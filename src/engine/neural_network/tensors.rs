@@ -1,0 +1,236 @@
+//! Networks on a device of burn: all convolutional ones, and dense ones on a GPU.
+//!
+//! Parameters are flat tensors; burn differentiates the layers alone. The optimizers are written out here, because
+//! burn's own are restored onto its default device, which may not be there.
+
+use burn::tensor::module::{conv2d, linear, max_pool2d};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use super::architecture::{Architecture, Image, POOL, Parameter};
+use super::network::{Dropout, Judge, Memory, Network, Rows, Rule, Step};
+use crate::domain::Optimizer;
+use crate::engine::minibatches::Sums;
+
+const EPSILON: f64 = 1e-8;
+
+/// A network on a device.
+#[derive(Debug, Clone)]
+pub(super) struct Tensors {
+    architecture: Architecture,
+    parameters: Vec<Parameter>,
+    rule: Rule,
+    device: Device,
+    values: Vec<Value>,
+    steps: u64,
+}
+
+/// One parameter and its moments, flat.
+#[derive(Debug, Clone)]
+struct Value {
+    parameter: Tensor<1>,
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+impl Tensors {
+    /// A network with `memory` on `device`.
+    pub(super) fn new(architecture: Architecture, rule: Rule, device: Device, memory: &Memory) -> Self {
+        let parameters = architecture.parameters();
+        let mut network = Self { architecture, parameters, rule, device, values: Vec::new(), steps: 0 };
+        network.upload(memory);
+        network
+    }
+
+    fn upload(&mut self, memory: &Memory) {
+        let mut start = 0;
+        self.steps = memory.steps;
+        self.values.clear();
+        for parameter in &self.parameters {
+            let own = start..start + parameter.len();
+            start = own.end;
+            let tensor = |values: &[f32]| {
+                let data = TensorData::new(values[own.clone()].to_vec(), [own.len()]);
+                Tensor::from_data(data, &self.device)
+            };
+            self.values.push(Value {
+                parameter: tensor(&memory.parameters),
+                first: tensor(&memory.first),
+                second: tensor(&memory.second),
+            });
+        }
+    }
+
+    fn download(&self, of: impl Fn(&Value) -> Tensor<1>) -> Vec<f32> {
+        self.values.iter().flat_map(|value| host(of(value))).collect()
+    }
+
+    fn descend(&mut self, index: usize, gradient: Tensor<1>, learning_rate: f64) {
+        let (Some(value), Some(parameter)) = (self.values.get_mut(index), self.parameters.get(index)) else {
+            return;
+        };
+        let decay = f64::from(self.rule.decay(parameter.role));
+        let momentum = f64::from(self.rule.momentum);
+        let Value { parameter, first, second } = value.clone();
+        let gradient = if decay > 0.0 && self.rule.optimizer != Optimizer::AdamW {
+            gradient + parameter.clone() * decay
+        } else {
+            gradient
+        };
+        *value = match self.rule.optimizer {
+            Optimizer::Sgd => {
+                let first = first * momentum + gradient;
+                Value { parameter: parameter - first.clone() * learning_rate, first, second }
+            }
+            Optimizer::Adam | Optimizer::AdamW => {
+                let time = i32::try_from(self.steps).unwrap_or(i32::MAX);
+                let step = learning_rate / (1.0 - 0.9_f64.powi(time));
+                let scale = 1.0 / (1.0 - 0.999_f64.powi(time)).sqrt();
+                let kept = if self.rule.optimizer == Optimizer::AdamW {
+                    parameter * (1.0 - learning_rate * decay)
+                } else {
+                    parameter
+                };
+                let first = first * 0.9 + gradient.clone() * 0.1;
+                let second = second * 0.999 + gradient.clone() * gradient * 0.001;
+                let root = second.clone().sqrt() * scale + EPSILON;
+                Value { parameter: kept - first.clone() / root * step, first, second }
+            }
+            Optimizer::RmsProp => {
+                let second = second * 0.99 + gradient.clone() * gradient.clone() * 0.01;
+                let first = first * momentum + gradient / (second.clone().sqrt() + EPSILON);
+                Value { parameter: parameter - first.clone() * learning_rate, first, second }
+            }
+        };
+    }
+
+    /// Outputs, shape `[rows, width]`, of `input`, shape `[rows, features]`, with `values` as parameters.
+    fn forward(&self, values: &[Tensor<1>], input: Tensor<2>, dropout: Option<&mut Dropout>) -> Tensor<2> {
+        let mut forward = Forward { parameters: &self.parameters, values, next: 0, dropout };
+        match &self.architecture {
+            Architecture::Dense { widths } => {
+                let hidden = (2..widths.len()).fold(input, |signal, _| forward.hidden(signal));
+                forward.dense(hidden)
+            }
+            Architecture::Convolutional { image, .. } => {
+                let Image { channels, height, width } = *image;
+                let [rows, _] = input.dims();
+                let signal = input.reshape([rows, channels, height, width]);
+                let signal = forward.convolution(signal);
+                let signal = forward.convolution(signal);
+                let hidden = forward.hidden(signal.reshape([rows, image.flattened()]));
+                forward.dense(hidden)
+            }
+        }
+    }
+
+    fn input(&self, rows: Rows<'_>, device: &Device) -> Tensor<2> {
+        let width = rows.features.len() / rows.count.max(1);
+        Tensor::from_data(TensorData::new(rows.features.to_vec(), [rows.count, width]), device)
+    }
+}
+
+/// The way through the layers; parameters are taken in their order.
+struct Forward<'a> {
+    parameters: &'a [Parameter],
+    values: &'a [Tensor<1>],
+    next: usize,
+    dropout: Option<&'a mut Dropout>,
+}
+
+impl Forward<'_> {
+    /// The next parameter, which has `D` dimensions.
+    fn take<const D: usize>(&mut self) -> Tensor<D> {
+        let shape: [usize; D] = std::array::from_fn(|side| self.parameters[self.next].shape[side]);
+        let value = self.values[self.next].clone().reshape(shape);
+        self.next += 1;
+        value
+    }
+
+    fn dense(&mut self, signal: Tensor<2>) -> Tensor<2> {
+        let weight = self.take::<2>();
+        let bias = self.take::<1>();
+        linear(signal, weight.transpose(), Some(bias))
+    }
+
+    /// A dense layer with ReLU and dropout behind it.
+    fn hidden(&mut self, signal: Tensor<2>) -> Tensor<2> {
+        let signal = activation::relu(self.dense(signal));
+        let Some(dropout) = &mut self.dropout else { return signal };
+        let [rows, width] = signal.dims();
+        let mut mask = vec![1.0; rows * width];
+        dropout.apply(&mut mask);
+        let mask = Tensor::from_data(TensorData::new(mask, [rows, width]), &signal.device());
+        signal * mask
+    }
+
+    /// A convolution with ReLU and pooling behind it.
+    fn convolution(&mut self, signal: Tensor<4>) -> Tensor<4> {
+        let weight = self.take::<4>();
+        let bias = self.take::<1>();
+        let signal = conv2d(signal, weight, Some(bias), ConvOptions::new([1, 1], [1, 1], [1, 1], 1));
+        max_pool2d(activation::relu(signal), MaxPoolOptions::new([POOL, POOL]))
+    }
+}
+
+impl Network for Tensors {
+    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: &mut Judge<'_>) -> Sums {
+        let device = self.device.clone().autodiff();
+        let tracked: Vec<Tensor<1>> =
+            self.values.iter().map(|value| value.parameter.clone().autodiff().require_grad()).collect();
+        let outputs = self.forward(&tracked, self.input(rows, &device), how.dropout.as_mut());
+        let shape = outputs.dims();
+        let on_host = host(outputs.clone().inner());
+        let mut gradient = vec![0.0; on_host.len()];
+        let sums = judge(&on_host, &mut gradient);
+        if !sums.loss.is_finite() {
+            return sums;
+        }
+        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, shape), &device);
+        // The derivative of sum(outputs * gradient) by the outputs is the gradient itself.
+        let gradients = (outputs * gradient).backward();
+        self.steps += 1;
+        for (index, parameter) in tracked.iter().enumerate() {
+            if let Some(gradient) = parameter.grad(&gradients) {
+                self.descend(index, gradient, how.learning_rate);
+            }
+        }
+        sums
+    }
+
+    fn outputs(&self, rows: Rows<'_>) -> Vec<f32> {
+        let values: Vec<Tensor<1>> = self.values.iter().map(|value| value.parameter.clone()).collect();
+        host(self.forward(&values, self.input(rows, &self.device), None))
+    }
+
+    fn parameters(&self) -> Vec<f32> {
+        self.download(|value| value.parameter.clone())
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn memory(&self) -> Memory {
+        Memory {
+            parameters: self.parameters(),
+            first: self.download(|value| value.first.clone()),
+            second: self.download(|value| value.second.clone()),
+            steps: self.steps,
+        }
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        self.upload(&memory);
+    }
+
+    fn duplicate(&self) -> Box<dyn Network> {
+        // Tensors are shared until a step replaces them, so that this copies nothing.
+        Box::new(self.clone())
+    }
+}
+
+/// The values of `tensor`, row-major. Empty where the device failed, which shapes then show.
+fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().unwrap_or_default()
+}
