@@ -37,7 +37,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use crate::domain::{Problem, TaskError};
+use crate::domain::{Problem, TaskError, masked_path};
 
 pub use dataset::{Dataset, Part, TargetKind, Targets};
 pub use error::{DataError, Malformed, RemoteProblem};
@@ -150,5 +150,5 @@ pub fn load(
 ) -> Result<Dataset, DataError> {
     check()?;
     let table = Source::parse(path, config)?.read(options.target.as_deref(), config, check)?;
-    prepare::prepare(&remote::redacted(path), &table, options, &prepare::Limits { config, check })
+    prepare::prepare(&masked_path(path), &table, options, &prepare::Limits { config, check })
 }

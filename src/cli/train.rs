@@ -167,7 +167,7 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
 
 /// Of the environment only what says how to train here.
 fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErrors> {
-    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DEVICE_POLICY"];
+    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DEVICE_POLICY", "STATE_DIR"];
     let groups = ["ANALYTIC_", "AWS_", "DATA_", "S3_"];
     let mut environment = environment.clone();
     environment.retain(|name, text| {

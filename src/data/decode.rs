@@ -1,8 +1,9 @@
 //! Bytes to a [`Table`]: what they are is told by the bytes alone, never by a name.
 //!
 //! ```text
-//! first bytes --> gzip, zstd --unpack (a stream)--> delimited (CSV)
-//!            \--> anything else -------------------/
+//! first and last bytes --> Parquet -----------------------------------> parquet
+//!                     \--> gzip, zstd --unpack (a stream)--> delimited (CSV)
+//!                      \-> anything else -------------------/
 //! ```
 
 mod delimited;

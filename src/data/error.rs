@@ -4,6 +4,18 @@ use std::io;
 
 use crate::domain::{ErrorCode, InvalidField, TaskError};
 
+/// What is read here.
+#[cfg(feature = "parquet")]
+const FORMATS: &str = "CSV in UTF-8 with a header (plain, gzip or zstd), or Parquet";
+#[cfg(not(feature = "parquet"))]
+const FORMATS: &str = "CSV in UTF-8 with a header (plain, gzip or zstd)";
+
+/// In which files.
+#[cfg(feature = "parquet")]
+const FILES: &str = "a regular CSV or Parquet file";
+#[cfg(not(feature = "parquet"))]
+const FILES: &str = "a regular CSV file";
+
 /// Why a data set cannot be trained on.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -37,7 +49,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// The path names something that is no regular file.
-    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV file", shown(.path))]
+    #[error("dataset_path: {} is a {kind}; allowed: {FILES}", shown(.path))]
     NotAFile {
         /// As it was given.
         path: String,
@@ -59,7 +71,7 @@ pub enum DataError {
         path: String,
     },
     /// Not CSV at all.
-    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header (plain, gzip or zstd)", shown(.path))]
+    #[error("dataset_path: {} is {looks_like}; allowed: {FORMATS}", shown(.path))]
     NotCsv {
         /// As it was given.
         path: String,

@@ -13,11 +13,10 @@ use std::sync::Arc;
 use super::content::{Content, Opened};
 use super::decode::decode;
 use super::error::DataError;
-use super::remote::redacted;
 use super::synthetic::{self, Recipe};
 use super::table::Table;
 use super::{Check, Config, file};
-use crate::domain::InvalidField;
+use crate::domain::{InvalidField, masked_path};
 
 /// A data set that is compiled into the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +71,7 @@ impl Source {
     /// # Errors
     /// An unknown scheme or built-in set, bad parameters, an empty path, a way out of `config.root`.
     pub fn parse(path: &str, config: &Config) -> Result<Self, DataError> {
-        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", redacted(path), allowed()));
+        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", masked_path(path), allowed()));
         if path.trim().is_empty() || path.contains('\0') {
             return Err(invalid());
         }
@@ -134,15 +133,18 @@ fn elsewhere(scheme: &str, rest: &str, path: &str, config: &Config) -> Result<So
 
 #[cfg(not(feature = "remote"))]
 fn elsewhere(_: &str, _: &str, path: &str, _: &Config) -> Result<Source, DataError> {
-    let (path, what) = (redacted(path), "data on another machine");
+    let (path, what) = (masked_path(path).into_owned(), "data on another machine");
     Err(DataError::NotInThisBuild { path, what, feature: "remote" })
 }
 
 /// What a dataset_path may be.
 fn allowed() -> String {
     let names = Builtin::ALL.map(|set| set.name).join(", ");
+    let files = if cfg!(feature = "parquet") { "CSV or Parquet" } else { "CSV" };
+    let remote =
+        if cfg!(feature = "remote") { "http://HOST/..., https://HOST/..., s3://BUCKET/KEY, " } else { "" };
     format!(
-        "builtin:NAME ({names}), the path of a CSV or Parquet file under DATA_ROOT, http://HOST/..., https://HOST/..., s3://BUCKET/KEY, {}",
+        "builtin:NAME ({names}), the path of a {files} file under DATA_ROOT, {remote}{}",
         synthetic::usage()
     )
 }

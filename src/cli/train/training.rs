@@ -7,10 +7,9 @@ use bytes::Bytes;
 
 use crate::cli::ui::{Board, Quality, Track, figures};
 use crate::cli::{Epoch, Metrics};
-use crate::domain::BATCHES_PER_TASK;
 use crate::domain::{
-    Backend, BackendChoice, ErrorCode, Hyperparameters, JobId, ModelType, Progress, TASKS_PER_EPOCH,
-    TaskError, TaskId, TaskIdentity, TaskResult, TaskSpec,
+    BATCHES_PER_TASK, Backend, BackendChoice, ErrorCode, Hyperparameters, JobId, ModelType, Progress,
+    TASKS_PER_EPOCH, TaskError, TaskId, TaskIdentity, TaskResult, TaskSpec, masked_path,
 };
 use crate::engine::{
     self, Control, Done, Engine as _, LocalTraining, Observer, OpenError, Predictions, Step, TrainingEngine,
@@ -165,7 +164,7 @@ impl Record {
         let seconds = self.elapsed.as_secs_f64();
         Metrics {
             model_type: model_type.to_owned(),
-            dataset: order.dataset.clone(),
+            dataset: masked_path(&order.dataset).into_owned(),
             backend: backend.name().to_owned(),
             simulated: backend.is_simulated(),
             rows_train: rows.map(|rows| rows.0),

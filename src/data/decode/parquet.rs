@@ -10,6 +10,7 @@
 //! and reported as damage. Nested columns and encrypted files are refused by name.
 
 mod cells;
+mod column;
 mod header;
 mod pages;
 mod thrift;
@@ -20,8 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parquet::basic::Type;
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
-use parquet::data_type::DataType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader,
@@ -33,8 +32,9 @@ use super::super::content::Opened;
 use super::super::dataset::Notes;
 use super::super::error::{DataError, shown};
 use super::super::table::{ColumnBuilder, Table, unnamed};
-use super::{CELLS_PER_CHECK, MAX_WORD_BYTES, Options, PARQUET, PARQUET_ENCRYPTED, too_large};
-use cells::{Cell, Meaning, Value};
+use super::{Options, PARQUET, PARQUET_ENCRYPTED, too_large};
+use cells::Meaning;
+use column::Reading;
 use header::Schema;
 use pages::{Budget, Chunk, Codec, PageError};
 
@@ -88,6 +88,7 @@ pub(super) fn decode(opened: &Opened, options: &Options<'_>) -> Result<Table, Da
                 end,
                 codec,
                 cells: group.num_rows().unsigned_abs(),
+                empty_pages: 0,
                 value_bytes: least_value_bytes(&column.descriptor),
                 batch: batch(&column.descriptor) as u64,
                 budget: budget.clone(),
@@ -314,101 +315,5 @@ impl File<'_> {
             .and_then(|(start, size)| Some((start, start.checked_add(size)?)))
             .filter(|(start, end)| *start >= PARQUET.len() as u64 && *end <= length)
             .ok_or_else(|| self.damaged("a column lies outside of it"))
-    }
-}
-
-/// Reading one column of one row group.
-struct Reading<'a> {
-    file: File<'a>,
-    /// Memory of the other columns.
-    held_bytes: u64,
-    /// Rows before this group.
-    first_row: u64,
-}
-
-impl Reading<'_> {
-    fn column(&self, chunk: Chunk, column: &mut ColumnOf) -> Result<(), DataError> {
-        let rows = chunk.cells;
-        let descriptor = Arc::clone(&column.descriptor);
-        let reader = self.file.caught(|| Ok(get_column_reader(descriptor, Box::new(chunk))))?;
-        match reader {
-            ColumnReader::BoolColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::Int32ColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::Int64ColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::Int96ColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::FloatColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::DoubleColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::ByteArrayColumnReader(reader) => self.values(reader, rows, column),
-            ColumnReader::FixedLenByteArrayColumnReader(reader) => self.values(reader, rows, column),
-        }
-    }
-
-    fn values<T: DataType<T: Value>>(
-        &self,
-        mut reader: ColumnReaderImpl<T>,
-        rows: u64,
-        column: &mut ColumnOf,
-    ) -> Result<(), DataError> {
-        let options = self.file.options;
-        let optional = column.descriptor.max_def_level() > 0;
-        let batch = batch(&column.descriptor);
-        let (mut levels, mut values) = (Vec::<i16>::new(), Vec::<T::T>::new());
-        let (mut read, mut unchecked) = (0_u64, 0);
-        while read < rows {
-            levels.clear();
-            values.clear();
-            let wanted = batch.min((rows - read) as usize);
-            let (records, _, _) = self
-                .file
-                .caught(|| reader.read_records(wanted, optional.then_some(&mut levels), None, &mut values))?;
-            if records == 0 {
-                return Err(self.file.damaged(format!("column {} ends early", shown(&column.name))));
-            }
-            let mut present = values.iter();
-            for row in 0..records {
-                let value = match levels.get(row) {
-                    Some(0) => None,
-                    _ => present.next(),
-                };
-                let line = self.first_row + read + row as u64 + 1;
-                self.cell(value.map(|value| value.cell(column.meaning)), line, column)?;
-            }
-            read += records as u64;
-            unchecked += records;
-            if unchecked >= CELLS_PER_CHECK || batch == BATCH_OF_BYTES {
-                unchecked %= CELLS_PER_CHECK;
-                (options.check)()?;
-                let limit_bytes = options.config.max_memory_bytes;
-                if self.held_bytes.saturating_add(column.builder.memory_bytes()) > limit_bytes {
-                    return Err(DataError::TooMuchMemory { path: self.file.path(), limit_bytes });
-                }
-            }
-        }
-        (options.check)()?;
-        Ok(())
-    }
-
-    fn cell(&self, cell: Option<Cell<'_>>, line: u64, column: &mut ColumnOf) -> Result<(), DataError> {
-        match cell {
-            None => column.builder.push_missing(),
-            Some(Cell::Number(number)) if number.is_finite() => column.builder.push_number(number + 0.0),
-            Some(Cell::Number(number)) => {
-                column.infinite += u64::from(number.is_infinite());
-                column.builder.push_missing();
-            }
-            Some(Cell::Word(word)) => match word.trim() {
-                "" => column.builder.push_missing(),
-                word if word.len() > MAX_WORD_BYTES => {
-                    let problem = format!("has text of more than {MAX_WORD_BYTES} bytes in row {line}");
-                    return Err(self.file.unfit(&column.name, problem));
-                }
-                word => column.builder.push_word(word, line),
-            },
-            Some(Cell::NotText) => {
-                let problem = format!("has bytes in row {line} that are no text; allowed: numbers and UTF-8");
-                return Err(self.file.unfit(&column.name, problem));
-            }
-        }
-        Ok(())
     }
 }

@@ -7,8 +7,8 @@ use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use url::{Host, Url};
 
 use super::super::error::{DataError, RemoteProblem};
-use super::{AllowedHost, Remote, S3, redacted};
-use crate::domain::InvalidField;
+use super::{AllowedHost, Remote, S3};
+use crate::domain::{InvalidField, masked_path};
 
 /// Data on another machine.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Location {
     /// # Errors
     /// It is none, it has a user in it, or its host is not one of `remote.allowed_hosts`.
     pub fn of_url(path: &str, remote: &Remote) -> Result<Self, DataError> {
-        let shown = redacted(path);
+        let shown = masked_path(path).into_owned();
         let invalid = |allowed: &str| DataError::from(InvalidField::new("dataset_path", &shown, allowed));
         let mut url = Url::parse(path).map_err(|_| invalid("a URL such as https://host/file.csv"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -78,7 +78,7 @@ impl Location {
     /// # Errors
     /// It is no bucket and key, or the configuration does not say where S3 is.
     pub fn of_object(rest: &str, path: &str, s3: &S3) -> Result<Self, DataError> {
-        let shown = redacted(path);
+        let shown = masked_path(path).into_owned();
         let invalid = |allowed: &str| DataError::from(InvalidField::new("dataset_path", &shown, allowed));
         let (bucket, key) = rest.split_once('/').ok_or_else(|| invalid("s3://BUCKET/KEY"))?;
         let is_bucket = (3..=63).contains(&bucket.len())

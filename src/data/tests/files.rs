@@ -89,7 +89,7 @@ fn bytes_that_are_no_text() {
         b"PAR1\x15\x04",
         &all(),
         code,
-        &["is a Parquet file; allowed: CSV in UTF-8 with a header (plain, gzip or zstd)"],
+        &["is a Parquet file that is cut short; allowed: CSV in UTF-8 with a header (plain, gzip or zstd)"],
     );
     refused(b"PK\x03\x04\x14", &all(), code, &["ZIP", "Excel"]);
     refused(b"\xff\xfex\0,\0", &all(), code, &["UTF-16"]);

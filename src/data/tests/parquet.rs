@@ -1,5 +1,7 @@
 //! Parquet files, of pyarrow (in the folder beside this file, with the script that wrote them) and of our own making.
 
+mod hostile;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -212,28 +214,6 @@ fn files_that_are_cut_or_lie_are_damaged() {
     refused(encrypted, &all(), code, &["encrypted"]);
     refused(b"PAR1\0\0\0\0\0PAR1", &all(), code, &["damaged"]);
     refused(&bytes[..bytes.len() - 20], &all(), code, &["Parquet file that is cut short"]);
-}
-
-#[test]
-fn a_schema_as_deep_as_the_file_is_long_does_not_exhaust_the_stack() {
-    // FileMetaData { 1: version, 2: schema [ {3: repetition, 4: "a", 5: children = 1} ... ] }
-    let depth = 200_000_u32;
-    let mut metadata = vec![0x15, 0x02, 0x19, 0xfc];
-    let mut count = depth;
-    while count >= 0x80 {
-        metadata.push(count as u8 | 0x80);
-        count >>= 7;
-    }
-    metadata.push(count as u8);
-    for _ in 0..depth {
-        metadata.extend([0x35, 0x00, 0x18, 0x01, b'a', 0x15, 0x02, 0x00]);
-    }
-    metadata.push(0);
-    let mut bytes = b"PAR1".to_vec();
-    bytes.extend(&metadata);
-    bytes.extend((metadata.len() as u32).to_le_bytes());
-    bytes.extend(b"PAR1");
-    refused(bytes, &all(), ErrorCode::InvalidArgument, &["column \"a\"", "nested"]);
 }
 
 /// Files that are changed at random below.

@@ -1,91 +1,20 @@
 //! Data of other machines, from a real server on a socket of this one.
 
+mod s3;
+mod server;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::super::remote::{AllowedHost, Cache, Credentials, LocalAddresses, S3, Secret};
+use super::super::remote::{AllowedHost, Cache, LocalAddresses};
 use super::*;
+use server::{Answer, Server, Then};
 
 const CSV: &str = "x,y\n1,a\n2,b\n3,a\n4,b\n";
-
-/// A request as it came: its target and its headers.
-#[derive(Debug, Clone)]
-struct Request {
-    target: String,
-    headers: HashMap<String, String>,
-}
-
-/// What is answered: everything that goes over the wire, and how long the connection stays open after it.
-struct Answer {
-    wire: Vec<u8>,
-    then: Duration,
-}
-
-impl Answer {
-    fn new(status: &str, headers: &str, body: &[u8]) -> Self {
-        let head = format!(
-            "HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        Self { wire: [head.as_bytes(), body].concat(), then: Duration::ZERO }
-    }
-
-    fn ok(headers: &str, body: impl AsRef<[u8]>) -> Self {
-        Self::new("200 OK", headers, body.as_ref())
-    }
-}
-
-/// An HTTP server that keeps what it was asked.
-struct Server {
-    port: u16,
-    requests: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Server {
-    fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let requests = Arc::new(Mutex::new(Vec::new()));
-        let (kept, answer) = (Arc::clone(&requests), Arc::new(answer));
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
-                thread::spawn(move || serve(stream.unwrap(), &kept, answer.as_ref()));
-            }
-        });
-        Self { port, requests }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-
-    fn requests(&self) -> Vec<Request> {
-        self.requests.lock().unwrap().clone()
-    }
-}
-
-fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request) -> Answer) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
-    let Some(Ok(first)) = lines.next() else { return };
-    let target = first.split(' ').nth(1).unwrap().to_owned();
-    let headers = lines
-        .map(Result::unwrap)
-        .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
-        .collect();
-    let request = Request { target, headers };
-    kept.lock().unwrap().push(request.clone());
-    let Answer { wire, then } = answer(&request);
-    // A client that hangs up is what some tests are about.
-    let _ = stream.write_all(&wire);
-    thread::sleep(then);
-}
 
 /// A worker's data, which may be fetched from 127.0.0.1.
 struct Worker {
@@ -331,7 +260,7 @@ fn refusals_of_the_host_are_passed_on() {
         "/none" => Answer::new("404 Not Found", "", b"no"),
         "/closed" => Answer::new("403 Forbidden", "", b"no"),
         "/busy" => Answer::new("503 Service Unavailable", "", b"no"),
-        "/garbage" => Answer { wire: b"\x16\x03\x01 this is no HTTP\r\n\r\n".to_vec(), then: Duration::ZERO },
+        "/garbage" => Answer::raw(b"\x16\x03\x01 this is no HTTP\r\n\r\n", Then::Close),
         "/changed" => Answer::new("304 Not Modified", "", b""),
         other => panic!("{other}"),
     });
@@ -370,7 +299,7 @@ fn sizes_are_limited_as_they_are_said_and_as_they_come() {
             // No length is said.
             let mut wire = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
             wire.extend(vec![b'1'; 4 << 20]);
-            Answer { wire, then: Duration::ZERO }
+            Answer::raw(&wire, Then::Close)
         }
     });
     let mut worker = Worker::new(&server);
@@ -385,10 +314,10 @@ fn sizes_are_limited_as_they_are_said_and_as_they_come() {
 fn a_silent_host_is_given_up_and_a_cancelled_job_does_not_wait_for_it() {
     let server = Server::start(|request| {
         let wire = match request.target.as_str() {
-            "/late" => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx,y\n1,".to_vec(),
-            _ => Vec::new(),
+            "/late" => &b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx,y\n1,"[..],
+            _ => b"",
         };
-        Answer { wire, then: Duration::from_secs(20) }
+        Answer::raw(wire, Then::Wait(Duration::from_secs(20)))
     });
     let mut worker = Worker::new(&server);
     worker.config.remote.read_timeout = Duration::from_millis(300);
@@ -406,87 +335,37 @@ fn a_silent_host_is_given_up_and_a_cancelled_job_does_not_wait_for_it() {
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
-/// The worker's S3 is `server`.
-fn with_s3(server: &Server) -> Worker {
-    let mut worker = Worker::new(server);
-    // Neither list nor addresses matter to what the configuration itself names.
-    worker.config.remote.allowed_hosts = Vec::new();
-    worker.config.remote.local_addresses = LocalAddresses::Refused;
-    worker.config.remote.s3 = S3 {
-        endpoint: Some(format!("http://127.0.0.1:{}", server.port)),
-        region: Some("eu-central-1".to_owned()),
-        credentials: Some(Credentials {
-            access_key_id: Secret::new("AKIDEXAMPLE"),
-            secret_access_key: Secret::new("hunter2"),
-            session_token: Some(Secret::new("token/of+mine")),
-        }),
-    };
-    worker
-}
-
 #[test]
-fn objects_are_asked_for_with_a_signature_of_version_four() {
-    let server = Server::start(|request| match request.headers.get("if-none-match") {
-        Some(_) => Answer::new("304 Not Modified", "", b""),
-        None => Answer::ok("ETag: \"v1\"\r\n", CSV),
+fn a_host_that_trickles_is_given_up_when_the_job_is() {
+    let server = Server::start(|_| {
+        Answer::raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nx,y\n", Then::Trickle)
     });
-    let worker = with_s3(&server);
-    for _ in 0..2 {
-        let dataset = worker.load("s3://my-bucket/folder/a b+ü.csv").unwrap();
-        assert_eq!((dataset.train.len(), dataset.path.as_str()), (4, "s3://my-bucket/folder/a b+ü.csv"));
-    }
-    let requests = server.requests();
-    assert_eq!(requests[1].headers["if-none-match"], "\"v1\"");
-    for request in requests {
-        assert_eq!(request.headers["host"], format!("127.0.0.1:{}", server.port));
-        let (path, query) = request.target.split_once('?').unwrap();
-        assert_eq!(path, "/my-bucket/folder/a%20b%2B%C3%BC.csv");
-        let query: HashMap<&str, &str> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
-        assert_eq!(query["X-Amz-Algorithm"], "AWS4-HMAC-SHA256");
-        assert_eq!(query["X-Amz-SignedHeaders"], "host");
-        assert_eq!(query["X-Amz-Security-Token"], "token%2Fof%2Bmine");
-        let date = query["X-Amz-Date"];
-        assert!(date.len() == 16 && date.ends_with('Z') && date.as_bytes()[8] == b'T', "{date}");
-        let scope = format!("AKIDEXAMPLE%2F{}%2Feu-central-1%2Fs3%2Faws4_request", &date[..8]);
-        assert_eq!(query["X-Amz-Credential"], scope);
-        let signature = query["X-Amz-Signature"];
-        assert!(
-            signature.len() == 64 && signature.bytes().all(|byte| byte.is_ascii_hexdigit()),
-            "{signature}"
-        );
-        assert_eq!(query["X-Amz-Expires"], "600");
-    }
+    let worker = Worker::new(&server);
+    let started = Instant::now();
+    let check = || match started.elapsed() > Duration::from_millis(500) {
+        true => Err(TaskError::new(ErrorCode::TimedOut, "enough")),
+        false => Ok(()),
+    };
+    let error = load(&server.url("/a"), &all(), &worker.config, &check).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::TimedOut);
+    assert_eq!(worker.kept(), [0_u64; 0]);
+    assert!(worker.names().iter().all(|name| name.ends_with(".lock")), "{:?}", worker.names());
 }
 
 #[test]
-fn public_objects_are_asked_for_without_a_signature() {
-    let server = Server::start(|_| Answer::ok("", CSV));
-    let mut worker = with_s3(&server);
-    worker.config.remote.s3.credentials = None;
-    worker.load("s3://my-bucket/a.csv").unwrap();
-    assert_eq!(server.requests()[0].target, "/my-bucket/a.csv");
-}
-
-#[test]
-fn objects_that_cannot_be_had_say_why() {
-    let server = Server::start(|_| Answer::new("403 Forbidden", "", b"<Error/>"));
-    let mut worker = with_s3(&server);
-    worker.refused("s3://my-bucket/a.csv", ErrorCode::PermissionDenied, &["s3://my-bucket/a.csv", "403"]);
+fn what_is_no_data_set_is_named() {
+    let server = Server::start(|request| match request.target.as_str() {
+        "/page" => Answer::ok("Content-Type: text/csv\r\n", "<!DOCTYPE html><p>Please log in</p>"),
+        "/parquet" => Answer::ok("", b"PAR1\0\0cut"),
+        "/empty" => Answer::ok("", ""),
+        // A part that nobody asked for.
+        "/part" => Answer::new("206 Partial Content", "Content-Range: bytes 0-4/22\r\n", b"x,y\n1"),
+        other => panic!("{other}"),
+    });
+    let worker = Worker::new(&server);
     let code = ErrorCode::InvalidArgument;
-    for path in [
-        "s3://my-bucket",
-        "s3://my-bucket/",
-        "s3:///key",
-        "s3://My_Bucket/key",
-        "s3://a..b/key",
-        "s3://my-bucket/../other/key",
-        "s3://my-bucket/a/./b",
-        "s3://my-bucket/a\\..\\b",
-        "s3://my-bucket/a\nb",
-    ] {
-        worker.refused(path, code, &["dataset_path", "s3://BUCKET/KEY"]);
-    }
-    assert_eq!(server.requests().len(), 1);
-    worker.config.remote.s3 = S3::default();
-    worker.refused("s3://my-bucket/a.csv", code, &["AWS_REGION or S3_ENDPOINT"]);
+    worker.refused(&server.url("/page"), code, &["an HTML page", "/page"]);
+    worker.refused(&server.url("/parquet"), code, &["Parquet file that is cut short"]);
+    worker.refused(&server.url("/empty"), code, &["empty"]);
+    worker.refused(&server.url("/part"), code, &["HTTP status 206"]);
 }

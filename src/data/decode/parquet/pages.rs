@@ -22,6 +22,9 @@ const HEADER_BYTES: [u64; 2] = [4 << 10, 16 << 20];
 /// Memory that a value of a dictionary takes beside its bytes, at most.
 const DICTIONARY_VALUE_BYTES: u64 = 64;
 
+/// Most pages of a column without a cell; nobody can be asked whether to go on in between.
+const MAX_EMPTY_PAGES: u32 = 1000;
+
 /// Why a page is not read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PageError {
@@ -71,6 +74,8 @@ pub(super) struct Chunk {
     pub(super) codec: Codec,
     /// Cells of them that are still to come.
     pub(super) cells: u64,
+    /// Pages without a cell so far.
+    pub(super) empty_pages: u32,
     /// Fewest bytes of a value in a dictionary.
     pub(super) value_bytes: u64,
     /// Most values that are asked for at once.
@@ -171,6 +176,15 @@ impl Chunk {
         }
         if unpacked.fetch_add(size, Ordering::Relaxed).saturating_add(size) > *unpacked_bytes {
             return Err(PageError::TooLarge(*unpacked_bytes));
+        }
+        if matches!(
+            header.page,
+            PageKind::Data { values: 0, .. } | PageKind::DataV2 { values: 0, .. } | PageKind::Other
+        ) {
+            self.empty_pages += 1;
+            if self.empty_pages > MAX_EMPTY_PAGES {
+                return Err(PageError::Damaged("a column has page after page without a cell"));
+            }
         }
         match header.page {
             PageKind::Data { values, encoding, .. } | PageKind::DataV2 { values, encoding, .. } => {
