@@ -2,6 +2,7 @@
 
 mod features;
 mod files;
+mod mutations;
 mod packed;
 #[cfg(feature = "parquet")]
 mod parquet;

@@ -10,9 +10,9 @@ use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use proptest::prelude::*;
 
 use super::super::table::Values;
+use super::mutations::read;
 use super::*;
 
 const ROWS: u32 = 300;
@@ -216,46 +216,12 @@ fn files_that_are_cut_or_lie_are_damaged() {
     refused(&bytes[..bytes.len() - 20], &all(), code, &["Parquet file that is cut short"]);
 }
 
-/// Files that are changed at random below.
-fn seeds() -> Vec<Vec<u8>> {
+/// Files that are changed at random elsewhere.
+pub(super) fn seeds() -> Vec<Vec<u8>> {
     let folder = folder().root;
     let names = ["snappy", "zstd", "gzip_v2", "delta", "split_v2", "int96", "list", "bytes", "index"];
     let mut seeds: Vec<Vec<u8>> =
         names.iter().map(|name| std::fs::read(folder.join(format!("{name}.parquet"))).unwrap()).collect();
     seeds.push(write(130, Compression::UNCOMPRESSED, |row| (row, format!("w{}", row % 3), row % 2)));
     seeds
-}
-
-fn read(bytes: Vec<u8>) -> Result<Table, DataError> {
-    let config = Config { max_memory_bytes: 64 << 20, ..Config::new("none") };
-    let content = Arc::new(content::Content::Memory(bytes.into()));
-    let opened = content::Opened { path: "t".to_owned(), content };
-    decode::decode(&opened, None, &config, &|| Ok(()))
-}
-
-#[test]
-fn changed_files_are_read_or_refused() {
-    let seeds = seeds();
-    let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8);
-    let cases = std::env::var("DATA_FUZZ_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000);
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) };
-    let started = std::time::Instant::now();
-    let mut runner = proptest::test_runner::TestRunner::new(config);
-    // Half of the changes hit the last kibibytes, where the metadata lie.
-    let strategy = (0..seeds.len(), any::<bool>(), changes);
-    runner
-        .run(&strategy, |(seed, footer, changes)| {
-            let mut bytes = seeds[seed].clone();
-            let start = if footer { bytes.len().saturating_sub(4096) } else { 0 };
-            for (at, value) in changes {
-                let place = start + at.index(bytes.len() - start);
-                bytes[place] = value;
-            }
-            if let Ok(table) = read(bytes) {
-                prop_assert!(table.rows() > 0);
-            }
-            Ok(())
-        })
-        .unwrap();
-    println!("{:.0} files a second", f64::from(cases) / started.elapsed().as_secs_f64());
 }

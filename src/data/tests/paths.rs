@@ -156,6 +156,27 @@ fn only_regular_files_are_opened() {
         ("socket", "socket"),
     ] {
         let error = root.load(path, &all()).unwrap_err();
-        expect(error, ErrorCode::InvalidArgument, &[path, kind, "; allowed: a regular CSV file"]);
+        let files =
+            if cfg!(feature = "parquet") { "a regular CSV or Parquet file" } else { "a regular CSV file" };
+        expect(error, ErrorCode::InvalidArgument, &[path, kind, files]);
+    }
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn parquet_in_a_program_without_it_names_the_remedy() {
+    let root = Root::with("a.csv", b"PAR1 whatever is in between PAR1");
+    let words = ["\"a.csv\"", "a Parquet file", "built without", "--features parquet"];
+    expect(root.load("a.csv", &all()).unwrap_err(), ErrorCode::InvalidArgument, &words);
+}
+
+#[cfg(not(feature = "remote"))]
+#[test]
+fn other_machines_in_a_program_without_them_name_the_remedy() {
+    for path in ["s3://bucket/key.csv", "http://host/a.csv?sig=s3cret", "https://host/a.csv"] {
+        let error = Root::new().load(path, &all()).unwrap_err();
+        assert!(!error.to_string().contains("s3cret"), "{error}");
+        let words = ["data on another machine", "built without", "--features remote"];
+        expect(error, ErrorCode::InvalidArgument, &words);
     }
 }
