@@ -80,7 +80,7 @@ fn columns(opened: &Opened, options: &Options<'_>) -> Result<Table, DataError> {
 
 #[cfg(not(feature = "parquet"))]
 fn columns(opened: &Opened, _: &Options<'_>) -> Result<Table, DataError> {
-    Err(DataError::NotInThisBuild { path: opened.path.clone(), what: "a Parquet file", feature: "parquet" })
+    Err(DataError::without_parquet(&opened.path))
 }
 
 fn too_large(path: &str, limit: u64, unit: &'static str) -> DataError {

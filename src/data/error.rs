@@ -2,6 +2,8 @@
 
 use std::io;
 
+#[cfg(any(test, not(feature = "remote")))]
+use crate::domain::masked_path;
 use crate::domain::{ErrorCode, InvalidField, TaskError};
 
 /// What is read here.
@@ -355,6 +357,19 @@ impl RemoteProblem {
 }
 
 impl DataError {
+    /// Of a Parquet file in a program built without them.
+    #[cfg(any(test, not(feature = "parquet")))]
+    pub(super) fn without_parquet(path: &str) -> Self {
+        Self::NotInThisBuild { path: path.to_owned(), what: "a Parquet file", feature: "parquet" }
+    }
+
+    /// Of a URL in a program built without them.
+    #[cfg(any(test, not(feature = "remote")))]
+    pub(super) fn without_remote(path: &str) -> Self {
+        let path = masked_path(path).into_owned();
+        Self::NotInThisBuild { path, what: "data on another machine", feature: "remote" }
+    }
+
     /// The kind of failure, as a task reports it.
     pub fn code(&self) -> ErrorCode {
         match self {

@@ -133,8 +133,7 @@ fn elsewhere(scheme: &str, rest: &str, path: &str, config: &Config) -> Result<So
 
 #[cfg(not(feature = "remote"))]
 fn elsewhere(_: &str, _: &str, path: &str, _: &Config) -> Result<Source, DataError> {
-    let (path, what) = (masked_path(path).into_owned(), "data on another machine");
-    Err(DataError::NotInThisBuild { path, what, feature: "remote" })
+    Err(DataError::without_remote(path))
 }
 
 /// What a dataset_path may be.

@@ -162,21 +162,20 @@ fn only_regular_files_are_opened() {
     }
 }
 
-#[cfg(not(feature = "parquet"))]
 #[test]
-fn parquet_in_a_program_without_it_names_the_remedy() {
-    let root = Root::with("a.csv", b"PAR1 whatever is in between PAR1");
-    let words = ["\"a.csv\"", "a Parquet file", "built without", "--features parquet"];
-    expect(root.load("a.csv", &all()).unwrap_err(), ErrorCode::InvalidArgument, &words);
-}
-
-#[cfg(not(feature = "remote"))]
-#[test]
-fn other_machines_in_a_program_without_them_name_the_remedy() {
-    for path in ["s3://bucket/key.csv", "http://host/a.csv?sig=s3cret", "https://host/a.csv"] {
-        let error = Root::new().load(path, &all()).unwrap_err();
-        assert!(!error.to_string().contains("s3cret"), "{error}");
-        let words = ["data on another machine", "built without", "--features remote"];
-        expect(error, ErrorCode::InvalidArgument, &words);
+fn a_program_without_a_feature_names_it_and_the_remedy() {
+    let code = ErrorCode::InvalidArgument;
+    let words = ["\"a.csv\"", "a Parquet file", "built without", "`--features parquet`"];
+    expect(DataError::without_parquet("a.csv"), code, &words);
+    let error = DataError::without_remote("https://host/a.csv?sig=s3cret");
+    assert!(!error.to_string().contains("s3cret"), "{error}");
+    expect(error, code, &["data on another machine", "built without", "`--features remote`", "a.csv?…"]);
+    // In such a program these are what one gets.
+    if cfg!(not(feature = "parquet")) {
+        let root = Root::with("a.csv", b"PAR1 whatever is in between PAR1");
+        expect(root.load("a.csv", &all()).unwrap_err(), code, &words);
+    }
+    if cfg!(not(feature = "remote")) {
+        expect(Root::new().load("s3://bucket/key.csv", &all()).unwrap_err(), code, &["--features remote"]);
     }
 }
