@@ -187,7 +187,7 @@ impl fmt::Debug for Secret {
 pub struct Cache {
     /// Its folder; made when something is fetched.
     pub folder: PathBuf,
-    /// Most bytes in it; past it what was used least recently goes.
+    /// Most bytes in it; past it what was used least recently goes, but for what is being read.
     pub max_bytes: u64,
 }
 

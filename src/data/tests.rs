@@ -5,7 +5,7 @@ mod files;
 mod mutations;
 mod packed;
 #[cfg(feature = "parquet")]
-mod parquet;
+mod parquet_files;
 mod paths;
 #[cfg(feature = "remote")]
 mod remote;

@@ -14,12 +14,7 @@ use super::*;
 
 /// Runs the decoder alone, with little memory.
 pub(super) fn read(bytes: Vec<u8>) -> Result<Table, DataError> {
-    let config = Config {
-        max_memory_bytes: 64 << 20,
-        max_unpacked_bytes: 16 << 20,
-        max_rows: 1_000_000,
-        ..Config::new("none")
-    };
+    let config = Config { max_memory_bytes: 64 << 20, max_unpacked_bytes: 16 << 20, ..Config::new("none") };
     let content = Arc::new(content::Content::Memory(bytes.into()));
     let opened = content::Opened { path: "t".to_owned(), content };
     decode::decode(&opened, None, &config, &|| Ok(()))
@@ -85,5 +80,5 @@ fn changed_packed_files_are_read_or_refused() {
 #[cfg(feature = "parquet")]
 #[test]
 fn changed_parquet_is_read_or_refused() {
-    change("Parquet", &parquet::seeds(), 2000);
+    change("Parquet", &parquet_files::seeds(), 2000);
 }

@@ -18,7 +18,7 @@ use super::*;
 const ROWS: u32 = 300;
 
 fn folder() -> Config {
-    Config::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data/tests/parquet"))
+    Config::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data/tests/parquet_files"))
 }
 
 fn table(name: &str) -> Table {

@@ -168,7 +168,7 @@ fn files_that_end_a_process_are_refused() {
     if let Ok(name) = std::env::var(CHILD) {
         return by_the_crate(&name);
     }
-    let this = "data::tests::parquet::hostile::files_that_end_a_process_are_refused";
+    let this = "data::tests::parquet_files::hostile::files_that_end_a_process_are_refused";
     for (name, bytes, words) in files() {
         let mut child = Command::new(std::env::current_exe().unwrap());
         let output = child.args(["--exact", this, "--nocapture"]).env(CHILD, name).output().unwrap();
