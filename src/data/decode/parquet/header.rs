@@ -59,6 +59,13 @@ pub(super) enum PageKind {
     Other,
 }
 
+impl PageKind {
+    /// Whether there is nothing in it to read.
+    pub(super) fn has_no_cells(self) -> bool {
+        matches!(self, Self::Data { values: 0, .. } | Self::DataV2 { values: 0, .. } | Self::Other)
+    }
+}
+
 impl PageHeader {
     /// Reads it from the front of `bytes`; `None` where they are too few or make no sense.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {

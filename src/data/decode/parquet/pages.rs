@@ -177,10 +177,7 @@ impl Chunk {
         if unpacked.fetch_add(size, Ordering::Relaxed).saturating_add(size) > *unpacked_bytes {
             return Err(PageError::TooLarge(*unpacked_bytes));
         }
-        if matches!(
-            header.page,
-            PageKind::Data { values: 0, .. } | PageKind::DataV2 { values: 0, .. } | PageKind::Other
-        ) {
+        if header.page.has_no_cells() {
             self.empty_pages += 1;
             if self.empty_pages > MAX_EMPTY_PAGES {
                 return Err(PageError::Damaged("a column has page after page without a cell"));
@@ -219,10 +216,12 @@ impl Chunk {
             let Some(header) = self.header()? else { return Ok(None) };
             self.judge(&header)?;
             self.position += header.length as u64;
-            let packed = match header.page {
-                PageKind::Other => Bytes::new(),
-                _ => Bytes::from(self.read(u64::from(header.packed))?),
-            };
+            if header.page.has_no_cells() {
+                // The reader of values would take such a page for the end.
+                self.position += u64::from(header.packed);
+                continue;
+            }
+            let packed = Bytes::from(self.read(u64::from(header.packed))?);
             self.position += u64::from(header.packed);
             let size = header.unpacked as usize;
             return Ok(Some(match header.page {
