@@ -35,7 +35,7 @@ fn refused_file(name: &str, words: &[&str]) {
 fn number(column: &str, row: u32) -> f64 {
     let i = f64::from(row);
     match column {
-        "boolean" => f64::from(u8::from(row % 3 == 0)),
+        "boolean" => f64::from(u8::from(row.is_multiple_of(3))),
         "int8" => f64::from(row % 100) - 50.0,
         "int16" => i * 100.0 - 15_000.0,
         "int32" => i * 1e6 - 7.0,
