@@ -1,5 +1,6 @@
 //! Data of other machines, from a real server on a socket of this one.
 
+mod restart;
 mod s3;
 mod server;
 
