@@ -156,7 +156,9 @@ fn scrape(criterion: &mut Criterion) {
         group.bench_function(finished.to_string(), |bencher| {
             bencher.iter(|| {
                 let mut stream = TcpStream::connect(fleet.http).unwrap();
-                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").unwrap();
+                stream
+                    .write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                    .unwrap();
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer).unwrap();
                 assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -31,7 +31,8 @@ fn find(name: &str) -> (&'static str, &'static Work) {
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     // Run as one of all benches there is nobody to talk to.
     let [root] = arguments.as_slice() else { return };
     let mut prepared = None;

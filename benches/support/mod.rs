@@ -55,12 +55,7 @@ const NONE: &str = "validation_split=0";
 const ADAM: &str = "optimizer=adam";
 const SGD: &str = "optimizer=sgd";
 
-const fn step(
-    id: &'static str,
-    model: &'static str,
-    set: &'static [&'static str],
-    features: u32,
-) -> Work {
+const fn step(id: &'static str, model: &'static str, set: &'static [&'static str], features: u32) -> Work {
     Work { id, model, set, shape: Some((6_400, features, 10)) }
 }
 

@@ -195,9 +195,8 @@ impl std::fmt::Debug for LocalTraining {
 }
 
 fn entry(model: &ModelType) -> Result<&'static ModelEntry, TaskError> {
-    ModelEntry::of(model).ok_or_else(|| {
-        TaskError::from(InvalidField::new("model_type", model.as_str(), ModelEntry::list()))
-    })
+    ModelEntry::of(model)
+        .ok_or_else(|| TaskError::from(InvalidField::new("model_type", model.as_str(), ModelEntry::list())))
 }
 
 fn plan(

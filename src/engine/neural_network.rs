@@ -34,7 +34,6 @@ mod tests;
 mod trainer;
 mod weights;
 
-use self::architecture::Architecture;
 use self::recipe::Model;
 use super::trainer::{Blueprint, Trainer};
 use crate::domain::TaskError;

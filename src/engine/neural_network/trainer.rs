@@ -97,7 +97,7 @@ impl GradientTrainer {
     }
 
     #[cfg(test)]
-    pub(super) fn architecture(&self) -> &super::Architecture {
+    pub(super) fn architecture(&self) -> &super::architecture::Architecture {
         &self.recipe.architecture
     }
 
