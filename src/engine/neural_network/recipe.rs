@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Image, Start};
 use super::loss::{Criterion, Family};
 use super::network::Rule;
-use super::schedule::Course;
+use super::schedule::{Beginning, Course};
 use crate::data::Dataset;
 use crate::domain::{Hyperparameters, Schedule, Stopping, TaskError};
 
@@ -69,7 +69,7 @@ impl Recipe {
             architecture,
             start: if model.is_linear() { Start::Zero } else { Start::Drawn },
             criterion,
-            rule: model.rule(hyperparameters, data.train.len()),
+            rule: model.rule(hyperparameters, data),
             learning_rate: hyperparameters.learning_rate.unwrap_or(model.learning_rate()),
             course: model.course(hyperparameters),
             dropout: if model.is_linear() { 0.0 } else { hyperparameters.dropout },
@@ -87,15 +87,17 @@ impl Model {
     fn learning_rate(self) -> f64 {
         match self {
             Self::NeuralNetwork | Self::Cnn => 0.001,
-            Self::LogisticRegression => 0.1,
-            Self::Svm => 0.05,
+            Self::LogisticRegression | Self::Svm => 0.1,
         }
     }
 
     fn course(self, hyperparameters: &Hyperparameters) -> Course {
         let given = hyperparameters.given.contains("lr_schedule");
         match hyperparameters.schedule {
-            Schedule::Constant if self.is_linear() && !given => Course::Settling,
+            Schedule::Constant if self.is_linear() && !given => {
+                let chosen = hyperparameters.learning_rate.is_some();
+                Course::Settling(if chosen { Beginning::Given } else { Beginning::BySteps })
+            }
             Schedule::Constant => Course::Constant,
             Schedule::Cosine => Course::Cosine,
             Schedule::Step => {
@@ -106,9 +108,13 @@ impl Model {
 
     /// The optimizer. Linear models are penalised as scikit-learn's: the mean loss plus |w|^2 / (2 C rows), for the
     /// margins with the intercept among w; unless weight_decay was given, which then stands for 1 / (C rows).
-    fn rule(self, hyperparameters: &Hyperparameters, rows: usize) -> Rule {
+    fn rule(self, hyperparameters: &Hyperparameters, data: &Dataset) -> Rule {
         let decay = if self.is_linear() && !hyperparameters.given.contains("weight_decay") {
-            1.0 / (hyperparameters.inverse_penalty * rows.max(1) as f64)
+            // For two classes scikit-learn has one vector w of the log-odds. Softmax has w / 2 and -w / 2, whose
+            // squares add up to half of that of w.
+            let halves = self == Self::LogisticRegression && data.classes() == Some(2);
+            let vectors = if halves { 2.0 } else { 1.0 };
+            vectors / (hyperparameters.inverse_penalty * data.train.len().max(1) as f64)
         } else {
             hyperparameters.weight_decay
         } as f32;

@@ -19,11 +19,27 @@ pub(super) enum Course {
     },
     /// As `Cosine`; while the epochs of the job are not known, the inverse square root of the steps (Robbins and
     /// Monro, 1951): what is convex settles then whenever it is stopped.
-    Settling,
+    Settling(Beginning),
+}
+
+/// Where a settling rate begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// At the learning rate, which was given.
+    Given,
+    /// In inverse proportion to the square root of the number of steps there will be, where that is known: a short
+    /// job has to hurry, a long one can afford to be exact.
+    BySteps,
 }
 
 /// Steps after which a settling rate has gone down to 1 / sqrt(2) of what it was.
 const SETTLING_STEPS: f64 = 20.0;
+
+/// Number of steps for which a rate that follows it begins at the learning rate.
+const USUAL_STEPS: f64 = 400.0;
+
+/// Most that such a rate begins at, in learning rates.
+const MOST_AT_FIRST: f64 = 3.0;
 
 /// Where in a job a step is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +48,8 @@ pub(super) struct Place {
     pub(super) epochs: f64,
     /// Epochs of the whole job, where they are known.
     pub(super) total_epochs: Option<u32>,
+    /// Steps of an epoch.
+    pub(super) steps_per_epoch: u32,
     /// Steps before this one.
     pub(super) steps: u64,
 }
@@ -42,8 +60,12 @@ impl Course {
         let cosine = |total: u32| 0.5 * (1.0 + (PI * (place.epochs / f64::from(total)).min(1.0)).cos());
         match (self, place.total_epochs) {
             (Self::Constant, _) | (Self::Cosine, None) => 1.0,
-            (Self::Cosine | Self::Settling, Some(total)) => cosine(total),
-            (Self::Settling, None) => 1.0 / (1.0 + place.steps as f64 / SETTLING_STEPS).sqrt(),
+            (Self::Cosine | Self::Settling(Beginning::Given), Some(total)) => cosine(total),
+            (Self::Settling(Beginning::BySteps), Some(total)) => {
+                let steps = f64::from(total) * f64::from(place.steps_per_epoch.max(1));
+                (USUAL_STEPS / steps).sqrt().min(MOST_AT_FIRST) * cosine(total)
+            }
+            (Self::Settling(_), None) => 1.0 / (1.0 + place.steps as f64 / SETTLING_STEPS).sqrt(),
             (Self::Steps { epochs, factor }, _) => {
                 factor.powf((place.epochs / f64::from(epochs.max(1))).floor())
             }
@@ -65,7 +87,7 @@ mod tests {
 
     #[test]
     fn rates_follow_their_curves() {
-        let at = |epochs, total_epochs, steps| Place { epochs, total_epochs, steps };
+        let at = |epochs, total_epochs, steps| Place { epochs, total_epochs, steps_per_epoch: 10, steps };
         let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} {want}");
         near(Course::Constant.factor(at(7.0, Some(10), 5)), 1.0);
         near(Course::Cosine.factor(at(0.0, Some(10), 0)), 1.0);
@@ -77,8 +99,13 @@ mod tests {
         for (epochs, want) in [(0.0, 1.0), (1.9, 1.0), (2.0, 0.1), (4.5, 0.01)] {
             near(steps.factor(at(epochs, None, 0)), want);
         }
-        near(Course::Settling.factor(at(5.0, Some(10), 60)), 0.5);
-        near(Course::Settling.factor(at(5.0, None, 60)), 0.5);
-        assert!(Course::Cosine.lacks_total().is_some() && Course::Settling.lacks_total().is_none());
+        near(Course::Settling(Beginning::Given).factor(at(5.0, Some(10), 60)), 0.5);
+        let settling = Course::Settling(Beginning::BySteps);
+        for (total, want) in [(160, 0.5), (40, 1.0), (10, 2.0), (1, 3.0)] {
+            near(settling.factor(at(0.0, Some(total), 0)), want);
+            near(settling.factor(at(f64::from(total), Some(total), 0)), 0.0);
+        }
+        near(settling.factor(at(5.0, None, 60)), 0.5);
+        assert!(Course::Cosine.lacks_total().is_some() && settling.lacks_total().is_none());
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct GradientTrainer {
     stopping: Stopping,
     /// Of the last slice that trained.
     last: Metrics,
+    /// Step size at the beginning of the last slice.
+    rate: f64,
     notes: Vec<String>,
     said: Said,
     marked: Option<Marked>,
@@ -85,6 +87,7 @@ impl GradientTrainer {
             minibatches,
             stopping: Stopping::default(),
             last: Metrics { loss: 0.0, accuracy: 0.0 },
+            rate: recipe.learning_rate,
             notes: Vec::new(),
             said: Said::default(),
             marked: None,
@@ -158,18 +161,20 @@ impl Trainer for GradientTrainer {
         }
         let Self { data, recipe, network, minibatches, course, seed, .. } = self;
         let Recipe { criterion, learning_rate, course: schedule, dropout, .. } = recipe;
-        let report = Report { control, target: &data.target, learning_rate: *learning_rate };
+        let steps_per_epoch = course.batches_per_epoch;
+        let rate = |index: u32, steps: u64| {
+            let fraction = f64::from(index) / f64::from(steps_per_epoch.max(1));
+            let epochs = f64::from(slice.epoch) + fraction;
+            let place = Place { epochs, total_epochs: course.total_epochs, steps_per_epoch, steps };
+            *learning_rate * schedule.factor(place)
+        };
         let mut features = Vec::new();
         let mut steps = network.steps();
+        self.rate = rate(slice.batches.start, steps);
+        let report = Report { control, target: &data.target, learning_rate: self.rate };
         let trained = minibatches::run(slice, minibatches, &report, |minibatch| {
-            let place = Place {
-                epochs: f64::from(slice.epoch)
-                    + f64::from(minibatch.index) / f64::from(course.batches_per_epoch.max(1)),
-                total_epochs: course.total_epochs,
-                steps,
-            };
             let how = Step {
-                learning_rate: *learning_rate * schedule.factor(place),
+                learning_rate: rate(minibatch.index, steps),
                 dropout: Dropout::new(*dropout, || {
                     seeds::stream(*seed, Purpose::Dropout, slice.epoch, minibatch.index)
                 }),
@@ -269,7 +274,7 @@ impl Trainer for GradientTrainer {
     }
 
     fn remedy(&self) -> String {
-        minibatches::remedy(self.recipe.learning_rate)
+        minibatches::remedy(self.rate)
     }
 
     fn memory_bytes(&self) -> u64 {
