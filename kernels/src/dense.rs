@@ -88,7 +88,7 @@ pub fn relu_backward(output: &[f32], scale: f32, gradient: &mut [f32]) {
     }
 }
 
-/// Share of values that [`drop_out`] leaves out, in 65,536ths.
+/// Share of values that [`drop_out`] leaves out, in units of 1/65,536.
 pub fn dropout_threshold(share: f64) -> u16 {
     (share.clamp(0.0, 1.0) * 65_536.0).round().min(65_535.0) as u16
 }

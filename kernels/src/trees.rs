@@ -29,8 +29,6 @@ pub use derivatives::{
 };
 pub use histogram::{TILE, Tile, accumulate, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};
-pub use purity::{
-    BinShape, ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values,
-};
+pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values};
 pub use split::{Penalties, Split, best_split};
 pub use walk::{Side, TreeNode, add_tree, add_tree_at, leaf_of};

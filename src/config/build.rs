@@ -99,9 +99,10 @@ pub(super) fn build(
             variable.name
         ));
     }
+    let worker = worker?;
     Some(Config {
-        worker: worker?,
-        engine: engine?,
+        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
+        worker,
         orchestrator: orchestrator?,
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
@@ -171,7 +172,6 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
     });
     let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
     let root = reader.read("DATA_ROOT", parse::path);
-    let state_dir = reader.read("STATE_DIR", parse::path);
     Some(engine::Config {
         backend: backend?,
         device_policy: device_policy?,
@@ -179,7 +179,8 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
-        state_dir: Some(state_dir?),
+        // Read with the worker's.
+        state_dir: None,
         data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
 }

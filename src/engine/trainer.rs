@@ -277,7 +277,7 @@ impl ModelEntry {
         let unwanted = |name: &str| name == "early_stopping" && hyperparameters.stopping == Stopping::Never;
         let listens_to = self.listens_to.concat();
         let heard =
-            |name: &&&str| !EVERYWHERE.contains(*name) && !listens_to.contains(*name) && !unwanted(**name);
+            |name: &&&str| !EVERYWHERE.contains(*name) && !listens_to.contains(*name) && !unwanted(name);
         let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
         (!names.is_empty())
             .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))

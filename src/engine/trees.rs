@@ -58,7 +58,11 @@ enum Grower {
 /// Training rows whose scores are kept.
 enum Watched {
     All,
-    Some { features: Vec<f32>, targets: Targets },
+    /// Some, with features and targets of their own.
+    Some {
+        features: Vec<f32>,
+        targets: Targets,
+    },
 }
 
 /// What [`Trainer::roll_back`] returns to.
@@ -185,7 +189,11 @@ impl TreeModel {
     fn add(&mut self, trees: Vec<Tree>) {
         let width = self.data.width();
         // Boosting has added them to the training rows already: it knows which leaf each came to.
-        if let Watched::Some { features, .. } = &self.watched {
+        if matches!(self.grower, Grower::Forest(_)) {
+            let features = match &self.watched {
+                Watched::All => &self.data.train.features,
+                Watched::Some { features, .. } => features,
+            };
             add_round(&trees, features, width, &mut self.train);
         }
         add_round(&trees, &self.data.validation.features, width, &mut self.validation);

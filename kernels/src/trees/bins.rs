@@ -14,6 +14,8 @@ const RADIX_ROWS: usize = 1024;
 pub struct Cuts {
     /// Ascending, each different; a feature of one value has none.
     pub points: Vec<f32>,
+    /// Least and greatest value of each bin.
+    pub ends: Vec<[f32; 2]>,
     /// Whether a value was missing: then there is one more bin, the last.
     pub missing: bool,
 }
@@ -29,10 +31,25 @@ impl Cuts {
         self.value_bins() + usize::from(self.missing)
     }
 
-    /// The upper end of bin `bin`: values below it are in that bin or one before. For the last one a number above
-    /// all values.
-    pub fn upper(&self, bin: usize) -> f32 {
-        self.points.get(bin).copied().unwrap_or(f32::MAX)
+    /// How far the values of two bins are apart, as a share of the feature's range.
+    pub fn gap(&self, left: u8, right: Option<u8>) -> f32 {
+        let ends = |bin: u8| self.ends.get(usize::from(bin)).copied();
+        match (ends(left), right.and_then(ends), self.ends.first(), self.ends.last()) {
+            (Some([_, low]), Some([high, _]), Some([least, _]), Some([_, most])) => {
+                (high - low) / (most - least)
+            }
+            _ => 0.0,
+        }
+    }
+
+    /// The threshold between two bins with none between them that is occupied: midway between their values, as
+    /// scikit-learn places it. Where there is no `right` bin, a number above all values.
+    pub fn between(&self, left: u8, right: Option<u8>) -> f32 {
+        let ends = |bin: u8| self.ends.get(usize::from(bin)).copied();
+        match (ends(left), right.and_then(ends)) {
+            (Some([_, low]), Some([high, _])) => midpoint(low, high),
+            _ => f32::MAX,
+        }
     }
 }
 
@@ -46,9 +63,15 @@ pub fn cut_points(values: &[f32], most: usize) -> Cuts {
     sort(&mut keys);
     let runs = runs(&keys);
     let most = most.clamp(2, MAX_BINS) - usize::from(missing);
-    let mut points = Vec::new();
+    let (mut points, mut ends) = (Vec::new(), Vec::new());
+    let mut low = runs.first().map_or(0.0, |run| run.0);
+    let mut close = |high: f32, next: f32| {
+        points.push(midpoint(high, next));
+        ends.push([low, high]);
+        low = next;
+    };
     if runs.len() <= most {
-        points.extend(runs.windows(2).map(|pair| midpoint(pair[0].0, pair[1].0)));
+        runs.windows(2).for_each(|pair| close(pair[0].0, pair[1].0));
     } else {
         let (mut rows_left, mut bins_left) = (keys.len(), most);
         let mut filled = 0;
@@ -57,15 +80,15 @@ pub fn cut_points(values: &[f32], most: usize) -> Cuts {
             let wanted = rows_left.div_ceil(bins_left);
             // Closes where the next value would overshoot by more than leaving it out falls short.
             if filled + pair[1].1 / 2 >= wanted && bins_left > 1 {
-                points.push(midpoint(pair[0].0, pair[1].0));
+                close(pair[0].0, pair[1].0);
                 rows_left -= filled;
                 bins_left -= 1;
                 filled = 0;
             }
         }
     }
-    points.dedup();
-    Cuts { points, missing }
+    ends.push([low, runs.last().map_or(0.0, |run| run.0)]);
+    Cuts { points, ends, missing }
 }
 
 /// The bin of each of `values`, into `bins` of the same length. Values beyond those that `cuts` was made of fall into
@@ -196,12 +219,15 @@ mod tests {
     #[test]
     fn few_values_have_a_bin_each_with_cuts_midway() {
         let cuts = cut_points(&[3.0, 1.0, f32::NAN, 1.0, -2.0, 0.0, -0.0], 256);
-        assert_eq!(cuts, Cuts { points: vec![-1.0, 0.5, 2.0], missing: true });
+        let ends = vec![[-2.0; 2], [0.0; 2], [1.0; 2], [3.0; 2]];
+        assert_eq!(cuts, Cuts { points: vec![-1.0, 0.5, 2.0], ends, missing: true });
+        assert_eq!((cuts.between(0, Some(3)), cuts.between(1, Some(2))), (0.5, 0.5));
+        assert_eq!(cuts.between(3, None), f32::MAX);
         assert_eq!((cuts.value_bins(), cuts.bins()), (4, 5));
         let mut bins = [9; 6];
         bin_values(&[-9.0, 0.5, 0.49, 2.0, f32::NAN, 1e30], &cuts, &mut bins);
         assert_eq!(bins, [0, 2, 1, 3, 4, 3]);
-        assert_eq!(cut_points(&[f32::NAN], 256), Cuts { points: vec![], missing: true });
+        assert_eq!(cut_points(&[f32::NAN], 256).bins(), 2);
         // Neighbours in f32 have no number between them: the upper one is the cut.
         let above = f32::from_bits(1.0_f32.to_bits() + 1);
         assert_eq!(cut_points(&[1.0, above], 256).points, [above]);

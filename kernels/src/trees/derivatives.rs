@@ -62,7 +62,7 @@ impl Quantum {
     /// so that their sums are exact counts.
     pub fn of(magnitudes: &Magnitudes) -> Self {
         let rows = magnitudes.rows as f64;
-        // Rounding adds up to one unit a row.
+        // Rounding adds up to two units a row.
         let finest = |greatest: f32, sum: f64, room: f64| {
             let by_sum = sum / (room - 2.0 * rows).max(1.0);
             by_sum.max(f64::from(greatest) / f64::from(1 << 24)).max(f64::MIN_POSITIVE)
@@ -213,7 +213,8 @@ pub fn quantise(derivatives: &[[f32; 2]], quantum: &Quantum, seed: u64, first: u
         let random = mix(seed ^ number.wrapping_mul(GOLDEN));
         let (low, high) = ((random & 0xffff_ffff) as f64 * UNIT, (random >> 32) as f64 * UNIT);
         let gradient = (f64::from(*gradient) * per_gradient + (LIFT + low)) as i64 - LIFT as i64;
-        let hessian = (f64::from(*hessian) * per_hessian + high) as i64;
+        // At least one unit, so that a sum of 0 means that there is no row.
+        let hessian = ((f64::from(*hessian) * per_hessian + high) as i64).max(1);
         *packed = (gradient << 32) + hessian;
     }
 }
@@ -364,7 +365,7 @@ mod tests {
         assert!((gradient as f64 * quantum.gradient / -100_000.0 - 1.0).abs() < 1e-4);
         let nothing = Quantum::of(&Magnitudes { rows: 3, ..Magnitudes::default() });
         quantise(&[[0.0, 0.0]; 3], &nothing, 1, 0, &mut packed[..3]);
-        assert_eq!(packed[..3], [0; 3]);
+        assert_eq!(packed[..3], [1; 3], "a row always shows");
     }
 
     #[test]

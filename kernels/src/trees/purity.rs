@@ -1,17 +1,8 @@
 //! Splits that leave children as pure as can be (Breiman, Random Forests, 2001): by class with the Gini impurity, by
 //! number with the variance. For one-hot targets both are the same.
 
-use super::bins::MAX_BINS;
+use super::bins::{Cuts, MAX_BINS};
 use super::walk::Side;
-
-/// The bins of a feature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BinShape {
-    /// Bins for values.
-    pub value_bins: usize,
-    /// Whether one more, the last, is for missing values.
-    pub missing: bool,
-}
 
 /// A way to part the rows of a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,8 +10,10 @@ pub struct PuritySplit {
     /// What is maximised: the sum over both children of the squared class counts (or the squared sum) divided by the
     /// child's number of rows.
     pub score: f64,
-    /// The last bin that goes left.
+    /// The last occupied bin that goes left.
     pub bin: u8,
+    /// The first occupied bin after it; `None` where missing values alone go right.
+    pub next: Option<u8>,
     /// Where missing values go.
     pub default: Side,
 }
@@ -85,18 +78,29 @@ impl Occupied {
     }
 }
 
-/// Best of what was seen.
+/// Best of what was seen. Of equally good splits the one counts whose sides lie farthest apart.
 #[derive(Debug)]
-struct Best {
+struct Best<'a> {
+    cuts: &'a Cuts,
     least: u64,
     found: Option<PuritySplit>,
 }
 
-impl Best {
-    fn consider(&mut self, counts: [u64; 2], score: f64, bin: usize, default: Side) {
-        let allowed = counts[0] >= self.least && counts[1] >= self.least;
-        if allowed && self.found.is_none_or(|best| score > best.score) {
-            self.found = Some(PuritySplit { score, bin: bin as u8, default });
+impl<'a> Best<'a> {
+    fn new(cuts: &'a Cuts, least: u32) -> Self {
+        Self { cuts, least: u64::from(least.max(1)), found: None }
+    }
+
+    fn consider(&mut self, counts: [u64; 2], split: PuritySplit) {
+        if counts[0] < self.least || counts[1] < self.least {
+            return;
+        }
+        let gap = |split: &PuritySplit| self.cuts.gap(split.bin, split.next);
+        let is_better = |best: &PuritySplit| {
+            split.score > best.score || (split.score == best.score && gap(&split) > gap(best))
+        };
+        if self.found.as_ref().is_none_or(is_better) {
+            self.found = Some(split);
         }
     }
 }
@@ -135,7 +139,7 @@ impl Purity {
     pub fn best_split(
         &mut self,
         column: &[u8],
-        shape: BinShape,
+        cuts: &Cuts,
         (rows, samples): (&[u32], &[ClassSample]),
         totals: &[u32],
         least: u32,
@@ -148,13 +152,16 @@ impl Purity {
             self.counts[usize::from(bin) * classes + usize::from(sample.class)] += u32::from(sample.weight);
         }
         let all: u64 = totals.iter().map(|count| u64::from(*count)).sum();
-        let mut best = Best { least: u64::from(least.max(1)), found: None };
+        let mut best = Best::new(cuts, least);
         let at = |bin: usize| bin * classes..(bin + 1) * classes;
-        let missing_bin = shape.missing.then_some(shape.value_bins);
+        let missing_bin = cuts.missing.then_some(cuts.value_bins());
         let missing = missing_bin.filter(|bin| self.counts[at(*bin)].iter().any(|count| *count > 0));
         let missing = missing.map(|bin| &self.counts[at(bin)]);
         self.left.fill(0);
-        for bin in occupied.bins().take_while(|bin| *bin < shape.value_bins) {
+        let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins()).peekable();
+        while let Some(bin) = bins.next() {
+            let next = bins.peek().map(|bin| *bin as u8);
+            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default };
             let (mut rows, mut left_square, mut right_square) = (0_u64, 0_u64, 0_u64);
             for ((left, count), total) in self.left.iter_mut().zip(&self.counts[at(bin)]).zip(totals) {
                 *left += count;
@@ -168,7 +175,8 @@ impl Purity {
             };
             let default = if missing.is_some() { Side::Right } else { heavier(rows, all - rows) };
             if rows < all {
-                best.consider([rows, all - rows], score(left_square, right_square, rows), bin, default);
+                let score = score(left_square, right_square, rows);
+                best.consider([rows, all - rows], split(score, default));
             }
             if let Some(missing) = missing {
                 let (mut with, mut left_square, mut right_square) = (0_u64, 0_u64, 0_u64);
@@ -180,7 +188,7 @@ impl Purity {
                 }
                 if with < all {
                     let score = score(left_square, right_square, with);
-                    best.consider([with, all - with], score, bin, Side::Left);
+                    best.consider([with, all - with], split(score, Side::Left));
                 }
             }
         }
@@ -222,7 +230,7 @@ impl Spread {
     pub fn best_split(
         &mut self,
         column: &[u8],
-        shape: BinShape,
+        cuts: &Cuts,
         (rows, samples): (&[u32], &[ValueSample]),
         (sum, count): (i64, u64),
         least: u32,
@@ -234,30 +242,29 @@ impl Spread {
             self.sums[usize::from(bin)] += sample.value * i64::from(sample.weight);
             self.counts[usize::from(bin)] += u64::from(sample.weight);
         }
-        let mut best = Best { least: u64::from(least.max(1)), found: None };
-        let missing_bin = shape.missing.then_some(shape.value_bins).filter(|bin| self.counts[*bin] > 0);
+        let mut best = Best::new(cuts, least);
+        let missing_bin = cuts.missing.then_some(cuts.value_bins()).filter(|bin| self.counts[*bin] > 0);
         let missing = missing_bin.map(|bin| (self.sums[bin], self.counts[bin]));
         let score = |left: i64, rows: u64| {
             let right = (sum - left) as f64;
             left as f64 * left as f64 / rows as f64 + right * right / (count - rows) as f64
         };
         let (mut left, mut rows) = (0_i64, 0_u64);
-        for bin in occupied.bins().take_while(|bin| *bin < shape.value_bins) {
+        let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins()).peekable();
+        while let Some(bin) = bins.next() {
+            let next = bins.peek().map(|bin| *bin as u8);
+            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default };
             left += self.sums[bin];
             rows += self.counts[bin];
             let default = if missing.is_some() { Side::Right } else { heavier(rows, count - rows) };
             if rows < count {
-                best.consider([rows, count - rows], score(left, rows), bin, default);
+                best.consider([rows, count - rows], split(score(left, rows), default));
             }
             if let Some((sum, more)) = missing
                 && rows + more < count
             {
-                best.consider(
-                    [rows + more, count - rows - more],
-                    score(left + sum, rows + more),
-                    bin,
-                    Side::Left,
-                );
+                let score = score(left + sum, rows + more);
+                best.consider([rows + more, count - rows - more], split(score, Side::Left));
             }
         }
         for bin in occupied.bins() {
@@ -270,6 +277,7 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bins::cut_points;
     use super::*;
 
     const ROWS: u32 = 60;
@@ -283,13 +291,13 @@ mod tests {
     }
 
     /// The greatest score over all ways to part the bins, by definition.
-    fn by_hand(column: &[u8], shape: BinShape, least: u32, score: impl Fn(&[u32]) -> (u32, f64)) -> f64 {
+    fn by_hand(column: &[u8], cuts: &Cuts, least: u32, score: impl Fn(&[u32]) -> (u32, f64)) -> f64 {
         let goes = |bin: u8, last: usize, with: bool| {
             let bin = usize::from(bin);
-            if bin == shape.value_bins { with } else { bin <= last }
+            if bin == cuts.value_bins() { with } else { bin <= last }
         };
         let mut best = f64::NEG_INFINITY;
-        for last in 0..shape.value_bins {
+        for last in 0..cuts.value_bins() {
             for with in [false, true] {
                 let (left, right): (Vec<u32>, Vec<u32>) =
                     (0..ROWS).partition(|row| goes(column[*row as usize], last, with));
@@ -308,21 +316,22 @@ mod tests {
         let rows: Vec<u32> = (0..ROWS).collect();
         for round in 0..300 {
             let mut draw = noise(round);
-            let shape = BinShape { value_bins: 1 + draw(12) as usize, missing: round % 2 == 0 };
-            let bins = (shape.value_bins + usize::from(shape.missing)) as u64;
+            let values: Vec<f32> = (0..=draw(12)).map(|value| value as f32).collect();
+            let cuts = Cuts { missing: round % 2 == 0, ..cut_points(&values, 256) };
+            let bins = cuts.bins() as u64;
             let column: Vec<u8> = rows.iter().map(|_| draw(bins) as u8).collect();
             let least = 1 + draw(5) as u32;
             let samples: Vec<ClassSample> =
                 rows.iter().map(|_| ClassSample { class: draw(3) as u16, weight: draw(3) as u16 }).collect();
             let mut totals = [0; 3];
             Purity::count(&rows, &samples, &mut totals);
-            let expected = by_hand(&column, shape, least, |rows| {
+            let expected = by_hand(&column, &cuts, least, |rows| {
                 let mut counts = [0; 3];
                 Purity::count(rows, &samples, &mut counts);
                 let all: u32 = counts.iter().sum();
                 (all, counts.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>() / f64::from(all))
             });
-            let found = purity.best_split(&column, shape, (&rows, &samples), &totals, least);
+            let found = purity.best_split(&column, &cuts, (&rows, &samples), &totals, least);
             let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
             assert!(
                 score == expected || (score - expected).abs() < 1e-9,
@@ -334,11 +343,11 @@ mod tests {
                 .map(|_| ValueSample { value: draw(1000) as i64 - 500, weight: draw(3) as u32 })
                 .collect();
             let total = Spread::sum(&rows, &samples);
-            let expected = by_hand(&column, shape, least, |rows| {
+            let expected = by_hand(&column, &cuts, least, |rows| {
                 let (sum, count) = Spread::sum(rows, &samples);
                 (count as u32, (sum as f64).powi(2) / count as f64)
             });
-            let found = spread.best_split(&column, shape, (&rows, &samples), total, least);
+            let found = spread.best_split(&column, &cuts, (&rows, &samples), total, least);
             let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
             assert!(score == expected || (score - expected).abs() < 1e-9 * expected, "{score} {expected}");
         }

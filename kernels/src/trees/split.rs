@@ -49,8 +49,10 @@ impl Penalties {
 pub struct Split {
     /// How much more the children score than the node.
     pub gain: f64,
-    /// The last bin that goes left.
+    /// The last occupied bin that goes left.
     pub bin: u8,
+    /// The first occupied bin after it; `None` where missing values alone go right.
+    pub next: Option<u8>,
     /// Where missing values go.
     pub default: Side,
     /// Packed sum of the left child.
@@ -80,7 +82,11 @@ pub fn best_split(
     } else {
         scan::<true>(values, total, missing, quantum, penalties, floor)
     };
-    found.map(|(score, bin, default, left)| Split { gain: score - parent, bin: bin as u8, default, left })
+    found.map(|(score, bin, default, left)| {
+        let next =
+            values.iter().skip(bin + 1).position(|sum| *sum != 0).map(|skipped| (bin + 1 + skipped) as u8);
+        Split { gain: score - parent, bin: bin as u8, next, default, left }
+    })
 }
 
 fn scan<const L1: bool>(

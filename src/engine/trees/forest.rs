@@ -276,7 +276,7 @@ impl Growing<'_> {
             if let (Some(inner), Some(gain)) = (made.nodes.get_mut(node.node), made.gains.get_mut(node.node))
             {
                 inner.feature = binned.feature;
-                inner.threshold = binned.cuts.upper(split.bin.into());
+                inner.threshold = binned.cuts.between(split.bin, split.next);
                 inner.default = split.default;
                 [inner.left, inner.right] = children.map(|child| child as u32);
                 *gain = samples.real(split.score - total.score());
@@ -303,10 +303,16 @@ impl Growing<'_> {
         let chosen =
             if wanted == features.len() { &*features } else { &*features.partial_shuffle(random, wanted).0 };
         let mut best: Option<(usize, PuritySplit)> = None;
+        // Of equally pure splits the one counts whose sides lie farthest apart.
+        let gap = |index: usize, split: &PuritySplit| {
+            store.features().get(index).map_or(0.0, |binned| binned.cuts.gap(split.bin, split.next))
+        };
         let better = |best: &mut Option<(usize, PuritySplit)>, index: usize, split: Option<PuritySplit>| {
-            if let Some(split) = split
-                && best.as_ref().is_none_or(|(_, best)| split.score > best.score)
-            {
+            let Some(split) = split else { return };
+            let is_better = best.as_ref().is_none_or(|(at, best)| {
+                split.score > best.score || (split.score == best.score && gap(index, &split) > gap(*at, best))
+            });
+            if is_better {
                 *best = Some((index, split));
             }
         };
@@ -354,15 +360,15 @@ impl Growing<'_> {
         self.control.check()?;
         let store = &self.forest.store;
         let (column, least) = (store.column(index), self.forest.least_leaf);
-        let Some(shape) = store.features().get(index).map(super::store::Binned::shape) else {
+        let Some(cuts) = store.features().get(index).map(|binned| &binned.cuts) else {
             return Ok(None);
         };
         Ok(match (search, self.samples, total) {
             (Search::Classes(purity), Samples::Classes { rows: samples, .. }, Total::Classes(total)) => {
-                purity.best_split(column, shape, (rows, samples), total, least)
+                purity.best_split(column, cuts, (rows, samples), total, least)
             }
             (Search::Values(spread), Samples::Values { rows: samples, .. }, Total::Values { sum, .. }) => {
-                spread.best_split(column, shape, (rows, samples), *sum, least)
+                spread.best_split(column, cuts, (rows, samples), *sum, least)
             }
             _ => None,
         })
@@ -414,32 +420,34 @@ impl Made {
                 }
             }
         }
-        let (mut nodes, mut gains, mut covers) = (Vec::new(), Vec::new(), Vec::new());
-        let mut open: Vec<(usize, Option<(usize, bool)>)> = vec![(0, None)];
-        while let Some((from, parent)) = open.pop() {
-            let to = nodes.len();
-            if let Some((parent, is_left)) = parent
-                && let Some(parent) = nodes.get_mut(parent)
-            {
-                let parent: &mut TreeNode = parent;
-                *(if is_left { &mut parent.left } else { &mut parent.right }) = to as u32;
-            }
-            let (Some(node), Some(cover), Some(gain)) =
-                (self.nodes.get(from), self.covers.get(from), self.gains.get(from))
+        let mut tree = Made { nodes: Vec::new(), gains: Vec::new(), covers: Vec::new(), values: Vec::new() };
+        let place = |tree: &mut Made, from: usize| {
+            let constant = constant.get(from) == Some(&true);
+            let (node, gain, cover) = (self.nodes.get(from), self.gains.get(from), self.covers.get(from));
+            let said = said.get(from).copied().unwrap_or(f32::NAN);
+            tree.nodes.push(match node {
+                Some(node) if !constant => TreeNode { value: said, ..*node },
+                _ => leaf(said),
+            });
+            tree.gains.push(gain.copied().filter(|_| !constant).unwrap_or(0.0));
+            tree.covers.push(cover.copied().unwrap_or(0.0));
+            tree.nodes.len() - 1
+        };
+        let mut open = vec![place(&mut tree, 0)];
+        while let Some(at) = open.pop() {
+            let Some(TreeNode { left, right, .. }) =
+                tree.nodes.get(at).copied().filter(|node| !node.is_leaf())
             else {
                 continue;
             };
-            covers.push(*cover);
-            if constant.get(from) == Some(&true) {
-                nodes.push(leaf(said.get(from).copied().unwrap_or(f32::NAN)));
-                gains.push(0.0);
-            } else {
-                nodes.push(TreeNode { value: value(from), ..*node });
-                gains.push(*gain);
-                open.push((node.right as usize, Some((to, false))));
-                open.push((node.left as usize, Some((to, true))));
+            // Side by side, as XGBoost expects them.
+            let children = [left, right].map(|from| place(&mut tree, from as usize));
+            if let Some(node) = tree.nodes.get_mut(at) {
+                [node.left, node.right] = children.map(|child| child as u32);
             }
+            open.extend([children[1], children[0]]);
         }
+        let Made { nodes, gains, covers, .. } = tree;
         Tree::new(nodes, gains, covers)
     }
 }

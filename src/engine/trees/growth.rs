@@ -168,7 +168,7 @@ impl Growth<'_> {
             let (gradient, hessian) = kernels::sum_of(node.total);
             *inner = TreeNode {
                 feature: binned.feature,
-                threshold: binned.cuts.upper(split.bin.into()),
+                threshold: binned.cuts.between(split.bin, split.next),
                 default: split.default,
                 left: left.node as u32,
                 right: right.node as u32,

@@ -166,49 +166,53 @@ fn read_tree(tree: &WrittenTree, shape: &Shape) -> Result<Tree, String> {
     }
     let (mut nodes, mut gains, mut covers) = (Vec::<TreeNode>::new(), Vec::new(), Vec::new());
     let mut visited = vec![false; count];
-    // From the root on, so that children come after their parents; what is out of reach is left out.
-    let mut open: Vec<(usize, Option<(usize, Side)>)> = vec![(0, None)];
-    while let Some((from, parent)) = open.pop() {
+    // From the root on, so that children come after their parents, side by side; what is out of reach is left out.
+    let mut open = vec![(0, 0)];
+    nodes.push(leaf(0.0));
+    while let Some((from, at)) = open.pop() {
         match visited.get_mut(from) {
             Some(visited) if !*visited => *visited = true,
             _ => return Err(format!("node {from} twice")),
         }
-        let at = nodes.len();
-        if let Some((parent, side)) = parent
-            && let Some(parent) = nodes.get_mut(parent)
-        {
-            match side {
-                Side::Left => parent.left = at as u32,
-                Side::Right => parent.right = at as u32,
+        let get = |values: &[f32]| {
+            values.get(from).copied().filter(|value| value.is_finite()).ok_or("a value that is no number")
+        };
+        for (values, written) in [(&mut gains, &tree.loss_changes), (&mut covers, &tree.sum_hessian)] {
+            values.resize(nodes.len(), 0.0);
+            if let Some(value) = values.get_mut(at) {
+                *value = get(written)?;
             }
         }
-        let get = |values: &[f32]| {
-            values.get(from).copied().filter(|v| v.is_finite()).ok_or("a value that is no number")
-        };
-        let children =
-            [&tree.left_children, &tree.right_children].map(|side| side.get(from).copied().unwrap_or(-1));
-        gains.push(get(&tree.loss_changes)?);
-        covers.push(get(&tree.sum_hessian)?);
         let condition = get(&tree.split_conditions)?;
         let unscale = |value: f32| (f64::from(value) / shape.units.std) as f32;
-        if children == [-1, -1] {
-            nodes.push(leaf(unscale(condition)));
-            continue;
-        }
-        let [left, right] = children.map(|child| usize::try_from(child).ok().filter(|child| *child < count));
-        let (Some(left), Some(right)) = (left, right) else {
-            return Err(format!("children {children:?} of {count} nodes"));
+        let sides = [&tree.left_children, &tree.right_children];
+        let children = sides.map(|side| side.get(from).copied().unwrap_or(-1));
+        let node = if children == [-1, -1] {
+            leaf(unscale(condition))
+        } else {
+            let [left, right] =
+                children.map(|child| usize::try_from(child).ok().filter(|child| *child < count));
+            let (Some(left), Some(right)) = (left, right) else {
+                return Err(format!("children {children:?} of {count} nodes"));
+            };
+            let feature = tree.split_indices.get(from).copied().unwrap_or(u32::MAX);
+            if feature as usize >= shape.width {
+                return Err(format!("feature {feature} of {}", shape.width));
+            }
+            let default = if tree.default_left.get(from) == Some(&1) { Side::Left } else { Side::Right };
+            let value = unscale(get(&tree.base_weights)?);
+            let first = nodes.len();
+            nodes.extend([leaf(0.0); 2]);
+            open.extend([(right, first + 1), (left, first)]);
+            let (left, right) = (first as u32, first as u32 + 1);
+            TreeNode { feature, threshold: condition, default, left, right, value }
         };
-        let feature = tree.split_indices.get(from).copied().unwrap_or(u32::MAX);
-        if feature as usize >= shape.width {
-            return Err(format!("feature {feature} of {}", shape.width));
+        if let Some(place) = nodes.get_mut(at) {
+            *place = node;
         }
-        let default = if tree.default_left.get(from) == Some(&1) { Side::Left } else { Side::Right };
-        let value = unscale(get(&tree.base_weights)?);
-        nodes.push(TreeNode { feature, threshold: condition, default, left: 0, right: 0, value });
-        open.push((right, Some((at, Side::Right))));
-        open.push((left, Some((at, Side::Left))));
     }
+    gains.resize(nodes.len(), 0.0);
+    covers.resize(nodes.len(), 0.0);
     Tree::new(nodes, gains, covers).map_err(|error| error.message)
 }
 

@@ -1,7 +1,7 @@
 //! The training rows as bins, made once a session and shared by all its trees.
 
 use rayon::prelude::*;
-use tensorfleet_kernels::trees::{self as kernels, BinShape, Cuts, TILE};
+use tensorfleet_kernels::trees::{self as kernels, Cuts, TILE};
 
 use crate::domain::TaskError;
 use crate::engine::Control;
@@ -182,11 +182,6 @@ impl Store {
 }
 
 impl Binned {
-    /// Its bins for searching splits.
-    pub(super) fn shape(&self) -> BinShape {
-        BinShape { value_bins: self.cuts.value_bins(), missing: self.cuts.missing }
-    }
-
     /// The bin of missing values, where there are some.
     pub(super) fn missing_bin(&self) -> Option<u8> {
         self.cuts.missing.then_some(self.cuts.value_bins() as u8)

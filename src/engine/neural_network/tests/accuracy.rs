@@ -14,7 +14,6 @@ fn mean(model: &str, path: &str, epochs: u32, hyperparameters: &Hyperparameters)
         let validation = result.validation.unwrap();
         sum = (sum.0 + validation.loss / 5.0, sum.1 + validation.accuracy / 5.0);
     }
-    eprintln!("{model} {path} {epochs}: loss {:.4} accuracy {:.4}", sum.0, sum.1);
     sum
 }
 
@@ -28,13 +27,15 @@ fn networks_know_digits() {
 #[test]
 fn linear_models_know_what_they_can() {
     let h = Hyperparameters::default();
-    for (path, least) in [("digits", 0.96), ("breast_cancer", 0.96), ("wine", 0.96), ("iris", 0.93)] {
+    for (path, least) in [("digits", 0.96), ("breast_cancer", 0.96), ("wine", 0.96), ("iris", 0.92)] {
         let path = format!("builtin:{path}");
         for model in ["logistic_regression", "svm"] {
-            for epochs in [10, 30, 100] {
-                let reached = mean(model, &path, epochs, &h).1;
-                assert!(reached >= least - 0.1, "{model} {path}: {reached}");
-            }
+            // The small ones have a handful of minibatches an epoch.
+            let epochs = if path == "builtin:digits" { 30 } else { 100 };
+            let reached = mean(model, &path, epochs, &h).1;
+            // scikit-learn's LinearSVC is as far behind on digits.
+            let least = if (model, path.as_str()) == ("svm", "builtin:digits") { 0.95 } else { least };
+            assert!(reached >= least, "{model} {path}: {reached}");
         }
     }
 }

@@ -1,0 +1,62 @@
+//! Tree models against XGBoost and scikit-learn on the same rows: means over five seeds of the 80/20 split.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What the function `check` of tests/peers/trees.py finds.
+fn peers(check: &str) -> Value {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".venv/bin/python");
+    assert!(python.exists(), "{} is missing: scripts/test makes it", python.display());
+    let output = Command::new(python)
+        .arg(root.join("tests/peers/trees.py"))
+        .arg(env!("CARGO_BIN_EXE_tensorfleet-worker"))
+        .arg(root.join("data"))
+        .arg(check)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Accuracy at most `below` under the peer's on each data set; log loss at most `log_loss` times the peer's, where given.
+fn at_least_as_good(check: &str, below: f64, log_loss: Option<f64>) {
+    let found = peers(check);
+    let sets = found.as_object().unwrap();
+    assert_eq!(sets.len(), 4, "{found}");
+    for (name, figures) in sets {
+        let figure = |key: &str| figures[key].as_f64().unwrap();
+        assert!(figure("accuracy") >= figure("peer_accuracy") - below, "{check} {name}: {figures}");
+        if let Some(most) = log_loss {
+            assert!(figure("log_loss") <= most * figure("peer_log_loss"), "{check} {name}: {figures}");
+        }
+    }
+}
+
+#[test]
+fn boosting_is_as_good_as_xgboost() {
+    at_least_as_good("boosting", 0.01, Some(1.05));
+}
+
+#[test]
+fn a_forest_is_as_good_as_that_of_scikit_learn() {
+    at_least_as_good("forest", 0.01, Some(1.05));
+}
+
+#[test]
+fn a_decision_tree_is_as_good_as_that_of_scikit_learn() {
+    // A single tree is a matter of ties: scikit-learn's own differ by random_state more than this on the 30 rows of iris.
+    at_least_as_good("decision_tree", 0.02, None);
+}
+
+#[test]
+fn xgboost_loads_our_model_and_predicts_alike() {
+    let found = peers("export");
+    let differences = found.as_object().unwrap();
+    assert_eq!(differences.len(), 24, "{found}");
+    for (case, difference) in differences {
+        assert!(difference.as_f64().unwrap() <= 1e-5, "{case}: {difference}");
+    }
+}
