@@ -3,7 +3,7 @@
 //! ```text
 //! dataset_path --source--> bytes ----decode----> Table --prepare--> Dataset
 //!              builtin:NAME       CSV, gzip, zstd      target, split, then fitted on the training part only:
-//!              DATA_ROOT/...      Parquet              impute, encode, scale ([`Preprocessor`])
+//!              DATA_ROOT/...                           impute, encode, scale ([`Preprocessor`])
 //!              synthetic:... ------------------->
 //! ```
 //!
@@ -11,7 +11,8 @@
 //! - Nothing outside of [`Config::root`] is read, whatever the path says and wherever links lead.
 //! - Every limit of [`Config`] is checked before memory is taken for what exceeds it.
 //! - The same bytes and options give the same [`Dataset`], bit for bit, on any number of threads.
-//! - All figures of a [`Dataset`] are finite, but for missing ones in raw form, which are NaN; and no held-out row has touched a figure that was fitted.
+//! - All figures of a [`Dataset`] are finite, but for missing ones in raw form, which are NaN; and no held-out row has
+//!   touched a figure that was fitted.
 //! - `check` is called at least every 65,536 cells read, so a cancelled task stops while it loads.
 //!
 //! Deliberately absent: minibatches and shuffling (the trainer's). A scheme is one arm of `source`, a format one

@@ -185,6 +185,7 @@ impl<O: Orchestrator> Worker<O> {
             engine: Arc::clone(&with.engine),
             gpus: Arc::clone(&with.gpus),
             unreported,
+            outbox: outbox.state(),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
         let backend = with.engine.capabilities().default_backend;

@@ -72,6 +72,9 @@ fn compare_trains_each_model_type_on_the_same_rows() {
     let twice = run(&[&common[..], &["--compare", "mlp,mlp"]].concat());
     assert_eq!(twice.status.code(), Some(2));
     assert!(stderr(&twice).contains("--compare: \"mlp\""), "{}", stderr(&twice));
+    let elsewhere = run(&["train", "--compare", "mlp,..", "--backend", "analytic", "--out", out]);
+    assert_eq!(elsewhere.status.code(), Some(2));
+    assert!(stderr(&elsewhere).contains("--compare: \"..\""), "{}", stderr(&elsewhere));
     let both = run(&[&common[..], &["--compare", "mlp", "--model-type", "mlp"]].concat());
     assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
 }

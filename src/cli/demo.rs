@@ -33,7 +33,7 @@ pub struct Args {
     /// How many workers
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     pub workers: u32,
-    /// Model type: neural_network (or mlp, dnn)
+    /// Model type: neural_network (or mlp, dnn), cnn, logistic_regression, svm, xgboost, random_forest, decision_tree
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
     pub model_type: ModelType,
     /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, or the path of a CSV file with

@@ -32,7 +32,8 @@ use training::{Order, Trained};
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model type: neural_network (or mlp, dnn); others only with --backend analytic
+    /// Model type: neural_network (or mlp, dnn), cnn, logistic_regression, svm, xgboost, random_forest, decision_tree;
+    /// others only with --backend analytic
     #[arg(long, value_name = "TYPE", default_value = "neural_network", value_parser = job::model_type)]
     pub model_type: ModelType,
     /// Train each of these model types on the same rows and print a table; with --out each gets a folder of its name
@@ -61,7 +62,7 @@ pub struct Args {
     /// Seed of split, first weights and order; the same seed gives the same model [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Folder for model.safetensors, metrics.json, curve.svg and predictions.csv; made where it is missing
+    /// Folder for model.safetensors (of trees model.json), metrics.json, curve.svg and predictions.csv; made where it is missing
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Folder with the local data sets; nothing outside of it is read [env: DATA_ROOT] [default: .]
@@ -103,19 +104,21 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         all.push(trained);
     }
     match all.as_slice() {
-        _ if !args.compare.is_empty() => compare::say(&all, args.json)?,
-        [trained] if args.json => ui::say_json(&trained.metrics)?,
-        trained => {
-            for trained in trained {
-                ui::say(&ui::epochs(&trained.metrics.epochs, trained.quality))?;
-                ui::say(&last_line(trained))?;
-            }
-        }
+        [trained] if args.compare.is_empty() => say(trained, args.json)?,
+        trained => compare::say(trained, args.json)?,
     }
     if let Some(out) = args.out.as_ref().filter(|_| !args.json) {
         ui::say(&format!("written to {}", out.display()))?;
     }
     Ok(Exit::Done)
+}
+
+fn say(trained: &Trained, json: bool) -> Result<(), Failure> {
+    if json {
+        return ui::say_json(&trained.metrics);
+    }
+    ui::say(&ui::epochs(&trained.metrics.epochs, trained.quality))?;
+    ui::say(&last_line(trained))
 }
 
 /// One training from beginning to end; `None` where it was interrupted.

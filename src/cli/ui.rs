@@ -8,7 +8,7 @@ mod table;
 
 pub(super) use bars::{Board, Track};
 pub(super) use plot::curve;
-pub(super) use table::{Quality, epochs, pairs};
+pub(super) use table::{Quality, epochs, number, pairs};
 
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;

@@ -1,9 +1,8 @@
 //! Bytes to a [`Table`]: what they are is told by the bytes alone, never by a name.
 //!
 //! ```text
-//! first and last bytes --> Parquet -----------------------------------> parquet
-//!                     \--> gzip, zstd --unpack (a stream)--> delimited (CSV)
-//!                      \-> anything else -------------------/
+//! first bytes --> gzip, zstd --unpack (a stream)--> delimited (CSV)
+//!            \--> anything else -------------------/
 //! ```
 
 mod delimited;

@@ -37,7 +37,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// The path names something that is no regular file.
-    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV or Parquet file", shown(.path))]
+    #[error("dataset_path: {} is a {kind}; allowed: a regular CSV file", shown(.path))]
     NotAFile {
         /// As it was given.
         path: String,
@@ -59,7 +59,7 @@ pub enum DataError {
         path: String,
     },
     /// Not CSV at all.
-    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header (plain, gzip or zstd), or Parquet", shown(.path))]
+    #[error("dataset_path: {} is {looks_like}; allowed: CSV in UTF-8 with a header (plain, gzip or zstd)", shown(.path))]
     NotCsv {
         /// As it was given.
         path: String,

@@ -112,10 +112,7 @@ impl Source {
 /// What a dataset_path may be.
 fn allowed() -> String {
     let names = Builtin::ALL.map(|set| set.name).join(", ");
-    format!(
-        "builtin:NAME ({names}), the path of a CSV or Parquet file under DATA_ROOT, {}",
-        synthetic::usage()
-    )
+    format!("builtin:NAME ({names}), the path of a CSV file under DATA_ROOT, {}", synthetic::usage())
 }
 
 /// `http` and the rest of `http://…`; `None` for a path, whose first `/` comes before any `:`.

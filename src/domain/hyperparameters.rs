@@ -11,7 +11,7 @@ mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::table::{KNOWN, WITHOUT_EFFECT, boolean};
+use self::table::KNOWN;
 use super::{BackendChoice, InvalidField};
 
 pub use choices::{
@@ -157,9 +157,6 @@ impl Hyperparameters {
                 let allowed = if allowed.is_empty() { (*takes).to_owned() } else { allowed };
                 InvalidField::new(format!("hyperparameters.{name}"), value, allowed)
             })?;
-            if WITHOUT_EFFECT.contains(canonical) && boolean(value) == Ok(true) {
-                notes.push(format!("{canonical}=true has no effect in this version"));
-            }
         }
         parsed.given = set_by.keys().copied().collect();
         notes.extend(parsed.follow_optimizer(&set_by));

@@ -177,6 +177,10 @@ const BY_MINIBATCHES: &[&str] = &[
     "weight_decay",
 ];
 
+/// What all trees that are not boosted listen to.
+const OF_WHOLE_TREES: &[&str] =
+    &["bootstrap", "max_bins", "max_depth", "max_features", "min_samples_leaf", "min_samples_split"];
+
 /// Every model that is trained for real.
 pub(crate) const MODELS: &[ModelEntry] = &[
     ModelEntry {
@@ -235,16 +239,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         name: "random_forest",
         aliases: &[],
         weights_file_name: "model.json",
-        listens_to: &[&[
-            "bootstrap",
-            "max_bins",
-            "max_depth",
-            "max_features",
-            "min_samples_leaf",
-            "min_samples_split",
-            "n_estimators",
-            "trees_per_task",
-        ]],
+        listens_to: &[OF_WHOLE_TREES, &["n_estimators", "trees_per_task"]],
         features: FeatureForm::Raw,
         build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
     },
@@ -252,14 +247,7 @@ pub(crate) const MODELS: &[ModelEntry] = &[
         name: "decision_tree",
         aliases: &[],
         weights_file_name: "model.json",
-        listens_to: &[&[
-            "bootstrap",
-            "max_bins",
-            "max_depth",
-            "max_features",
-            "min_samples_leaf",
-            "min_samples_split",
-        ]],
+        listens_to: &[OF_WHOLE_TREES],
         features: FeatureForm::Raw,
         build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
     },

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
+use super::outbox::OutboxState;
 use super::state::Event;
 use crate::domain::{Capabilities, LinkState, TaskIdentity, WorkerId, WorkerStatus};
 use crate::engine::Engine;
@@ -120,14 +121,18 @@ pub(super) struct Identity {
     pub(super) slots: u32,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
-    /// Tasks of the last run whose outcomes are on their way.
+    /// Tasks of the last run whose outcomes are on their way, while anything is in the outbox.
     pub(super) unreported: Vec<TaskIdentity>,
+    /// The outbox as it is.
+    pub(super) outbox: watch::Receiver<OutboxState>,
 }
 
 impl Identity {
     fn registration(&self, worker: &WorkerHandle) -> Registration {
         let machine = host::machine();
         let engine = self.engine.capabilities();
+        // What was acknowledged long ago is no claim on a task that is handed out anew.
+        let unreported = if self.outbox.borrow().pending > 0 { &self.unreported[..] } else { &[] };
         Registration {
             worker_id: self.worker_id.clone(),
             capabilities: Capabilities {
@@ -144,7 +149,7 @@ impl Identity {
                 .tasks
                 .into_iter()
                 .map(|task| task.identity)
-                .chain(self.unreported.iter().cloned())
+                .chain(unreported.iter().cloned())
                 .collect(),
         }
     }

@@ -31,10 +31,11 @@ impl Cuts {
         self.value_bins() + usize::from(self.missing)
     }
 
-    /// How far the values of two bins are apart, as a share of the feature's range.
-    pub fn gap(&self, left: u8, right: Option<u8>) -> f32 {
+    /// How far the values of two bins are apart, as a share of the range of all values from the first to the last bin of
+    /// `range`.
+    pub fn gap(&self, left: u8, right: Option<u8>, range: (u8, u8)) -> f32 {
         let ends = |bin: u8| self.ends.get(usize::from(bin)).copied();
-        match (ends(left), right.and_then(ends), self.ends.first(), self.ends.last()) {
+        match (ends(left), right.and_then(ends), ends(range.0), ends(range.1)) {
             (Some([_, low]), Some([high, _]), Some([least, _]), Some([_, most])) => {
                 (high - low) / (most - least)
             }

@@ -16,6 +16,8 @@ pub struct PuritySplit {
     pub next: Option<u8>,
     /// Where missing values go.
     pub default: Side,
+    /// How far the two sides lie apart, as a share of the range that the feature has in the node.
+    pub gap: f32,
 }
 
 /// A row of a classifier: its class, and how often it was drawn.
@@ -83,25 +85,37 @@ impl Occupied {
 struct Best<'a> {
     cuts: &'a Cuts,
     least: u64,
+    /// First and last occupied bin.
+    range: (u8, u8),
     found: Option<PuritySplit>,
 }
 
 impl<'a> Best<'a> {
-    fn new(cuts: &'a Cuts, least: u32) -> Self {
-        Self { cuts, least: u64::from(least.max(1)), found: None }
+    fn new(cuts: &'a Cuts, occupied: &Occupied, least: u32) -> Self {
+        let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins());
+        let first = bins.next().unwrap_or(0);
+        let range = (first as u8, bins.last().unwrap_or(first) as u8);
+        Self { cuts, least: u64::from(least.max(1)), range, found: None }
     }
 
-    fn consider(&mut self, counts: [u64; 2], split: PuritySplit) {
+    fn consider(&mut self, counts: [u64; 2], mut split: PuritySplit) {
         if counts[0] < self.least || counts[1] < self.least {
             return;
         }
-        let gap = |split: &PuritySplit| self.cuts.gap(split.bin, split.next);
-        let is_better = |best: &PuritySplit| {
-            split.score > best.score || (split.score == best.score && gap(&split) > gap(best))
-        };
-        if self.found.as_ref().is_none_or(is_better) {
+        if self.found.as_ref().is_some_and(|best| split.score < best.score) {
+            return;
+        }
+        split.gap = self.cuts.gap(split.bin, split.next, self.range);
+        if self.found.as_ref().is_none_or(|best| split.is_better(best)) {
             self.found = Some(split);
         }
+    }
+}
+
+impl PuritySplit {
+    /// Whether it is purer than `other`, or as pure with sides farther apart.
+    pub fn is_better(&self, other: &Self) -> bool {
+        self.score > other.score || (self.score == other.score && self.gap > other.gap)
     }
 }
 
@@ -152,7 +166,7 @@ impl Purity {
             self.counts[usize::from(bin) * classes + usize::from(sample.class)] += u32::from(sample.weight);
         }
         let all: u64 = totals.iter().map(|count| u64::from(*count)).sum();
-        let mut best = Best::new(cuts, least);
+        let mut best = Best::new(cuts, &occupied, least);
         let at = |bin: usize| bin * classes..(bin + 1) * classes;
         let missing_bin = cuts.missing.then_some(cuts.value_bins());
         let missing = missing_bin.filter(|bin| self.counts[at(*bin)].iter().any(|count| *count > 0));
@@ -161,7 +175,7 @@ impl Purity {
         let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins()).peekable();
         while let Some(bin) = bins.next() {
             let next = bins.peek().map(|bin| *bin as u8);
-            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default };
+            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default, gap: 0.0 };
             let (mut rows, mut left_square, mut right_square) = (0_u64, 0_u64, 0_u64);
             for ((left, count), total) in self.left.iter_mut().zip(&self.counts[at(bin)]).zip(totals) {
                 *left += count;
@@ -242,7 +256,7 @@ impl Spread {
             self.sums[usize::from(bin)] += sample.value * i64::from(sample.weight);
             self.counts[usize::from(bin)] += u64::from(sample.weight);
         }
-        let mut best = Best::new(cuts, least);
+        let mut best = Best::new(cuts, &occupied, least);
         let missing_bin = cuts.missing.then_some(cuts.value_bins()).filter(|bin| self.counts[*bin] > 0);
         let missing = missing_bin.map(|bin| (self.sums[bin], self.counts[bin]));
         let score = |left: i64, rows: u64| {
@@ -253,7 +267,7 @@ impl Spread {
         let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins()).peekable();
         while let Some(bin) = bins.next() {
             let next = bins.peek().map(|bin| *bin as u8);
-            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default };
+            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default, gap: 0.0 };
             left += self.sums[bin];
             rows += self.counts[bin];
             let default = if missing.is_some() { Side::Right } else { heavier(rows, count - rows) };

@@ -14,17 +14,17 @@ struct Comparison<'a> {
     models: Vec<&'a Metrics>,
 }
 
-/// Checks that no model type is named twice, since both would go into one folder.
+/// Checks that each model type has a folder of its own: none is named twice, none leads elsewhere.
 ///
 /// # Errors
-/// Names the one that is.
+/// Names the one that has not.
 pub(super) fn differ(models: &[ModelType]) -> Result<(), Failure> {
-    let mut seen = BTreeSet::new();
+    let mut seen = BTreeSet::from([".", ".."]);
     match models.iter().find(|model| !seen.insert(model.as_str())) {
         None => Ok(()),
-        Some(twice) => {
-            let error = InvalidField::new("--compare", twice.as_str(), "each model type once");
-            Err(error.into())
+        Some(model) => {
+            let allowed = "each model type once, and none of . and .., which are no folders of their own";
+            Err(InvalidField::new("--compare", model.as_str(), allowed).into())
         }
     }
 }
@@ -47,14 +47,13 @@ pub(super) fn say(trained: &[Trained], json: bool) -> Result<(), Failure> {
 fn row(trained: &Trained) -> [String; 6] {
     let metrics = &trained.metrics;
     let last = metrics.last.as_ref();
-    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     let simulated = if metrics.simulated { " (SIMULATED)" } else { "" };
     [
         format!("{}{simulated}", metrics.model_type),
-        number(last.map(|last| last.loss)),
-        number(last.map(|last| last.accuracy)),
-        number(last.and_then(|last| last.validation_loss)),
-        number(last.and_then(|last| last.validation_accuracy)),
+        ui::number(last.map(|last| last.loss)),
+        ui::number(last.map(|last| last.accuracy)),
+        ui::number(last.and_then(|last| last.validation_loss)),
+        ui::number(last.and_then(|last| last.validation_accuracy)),
         format!("{:.2}", metrics.seconds),
     ]
 }

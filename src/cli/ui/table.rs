@@ -87,7 +87,8 @@ pub(in crate::cli) fn pairs<const N: usize>(
     table.to_string()
 }
 
-fn number(number: Option<f64>) -> String {
+/// A figure, or a dash where there is none.
+pub(in crate::cli) fn number(number: Option<f64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.4}"))
 }
 

@@ -85,7 +85,12 @@ fn bytes_that_are_no_text() {
     let mut late = "x,y\n".to_owned() + &"1,a\n".repeat(40_000);
     late.push_str("2,\0\n");
     refused(late, &all(), code, &["line 40002", "NUL"]);
-    refused(b"PAR1\x15\x04", &all(), code, &["Parquet file that is cut short", "CSV in UTF-8"]);
+    refused(
+        b"PAR1\x15\x04",
+        &all(),
+        code,
+        &["is a Parquet file; allowed: CSV in UTF-8 with a header (plain, gzip or zstd)"],
+    );
     refused(b"PK\x03\x04\x14", &all(), code, &["ZIP", "Excel"]);
     refused(b"\xff\xfex\0,\0", &all(), code, &["UTF-16"]);
 }

@@ -156,6 +156,6 @@ fn only_regular_files_are_opened() {
         ("socket", "socket"),
     ] {
         let error = root.load(path, &all()).unwrap_err();
-        expect(error, ErrorCode::InvalidArgument, &[path, kind, "regular CSV or Parquet file"]);
+        expect(error, ErrorCode::InvalidArgument, &[path, kind, "; allowed: a regular CSV file"]);
     }
 }

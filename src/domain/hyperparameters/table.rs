@@ -193,9 +193,6 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
     ("description", &[], "any text", |_, _| Ok(())),
 ];
 
-/// Known names whose wish this version reads but does not act upon when it is `true`.
-pub(super) const WITHOUT_EFFECT: &[&str] = &[];
-
 fn number(raw: &str, fits: impl Fn(f64) -> bool) -> Result<f64, String> {
     raw.parse().ok().filter(|v: &f64| v.is_finite() && fits(*v)).ok_or_else(String::new)
 }
@@ -204,7 +201,7 @@ fn whole(raw: &str, least: u64, most: u64) -> Result<u64, String> {
     raw.parse().ok().filter(|v| (least..=most).contains(v)).ok_or_else(String::new)
 }
 
-pub(super) fn boolean(raw: &str) -> Result<bool, String> {
+fn boolean(raw: &str) -> Result<bool, String> {
     match raw.to_ascii_lowercase().as_str() {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),

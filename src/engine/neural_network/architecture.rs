@@ -113,8 +113,9 @@ impl Image {
         let Self { channels, height, width } = image;
         let shown = format!("{channels}x{height}x{width}");
         if channels.saturating_mul(height).saturating_mul(width) != features {
-            let allowed =
-                format!("CHANNELS x HEIGHT x WIDTH with as many values as the data set has features, {features}");
+            let allowed = format!(
+                "CHANNELS x HEIGHT x WIDTH with as many values as the data set has features, {features}"
+            );
             return Err(refuse(shown, allowed));
         }
         let least = POOL * POOL;

@@ -303,15 +303,9 @@ impl Growing<'_> {
         let chosen =
             if wanted == features.len() { &*features } else { &*features.partial_shuffle(random, wanted).0 };
         let mut best: Option<(usize, PuritySplit)> = None;
-        // Of equally pure splits the one counts whose sides lie farthest apart.
-        let gap = |index: usize, split: &PuritySplit| {
-            store.features().get(index).map_or(0.0, |binned| binned.cuts.gap(split.bin, split.next))
-        };
         let better = |best: &mut Option<(usize, PuritySplit)>, index: usize, split: Option<PuritySplit>| {
             let Some(split) = split else { return };
-            let is_better = best.as_ref().is_none_or(|(at, best)| {
-                split.score > best.score || (split.score == best.score && gap(index, &split) > gap(*at, best))
-            });
+            let is_better = best.as_ref().is_none_or(|(_, best)| split.is_better(best));
             if is_better {
                 *best = Some((index, split));
             }
