@@ -154,10 +154,13 @@ impl Trainer for GradientTrainer {
 
     fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError> {
         self.warn();
-        if self.stopping.stopped {
+        if let Some(best) = self.stopping.best.as_ref().filter(|_| self.stopping.stopped) {
+            // The task may have brought other weights.
+            let mut memory = self.network.memory();
+            memory.parameters.clone_from(&best.parameters);
+            self.network.remember(memory);
             self.notes.extend(self.stopping.note());
-            let metrics = self.stopping.best.as_ref().map_or(self.last, |best| best.mark.train());
-            return Ok(Trained { metrics, samples: 0, steps: 0 });
+            return Ok(Trained { metrics: best.mark.train(), samples: 0, steps: 0 });
         }
         let Self { data, recipe, network, minibatches, course, seed, .. } = self;
         let Recipe { criterion, learning_rate, course: schedule, dropout, .. } = recipe;
