@@ -9,6 +9,7 @@
 //! matrix          Matrix, multiply
 //! parameters      fill_uniform
 //! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
+//! gpu             some of these on a GPU, in CubeCL (feature `wgpu`)
 //! ```
 //!
 //! Invariants: every function is pure (slices in, slices and sums out), takes row-major `f32`, adds up in `f64`
@@ -21,6 +22,8 @@
 
 mod classification;
 mod dense;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 mod margins;
 mod matrix;
 mod optimizers;

@@ -20,6 +20,7 @@
 //! Deliberately absent: batch normalisation, and other architectures than these two.
 
 mod architecture;
+mod descent;
 mod fused;
 mod loss;
 mod network;
