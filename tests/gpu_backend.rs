@@ -14,8 +14,9 @@ use support::command;
 const ALLOWED: &[(&str, &str)] = &[("ALLOW_SOFTWARE_ADAPTER", "true")];
 
 /// Greatest difference of a probability or a mean loss after training on two devices. One step differs by a few units
-/// in the last place (6e-8), since sums are added up in another order; each of the steps after it magnifies that.
-const TOLERANCE: f64 = 1e-4;
+/// in the last place (6e-8), since sums are added up in another order; each of the steps after it magnifies that. What one
+/// step of a kernel may differ by is held far closer by kernels/tests/gpu.rs.
+const TOLERANCE: f64 = 2e-3;
 
 /// Hides every other driver, so that a GPU of this machine changes nothing.
 fn driver() -> PathBuf {
