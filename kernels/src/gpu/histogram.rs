@@ -76,7 +76,7 @@ fn histogram_kernel(words: &[u32], offsets: &[u32], rows: &[u32], derivatives: &
     }
     sync_cube();
     let features = offsets.len();
-    let line = (features + 3) / 4;
+    let line = words.len() / (derivatives.len() / 2);
     for at in range_stepped(ABSOLUTE_POS, rows.len(), CUBE_COUNT * units) {
         let row = rows[at] as usize;
         let gradient = derivatives[2 * row];
