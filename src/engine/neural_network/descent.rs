@@ -41,7 +41,7 @@ impl Value {
     /// What one step along `gradient` makes of it.
     pub(super) fn descended(self, gradient: Tensor<1>, pace: Pace) -> Self {
         #[cfg(feature = "wgpu")]
-        if gpu::holds(&self.parameter) {
+        if gpu::holds(&self.parameter.device()) {
             return gpu::descended(self, gradient, pace);
         }
         on_host(self, gradient, pace)
@@ -77,21 +77,21 @@ fn on_host(value: Value, gradient: Tensor<1>, pace: Pace) -> Value {
 }
 
 #[cfg(feature = "wgpu")]
-mod gpu {
+pub(super) mod gpu {
     use burn::backend::tensor::FloatTensor;
     use burn::backend::wgpu::{CubeBackend, CubeTensor};
     use burn::backend::{
         Backend, Dispatch, DispatchDevice, TensorMetadata, backend_extension, ops::FloatTensorOps,
     };
-    use burn::tensor::Tensor;
+    use burn::tensor::{Device, Tensor};
     use tensorfleet_kernels::gpu::{self, GpuDescent, GpuMoments, Stepped, Values};
 
     use super::{Pace, Value};
     use crate::domain::Optimizer;
 
-    /// Whether `tensor` is in the memory of a device of CubeCL.
-    pub(super) fn holds(tensor: &Tensor<1>) -> bool {
-        matches!(tensor.device().as_dispatch(), DispatchDevice::Cube(_))
+    /// Whether `device` is one of CubeCL.
+    pub(in super::super) fn holds(device: &Device) -> bool {
+        matches!(device.as_dispatch(), DispatchDevice::Cube(_))
     }
 
     pub(super) fn descended(value: Value, gradient: Tensor<1>, pace: Pace) -> Value {
@@ -148,14 +148,15 @@ mod gpu {
         }
     }
 
-    /// The numbers of a flat tensor, one behind the other.
-    fn values(tensor: CubeTensor) -> Values {
-        let len = tensor.shape().num_elements();
+    /// The numbers of `tensor`, row-major.
+    pub(in super::super) fn values(tensor: CubeTensor) -> Values {
+        let shape = tensor.shape();
+        let len = shape.num_elements();
         if tensor.is_contiguous() {
             return Values::new(tensor.handle, len);
         }
-        let room = CubeBackend::float_zeros(tensor.shape(), &tensor.device, tensor.dtype.into());
-        let copy = CubeBackend::float_slice_assign(room, &[(0..len).into()], tensor);
-        Values::new(copy.handle, len)
+        let whole: Vec<_> = shape.iter().map(|side| (0..*side).into()).collect();
+        let room = CubeBackend::float_zeros(shape, &tensor.device, tensor.dtype.into());
+        Values::new(CubeBackend::float_slice_assign(room, &whole, tensor).handle, len)
     }
 }

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::architecture::{Architecture, Image, POOL, Parameter};
 use super::descent::{Pace, Value, host};
+use super::judging::Judged;
 use super::network::{Dropout, Judge, Memory, Network, Rows, Rule, Step};
 use crate::engine::minibatches::Sums;
 
@@ -137,26 +138,27 @@ impl Forward<'_> {
 }
 
 impl Network for Tensors {
-    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: &mut Judge<'_>) -> Sums {
+    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
         let device = self.device.clone().autodiff();
         let tracked: Vec<Tensor<1>> =
             self.values.iter().map(|value| value.parameter.clone().autodiff().require_grad()).collect();
         let outputs = self.forward(&tracked, self.input(rows, &device), how.dropout.as_mut());
-        let shape = outputs.dims();
-        let on_host = host(outputs.clone().inner());
-        let mut gradient = vec![0.0; on_host.len()];
-        let sums = judge(&on_host, &mut gradient);
-        if !sums.loss.is_finite() {
-            return sums;
-        }
-        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, shape), &device);
+        let judged = match Judged::of(outputs.clone().inner(), &judge) {
+            Ok(judged) => judged,
+            Err(sums) => return sums,
+        };
         // The derivative of sum(outputs * gradient) by the outputs is the gradient itself.
-        let gradients = (outputs * gradient).backward();
+        let gradients = (outputs * judged.gradient.clone().autodiff()).backward();
+        let before = (self.values.clone(), self.steps);
         self.steps += 1;
         for (index, parameter) in tracked.iter().enumerate() {
             if let Some(gradient) = parameter.grad(&gradients) {
                 self.descend(index, gradient, how.learning_rate);
             }
+        }
+        let sums = judged.sums();
+        if !sums.loss.is_finite() {
+            (self.values, self.steps) = before;
         }
         sums
     }

@@ -7,7 +7,7 @@ use tensorfleet_kernels as kernels;
 use super::Architecture;
 use super::architecture::Parameter;
 use super::fused::Fused;
-use super::network::{Dropout, Memory, Network, Rows, Step};
+use super::network::{Dropout, Judge, Memory, Network, Rows, Step};
 use super::recipe::{Model, Recipe};
 use super::schedule::Place;
 use super::state;
@@ -185,9 +185,7 @@ impl Trainer for GradientTrainer {
             steps += 1;
             gather(&data.train, minibatch.rows, data.width(), &mut features);
             let rows = Rows { features: &features, count: minibatch.rows.len() };
-            network.step(rows, how, &mut |outputs, gradient| {
-                criterion.gradient(outputs, &data.train, minibatch.rows, gradient)
-            })
+            network.step(rows, how, Judge { criterion, part: &data.train, rows: minibatch.rows })
         })?;
         self.last = trained.metrics;
         Ok(trained)
