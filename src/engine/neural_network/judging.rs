@@ -20,7 +20,7 @@ enum Figures {
     Known(Sums),
     /// Loss of each row, then hits, shape `[2 rows]`.
     #[cfg(feature = "wgpu")]
-    OnDevice(Tensor<1>),
+    OnDevice(Box<Tensor<1>>),
 }
 
 impl Judged {
@@ -48,7 +48,7 @@ impl Judged {
             #[cfg(feature = "wgpu")]
             Figures::OnDevice(figures) => {
                 let rows = figures.dims()[0] / 2;
-                let figures = host(figures);
+                let figures = host(*figures);
                 if figures.len() != 2 * rows {
                     return Sums { loss: f64::NAN, quality: f64::NAN, rows: rows as u64 };
                 }
@@ -85,7 +85,7 @@ mod gpu {
             targets.into_dispatch(),
             weights.into_dispatch(),
         );
-        let figures = Figures::OnDevice(Tensor::from_dispatch(figures));
+        let figures = Figures::OnDevice(Box::new(Tensor::from_dispatch(figures)));
         Some(Judged { gradient: Tensor::from_dispatch(gradient), figures })
     }
 
