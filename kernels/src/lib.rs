@@ -10,6 +10,7 @@
 //! matrix          Matrix, multiply
 //! parameters      fill_uniform
 //! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
+//! gpu             some of these on a GPU, in CubeCL (feature `wgpu`)
 //! ```
 //!
 //! Invariants: every function is pure (slices in, slices and sums out), takes row-major `f32`, adds up in `f64`
@@ -23,6 +24,8 @@
 mod classification;
 mod convolution;
 mod dense;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 mod margins;
 mod matrix;
 mod optimizers;

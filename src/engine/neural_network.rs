@@ -10,8 +10,8 @@
 //!                           GradientTrainer: minibatches, evaluation, early stopping, files
 //! ```
 //!
-//! Outputs are on the host once a step: loss, accuracy and the gradient by the outputs come of one pass over them.
-//! The loss is needed at every step anyway, to notice divergence.
+//! Loss, accuracy and the gradient by the outputs come of one pass over the outputs. The loss is on the host once a
+//! step, to notice divergence: a step whose loss is no number changes nothing.
 //!
 //! Invariants: all that is random comes from streams of the job's seed (first weights one, dropout one for each epoch
 //! and minibatch), nothing from burn's global generator; parameters have the layout of PyTorch throughout; the same
@@ -21,7 +21,9 @@
 
 mod architecture;
 mod convolutions;
+mod descent;
 mod fused;
+mod judging;
 mod loss;
 mod network;
 mod recipe;

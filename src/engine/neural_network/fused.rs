@@ -136,12 +136,12 @@ impl Fused {
 }
 
 impl Network for Fused {
-    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: &mut Judge<'_>) -> Sums {
+    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
         self.forward(rows, &mut how);
         let Scratch { signals, slopes: [by_output, _], .. } = &mut self.scratch;
         let outputs = signals.last().map_or(&[][..], Vec::as_slice);
         by_output.resize(outputs.len(), 0.0);
-        let sums = judge(outputs, by_output);
+        let sums = judge.gradient(outputs, by_output);
         if sums.loss.is_finite() {
             self.backward(rows, how.dropout.map_or(1.0, |dropout| dropout.scale()));
             self.descend(how.learning_rate);

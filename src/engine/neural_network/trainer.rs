@@ -6,7 +6,7 @@ use tensorfleet_kernels as kernels;
 
 use super::architecture::Parameter;
 use super::fused::Fused;
-use super::network::{Dropout, Memory, Network, Rows, Step};
+use super::network::{Dropout, Judge, Memory, Network, Rows, Step};
 use super::recipe::{Model, Recipe};
 use super::schedule::Place;
 use super::state;
@@ -155,10 +155,13 @@ impl Trainer for GradientTrainer {
 
     fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError> {
         self.warn();
-        if self.stopping.stopped {
+        if let Some(best) = self.stopping.best.as_ref().filter(|_| self.stopping.stopped) {
+            // The task may have brought other weights.
+            let mut memory = self.network.memory();
+            memory.parameters.clone_from(&best.parameters);
+            self.network.remember(memory);
             self.notes.extend(self.stopping.note());
-            let metrics = self.stopping.best.as_ref().map_or(self.last, |best| best.mark.train());
-            return Ok(Trained { metrics, samples: 0, steps: 0 });
+            return Ok(Trained { metrics: best.mark.train(), samples: 0, steps: 0 });
         }
         let Self { data, recipe, network, minibatches, course, seed, .. } = self;
         let Recipe { criterion, learning_rate, course: schedule, dropout, .. } = recipe;
@@ -183,9 +186,7 @@ impl Trainer for GradientTrainer {
             steps += 1;
             gather(&data.train, minibatch.rows, data.width(), &mut features);
             let rows = Rows { features: &features, count: minibatch.rows.len() };
-            network.step(rows, how, &mut |outputs, gradient| {
-                criterion.gradient(outputs, &data.train, minibatch.rows, gradient)
-            })
+            network.step(rows, how, Judge { criterion, part: &data.train, rows: minibatch.rows })
         })?;
         self.last = trained.metrics;
         Ok(trained)
