@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
 use crate::data::Remote;
-use crate::data::remote::{AllowedHost, Cache, Credentials, LocalAddresses, S3, Secret};
+use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
 use crate::domain::{
     Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
 };
@@ -101,9 +101,11 @@ pub(super) fn build(
             variable.name
         ));
     }
-    let worker = worker?;
+    let (worker, mut engine) = (worker?, engine?);
+    engine.data.cache.folder = worker.state_dir.join("cache").join("data");
+    engine.state_dir = Some(worker.state_dir.clone());
     Some(Config {
-        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
+        engine,
         worker,
         orchestrator: orchestrator?,
         grpc_listen: grpc_listen?,
@@ -189,7 +191,6 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
 
 fn data(reader: &mut Reader<'_>) -> Option<data::Config> {
     let root = reader.read("DATA_ROOT", parse::path);
-    let folder = reader.read("STATE_DIR", parse::path).map(|state_dir| state_dir.join("cache").join("data"));
     let max_bytes = reader.read("DATA_CACHE_SIZE", parse::size);
     let allowed_hosts = match reader.set("DATA_ALLOWED_HOSTS") {
         None => Some(Vec::new()),
@@ -203,8 +204,10 @@ fn data(reader: &mut Reader<'_>) -> Option<data::Config> {
         s3,
         ..Remote::default()
     };
-    let cache = Cache { folder: folder?, max_bytes: max_bytes? };
-    Some(data::Config { remote, cache, ..data::Config::for_machine(root?, host::machine().memory_bytes) })
+    let mut config = data::Config::for_machine(root?, host::machine().memory_bytes);
+    // Its folder is read with the worker's.
+    config.cache.max_bytes = max_bytes?;
+    Some(data::Config { remote, ..config })
 }
 
 /// Where `s3://` leads; what is wrong with it has been noted.
