@@ -130,26 +130,80 @@ macro_rules! layout {
 /// All layouts, to be compared with those of a C compiler.
 pub fn layouts() -> Vec<Layout> {
     vec![
-        layout!(PciInfo, "nvmlPciInfo_t", bus_id_legacy = "busIdLegacy", domain = "domain", bus = "bus",
-            device = "device", pci_device_id = "pciDeviceId", pci_subsystem_id = "pciSubSystemId", bus_id = "busId"),
+        layout!(
+            PciInfo,
+            "nvmlPciInfo_t",
+            bus_id_legacy = "busIdLegacy",
+            domain = "domain",
+            bus = "bus",
+            device = "device",
+            pci_device_id = "pciDeviceId",
+            pci_subsystem_id = "pciSubSystemId",
+            bus_id = "busId"
+        ),
         layout!(Utilization, "nvmlUtilization_t", gpu = "gpu", memory = "memory"),
         layout!(Memory, "nvmlMemory_t", total = "total", free = "free", used = "used"),
-        layout!(MemoryV2, "nvmlMemory_v2_t", version = "version", total = "total", reserved = "reserved",
-            free = "free", used = "used"),
-        layout!(Temperature, "nvmlTemperature_t", version = "version", sensor_type = "sensorType",
-            temperature = "temperature"),
-        layout!(ViolationTime, "nvmlViolationTime_t", reference_time = "referenceTime",
-            violation_time = "violationTime"),
-        layout!(ProcessInfo, "nvmlProcessInfo_t", pid = "pid", used_gpu_memory = "usedGpuMemory",
-            gpu_instance_id = "gpuInstanceId", compute_instance_id = "computeInstanceId"),
-        layout!(ProcessUtilizationSample, "nvmlProcessUtilizationSample_t", pid = "pid", time_stamp = "timeStamp",
-            sm_util = "smUtil", mem_util = "memUtil", enc_util = "encUtil", dec_util = "decUtil"),
-        layout!(DeviceAttributes, "nvmlDeviceAttributes_t", multiprocessor_count = "multiprocessorCount",
-            shared_copy_engine_count = "sharedCopyEngineCount", shared_decoder_count = "sharedDecoderCount",
-            shared_encoder_count = "sharedEncoderCount", shared_jpeg_count = "sharedJpegCount",
-            shared_ofa_count = "sharedOfaCount", gpu_instance_slice_count = "gpuInstanceSliceCount",
-            compute_instance_slice_count = "computeInstanceSliceCount", memory_size_mb = "memorySizeMB"),
-        layout!(EventData, "nvmlEventData_t", device = "device", event_type = "eventType",
-            event_data = "eventData", gpu_instance_id = "gpuInstanceId", compute_instance_id = "computeInstanceId"),
+        layout!(
+            MemoryV2,
+            "nvmlMemory_v2_t",
+            version = "version",
+            total = "total",
+            reserved = "reserved",
+            free = "free",
+            used = "used"
+        ),
+        layout!(
+            Temperature,
+            "nvmlTemperature_t",
+            version = "version",
+            sensor_type = "sensorType",
+            temperature = "temperature"
+        ),
+        layout!(
+            ViolationTime,
+            "nvmlViolationTime_t",
+            reference_time = "referenceTime",
+            violation_time = "violationTime"
+        ),
+        layout!(
+            ProcessInfo,
+            "nvmlProcessInfo_t",
+            pid = "pid",
+            used_gpu_memory = "usedGpuMemory",
+            gpu_instance_id = "gpuInstanceId",
+            compute_instance_id = "computeInstanceId"
+        ),
+        layout!(
+            ProcessUtilizationSample,
+            "nvmlProcessUtilizationSample_t",
+            pid = "pid",
+            time_stamp = "timeStamp",
+            sm_util = "smUtil",
+            mem_util = "memUtil",
+            enc_util = "encUtil",
+            dec_util = "decUtil"
+        ),
+        layout!(
+            DeviceAttributes,
+            "nvmlDeviceAttributes_t",
+            multiprocessor_count = "multiprocessorCount",
+            shared_copy_engine_count = "sharedCopyEngineCount",
+            shared_decoder_count = "sharedDecoderCount",
+            shared_encoder_count = "sharedEncoderCount",
+            shared_jpeg_count = "sharedJpegCount",
+            shared_ofa_count = "sharedOfaCount",
+            gpu_instance_slice_count = "gpuInstanceSliceCount",
+            compute_instance_slice_count = "computeInstanceSliceCount",
+            memory_size_mb = "memorySizeMB"
+        ),
+        layout!(
+            EventData,
+            "nvmlEventData_t",
+            device = "device",
+            event_type = "eventType",
+            event_data = "eventData",
+            gpu_instance_id = "gpuInstanceId",
+            compute_instance_id = "computeInstanceId"
+        ),
     ]
 }

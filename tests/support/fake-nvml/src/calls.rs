@@ -3,7 +3,10 @@
 //! Every pointer is one that NVML's own documentation asks for; a null one is an invalid argument.
 #![allow(non_snake_case, missing_docs, reason = "named in nvml.h")]
 #![allow(clippy::missing_safety_doc, reason = "as nvml.h says: valid pointers of the types it names")]
-#![allow(unsafe_op_in_unsafe_fn, reason = "every body is one write through a pointer that was checked for null")]
+#![allow(
+    unsafe_op_in_unsafe_fn,
+    reason = "every body is one write through a pointer that was checked for null"
+)]
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong};
 use std::sync::Mutex;
@@ -200,9 +203,10 @@ pub unsafe extern "C" fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: 
     }
     let Ok(uuid) = CStr::from_ptr(uuid).to_str() else { return INVALID_ARGUMENT };
     code(library::enter(NAME).and_then(|control| {
-        let known = control.gpus.iter().any(|gpu| {
-            gpu.uuid == uuid || gpu.mig.iter().flatten().any(|slice| slice.uuid == uuid)
-        });
+        let known = control
+            .gpus
+            .iter()
+            .any(|gpu| gpu.uuid == uuid || gpu.mig.iter().flatten().any(|slice| slice.uuid == uuid));
         if !known {
             return Err(NOT_FOUND);
         }
@@ -264,7 +268,11 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Device, info: *mut M
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetTemperature(device: Device, sensor: c_uint, celsius: *mut c_uint) -> u32 {
+pub unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: Device,
+    sensor: c_uint,
+    celsius: *mut c_uint,
+) -> u32 {
     code(library::whole(device, "nvmlDeviceGetTemperature").and_then(|found| match sensor {
         0 => put(celsius, found.gpu().temperature_celsius.at(now()) as u32),
         _ => Err(INVALID_ARGUMENT),
@@ -295,7 +303,11 @@ pub unsafe extern "C" fn nvmlDeviceGetClockInfo(device: Device, kind: c_uint, me
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetPcieThroughput(device: Device, counter: c_uint, rate: *mut c_uint) -> u32 {
+pub unsafe extern "C" fn nvmlDeviceGetPcieThroughput(
+    device: Device,
+    counter: c_uint,
+    rate: *mut c_uint,
+) -> u32 {
     code(library::whole(device, "nvmlDeviceGetPcieThroughput").and_then(|found| {
         // Measured over 20 ms, as the real one does.
         std::thread::sleep(Duration::from_millis(20));
@@ -331,10 +343,16 @@ pub unsafe extern "C" fn nvmlDeviceGetTotalEccErrors(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetViolationStatus(device: Device, _: c_uint, time: *mut ViolationTime) -> u32 {
-    code(library::whole(device, "nvmlDeviceGetViolationStatus").and_then(|_| {
-        put(time, ViolationTime { reference_time: (now() * 1e6) as u64, violation_time: 0 })
-    }))
+pub unsafe extern "C" fn nvmlDeviceGetViolationStatus(
+    device: Device,
+    _: c_uint,
+    time: *mut ViolationTime,
+) -> u32 {
+    code(
+        library::whole(device, "nvmlDeviceGetViolationStatus").and_then(|_| {
+            put(time, ViolationTime { reference_time: (now() * 1e6) as u64, violation_time: 0 })
+        }),
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -355,12 +373,15 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
         }
         let absent = u32::MAX;
         for (at, process) in processes.iter().enumerate() {
-            put(places.add(at), ProcessInfo {
-                pid: process.pid,
-                used_gpu_memory: process.memory_bytes,
-                gpu_instance_id: absent,
-                compute_instance_id: absent,
-            })?;
+            put(
+                places.add(at),
+                ProcessInfo {
+                    pid: process.pid,
+                    used_gpu_memory: process.memory_bytes,
+                    gpu_instance_id: absent,
+                    compute_instance_id: absent,
+                },
+            )?;
         }
         Ok(())
     }))
@@ -451,13 +472,16 @@ pub unsafe extern "C" fn nvmlEventSetWait_v2(set: EventSet, data: *mut EventData
         library::enter(NAME)?;
         let uuids = (*set).lock().map_err(|_| UNKNOWN)?.clone();
         if let Some((uuid, xid)) = library::next_xid(&uuids) {
-            return put(data, EventData {
-                device: library::handle(&uuid),
-                event_type: EVENT_XID,
-                event_data: xid,
-                gpu_instance_id: u32::MAX,
-                compute_instance_id: u32::MAX,
-            });
+            return put(
+                data,
+                EventData {
+                    device: library::handle(&uuid),
+                    event_type: EVENT_XID,
+                    event_data: xid,
+                    gpu_instance_id: u32::MAX,
+                    compute_instance_id: u32::MAX,
+                },
+            );
         }
         if Instant::now() >= limit {
             return Err(TIMEOUT);

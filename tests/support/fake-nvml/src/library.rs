@@ -163,7 +163,9 @@ pub(crate) fn device_called(uuid: &str, name: &str) -> Result<Found, u32> {
     if found.gpu().lost {
         return Err(abi::GPU_IS_LOST);
     }
-    suffer(name, |control| control.gpus.iter().find(|gpu| gpu.uuid == found.gpu().uuid)?.faults.get(name).cloned())?;
+    suffer(name, |control| {
+        control.gpus.iter().find(|gpu| gpu.uuid == found.gpu().uuid)?.faults.get(name).cloned()
+    })?;
     Ok(found)
 }
 
