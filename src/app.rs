@@ -11,6 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
-use crate::gpu::{GpuProbe, NoGpus};
+use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, http, telemetry};
+
+/// How long the start waits for the first sample of the GPUs. Where it comes later they are told of then.
+const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,9 @@ pub enum AppError {
     /// A server panicked.
     #[error("a server of the worker failed: {0}")]
     Server(tokio::task::JoinError),
+    /// GPUs cannot be watched.
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
     /// The machine tells nothing of itself.
     #[error(transparent)]
     Host(#[from] host::Error),
@@ -71,6 +78,7 @@ impl AppError {
             | Self::Orchestrator(_)
             | Self::Metrics(_)
             | Self::Http(_)
+            | Self::Gpu(_)
             | Self::Grpc(_)
             | Self::Server(_) => 1,
         }
@@ -110,6 +118,7 @@ pub struct App {
     http: http::Server,
     http_addr: SocketAddr,
     _host: HostSampler,
+    _gpus: GpuSampler,
 }
 
 impl App {
@@ -125,12 +134,16 @@ impl App {
         let registry = telemetry::registry()?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
+        let sampler = GpuSampler::start(config.gpu)?;
+        let sampled = sampler.probe();
+        sampled.register(&registry)?;
+        sampled.first(FIRST_SAMPLE_PATIENCE).await;
+        let gpus: Arc<dyn GpuProbe> = Arc::new(sampled);
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
         let engine =
             tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
         let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
-        let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
@@ -158,6 +171,7 @@ impl App {
             http,
             worker,
             _host: host,
+            _gpus: sampler,
         })
     }
 
