@@ -9,6 +9,8 @@
 //! Whatever can fail for a reason that the operator has to mend (a port that is taken, a folder that cannot be written,
 //! an address that cannot be one) fails in [`App::build`], before anything runs.
 
+mod gpus;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,14 +138,19 @@ impl App {
         host.probe().register(&registry)?;
         let sampler = GpuSampler::start(config.gpu)?;
         let sampled = sampler.probe();
+        let watched = Arc::new(gpus::Watched(sampled.clone()));
         sampled.register(&registry)?;
         sampled.first(FIRST_SAMPLE_PATIENCE).await;
-        let gpus: Arc<dyn GpuProbe> = Arc::new(sampled);
+        let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
-        let engine =
-            tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
-        let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
+        let engine = tokio::task::spawn_blocking(move || {
+            TrainingEngine::with_gpus(config.engine, sessions, Some(watched))
+        });
+        let engine = Arc::new(engine.await.map_err(AppError::Probe)??);
+        let adapters = Arc::clone(&engine);
+        sampled.match_adapters(Box::new(move || adapters.adapters()));
+        let engine: Arc<dyn Engine> = engine;
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
