@@ -13,6 +13,7 @@
 //! the driver; everyone else holds a [`WorkerHandle`].
 
 mod driver;
+mod ending;
 mod follow;
 mod handle;
 mod identity;

@@ -100,10 +100,13 @@ pub(super) fn build(
         ));
     }
     let gpu = gpu(&mut reader);
-    let worker = worker?;
+    let (worker, engine) = (worker?, engine?);
+    let elsewhere = matches!(engine.backend, BackendChoice::Only(Backend::Cpu | Backend::Analytic))
+        || engine.device_policy == DevicePolicy::Cpu;
+    let purpose = if elsewhere { gpu::Purpose::Watching } else { gpu::Purpose::Training };
     Some(Config {
-        gpu: gpu?,
-        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
+        gpu: gpu::Config { purpose, ..gpu? },
+        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine },
         worker,
         orchestrator: orchestrator?,
         grpc_listen: grpc_listen?,
@@ -193,7 +196,7 @@ fn gpu(reader: &mut Reader<'_>) -> Option<gpu::Config> {
     let cuda = reader.read("CUDA_VISIBLE_DEVICES", |raw| Some(raw.to_owned()));
     let pcie = reader.read("GPU_PCIE_THROUGHPUT", parse::boolean);
     let pcie = if pcie? { gpu::PcieThroughput::Measured } else { gpu::PcieThroughput::Skipped };
-    Some(gpu::Config { library, visible: gpu::Visible { nvidia, cuda }, pcie })
+    Some(gpu::Config { library, visible: gpu::Visible { nvidia, cuda }, pcie, ..gpu::Config::default() })
 }
 
 fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::Purpose;
 use super::driver::{Sample, Sampled};
 use super::events::Xid;
 use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
@@ -42,13 +43,14 @@ struct Known {
 /// The GPUs.
 pub(super) struct Inventory {
     visible: Visible,
+    purpose: Purpose,
     known: Vec<Known>,
     warned: BTreeSet<String>,
 }
 
 impl Inventory {
-    pub(super) fn new(visible: Visible) -> Self {
-        Self { visible, known: Vec::new(), warned: BTreeSet::new() }
+    pub(super) fn new(visible: Visible, purpose: Purpose) -> Self {
+        Self { visible, purpose, known: Vec::new(), warned: BTreeSet::new() }
     }
 
     /// Takes over a sample; GPUs that it does not have are lost.
@@ -131,7 +133,11 @@ impl Inventory {
                     "{name} is lost: look for its Xid errors in the kernel's log; it has to be reset (`nvidia-smi -r`) or \
                      the machine restarted"
                 ));
-            } else if device.is_usable() && device.adapter_matched == Some(false) {
+            } else if self.purpose == Purpose::Training
+                && device.is_usable()
+                && !device.info.mig
+                && device.adapter_matched == Some(false)
+            {
                 warnings.push(format!("{name} {NO_ADAPTER}"));
             }
         }

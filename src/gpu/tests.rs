@@ -219,6 +219,7 @@ fn only_visible_gpus_are_seen_and_adapters_are_matched_by_address() {
     let machine = Machine::start_with(Control::with_gpus(3), &[], |config| {
         config.visible.cuda = Some("1,2".into());
         config.pcie = PcieThroughput::Measured;
+        config.purpose = Purpose::Training;
     });
     machine.gpus.match_adapters(Box::new(|| Some(vec!["0000:02:00.0".parse().unwrap()])));
     let snapshot = machine.until("adapters are known", |snapshot| {
