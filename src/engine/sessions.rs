@@ -22,11 +22,12 @@ mod line;
 mod lost;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use self::line::{Line, Surroundings};
-use self::lost::{Loss, Lost};
+pub(super) use self::lost::Loss;
+use self::lost::Lost;
 use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
 use super::{Control, Done, Finished};
@@ -103,6 +104,7 @@ struct Shared {
     limits: SessionLimits,
     data: data::Config,
     store: Option<Arc<Store>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// All sessions.
@@ -111,7 +113,7 @@ pub(crate) struct Sessions(Arc<Shared>);
 impl Sessions {
     /// No session yet.
     pub(crate) fn new(limits: SessionLimits, data: data::Config, store: Option<Arc<Store>>) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store }))
+        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store, threads: Mutex::default() }))
     }
 
     /// Queues a task at the session that `plan` describes; opens one where there is none.
@@ -161,12 +163,44 @@ impl Sessions {
             }),
         };
         let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
-        thread.map(|_| line).map_err(|error| {
+        let thread = thread.map(|thread| {
+            let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(thread);
+        });
+        thread.map(|()| line).map_err(|error| {
             TaskError::new(
                 ErrorCode::Unavailable,
                 format!("a thread for the session could not start: {error}"),
             )
         })
+    }
+
+    /// What `job` had in another process is gone.
+    pub(crate) fn lost(&self, job: &JobId, loss: Loss) {
+        self.0.lost.remember_job(job, loss);
+    }
+
+    /// Ends all sessions and waits until they have put on disk what they had to.
+    pub(crate) fn close(&self) {
+        self.end();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    /// Waiting tasks end as interrupted; running ones go on to their end.
+    fn end(&self) {
+        let lines = std::mem::take(&mut *self.0.lock());
+        for line in lines {
+            line.close();
+            for submission in line.take_all() {
+                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
+        }
     }
 
     /// Jobs whose session is loaded.
@@ -196,16 +230,8 @@ impl Sessions {
 }
 
 impl Drop for Sessions {
-    /// Waiting tasks end as interrupted; running ones go on to their end.
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut *self.0.lock());
-        for line in lines {
-            line.close();
-            for submission in line.take_all() {
-                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
-                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
-            }
-        }
+        self.end();
     }
 }
 

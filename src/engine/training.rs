@@ -7,7 +7,7 @@ use super::checkpoints::Store;
 use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
-use super::sessions::{SessionLimits, Sessions, Submission};
+use super::sessions::{Loss, SessionLimits, Sessions, Submission};
 use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
 use crate::domain::{JobId, TaskSpec};
 
@@ -39,6 +39,18 @@ impl TrainingEngine {
             tracing::warn!("{warning}");
         }
         Ok(engine)
+    }
+
+    /// What `job` had in another process is gone.
+    #[cfg(target_os = "linux")]
+    pub(super) fn lost(&self, job: &JobId, loss: Loss) {
+        self.sessions.lost(job, loss);
+    }
+
+    /// Ends all sessions and waits until they have put on disk what they had to.
+    #[cfg(target_os = "linux")]
+    pub(super) fn close(&self) {
+        self.sessions.close();
     }
 
     pub(super) fn on(config: Config, search: Search, limits: SessionLimits) -> Result<Self, EngineError> {
