@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
+use crate::engine::{Engine, EngineError, Isolation, ProcessEngine, SessionLimits, TrainingEngine};
 use crate::gpu::{GpuProbe, NoGpus};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
@@ -127,9 +127,15 @@ impl App {
         host.probe().register(&registry)?;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
-        let engine =
-            tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
-        let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
+        let engine = move || -> Result<Arc<dyn Engine>, EngineError> {
+            Ok(match config.isolation {
+                Isolation::Thread => Arc::new(TrainingEngine::with_limits(config.engine, sessions)?),
+                Isolation::Process(runners) => {
+                    Arc::new(ProcessEngine::start(config.engine, sessions, runners)?)
+                }
+            })
+        };
+        let engine = tokio::task::spawn_blocking(engine).await.map_err(AppError::Probe)??;
         let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;

@@ -46,6 +46,8 @@ pub struct Config {
     pub worker: worker::Config,
     /// The engine's, with that of its data.
     pub engine: engine::Config,
+    /// Where tasks are trained (TASK_ISOLATION, TASK_MEMORY_LIMIT).
+    pub isolation: engine::Isolation,
     /// The orchestrator's client's.
     pub orchestrator: orchestrator::Config,
     /// Where the gRPC server listens (WORKER_PORT).

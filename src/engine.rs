@@ -18,6 +18,7 @@ mod config;
 mod control;
 mod device;
 mod error;
+mod exit;
 mod local;
 mod minibatches;
 mod neural_network;
@@ -36,12 +37,13 @@ mod trees;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AnalyticProfile, Config, UnsupportedModels};
+pub use config::{AnalyticProfile, Config, Isolation, RunnerConfig, UnsupportedModels};
 pub use control::{Control, Observer, Step};
 pub use error::{EngineError, OpenError};
+pub use exit::ExitCause;
 pub use local::{LocalTraining, Predictions};
 #[cfg(target_os = "linux")]
-pub use runner::{Confinement, ExitCause, ProcessEngine, Runner, RunnerConfig, RunnerError, Tried};
+pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};
 pub use sessions::SessionLimits;
 pub use training::TrainingEngine;
 
@@ -87,7 +89,6 @@ pub trait Watcher: Send + 'static {
     fn trouble(&self, trouble: Option<String>);
 
     /// A process of it has ended.
-    #[cfg(target_os = "linux")]
     fn runner_exited(&self, cause: ExitCause);
 
     /// So many processes of it there are now.

@@ -91,10 +91,7 @@ impl ErrorCode {
     /// Whether the same task may succeed when it is tried again on this worker. What took too much memory would take
     /// it again.
     pub const fn is_retryable(self) -> bool {
-        matches!(
-            self,
-            Self::DeviceLost | Self::Panic | Self::Abort | Self::Signal | Self::Unavailable
-        )
+        matches!(self, Self::DeviceLost | Self::Panic | Self::Abort | Self::Signal | Self::Unavailable)
     }
 }
 

@@ -30,6 +30,26 @@ pub struct Config {
     pub data: data::Config,
 }
 
+/// TASK_ISOLATION: where tasks are trained. Analytic ones stay in the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    /// In threads of the worker itself.
+    Thread,
+    /// In processes of their own.
+    Process(RunnerConfig),
+}
+
+/// How runner processes are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerConfig {
+    /// TASK_MEMORY_LIMIT of a runner that trains on the CPU, in bytes.
+    pub cpu_memory_limit: Option<u64>,
+    /// TASK_MEMORY_LIMIT of one that trains on a GPU, in bytes.
+    pub gpu_memory_limit: Option<u64>,
+    /// Filter of their logs, as LOG_LEVEL.
+    pub log: String,
+}
+
 /// Which set of analytic curves is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AnalyticProfile {

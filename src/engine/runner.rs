@@ -39,7 +39,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use cause::ExitCause;
 pub use child::{Runner, RunnerError};
 pub use confinement::{Confinement, Tried};
 
@@ -50,19 +49,11 @@ use self::supervisor::{Command, Mailbox, Supervisor, Try};
 use super::analytic::Analytic;
 use super::placement::{Placement, Placer};
 use super::search::Search;
-use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, SessionLimits, Watcher};
+use super::{
+    Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, RunnerConfig, SessionLimits,
+    Watcher,
+};
 use crate::domain::{Backend, JobId, TaskSpec};
-
-/// How runners are run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunnerConfig {
-    /// TASK_MEMORY_LIMIT of a runner that trains on the CPU, in bytes.
-    pub cpu_memory_limit: Option<u64>,
-    /// TASK_MEMORY_LIMIT of one that trains on a GPU, in bytes.
-    pub gpu_memory_limit: Option<u64>,
-    /// Filter of their logs, as LOG_LEVEL.
-    pub log: String,
-}
 
 /// What others may look at.
 #[derive(Debug, Default)]

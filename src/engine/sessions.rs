@@ -113,7 +113,14 @@ pub(crate) struct Sessions(Arc<Shared>);
 impl Sessions {
     /// No session yet.
     pub(crate) fn new(limits: SessionLimits, data: data::Config, store: Option<Arc<Store>>) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store, threads: Mutex::default() }))
+        Self(Arc::new(Shared {
+            lines: Mutex::default(),
+            lost: Arc::default(),
+            limits,
+            data,
+            store,
+            threads: Mutex::default(),
+        }))
     }
 
     /// Queues a task at the session that `plan` describes; opens one where there is none.

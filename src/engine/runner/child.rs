@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal};
 
 use super::confinement::confine;
 use super::frames::{Frames, encode};
-use super::messages::{Ended, FromRunner, News, Order, Setup, Started, Stepped, Submit, ToRunner};
+use super::messages::{Ended, FromRunner, News, Order, Setup, Started, Stepped, Submit, ToRunner, unpack};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, JobId, Progress, TaskError};
 use crate::engine::sessions::Loss;
 use crate::engine::{
@@ -73,10 +73,11 @@ impl Runner {
         // Whatever a driver prints goes to the log, and nothing reads the worker's messages but us.
         rustix::stdio::dup2_stdout(rustix::stdio::stderr()).map_err(io::Error::from)?;
         rustix::stdio::dup2_stdin(OwnedFd::from(File::open("/dev/null")?)).map_err(io::Error::from)?;
-        let mut input = Input { pipe: File::from(input), frames: Frames::default(), scratch: vec![0; READ_BYTES] };
+        let mut input =
+            Input { pipe: File::from(input), frames: Frames::default(), scratch: vec![0; READ_BYTES] };
         match input.next()? {
-            Some(Order::Setup(json)) => {
-                let setup = serde_json::from_str(&json).map_err(|error| RunnerError::Message(error.to_string()))?;
+            Some(Order::Setup(setup)) => {
+                let setup = unpack(&setup).map_err(|error| RunnerError::Message(error.to_string()))?;
                 Ok(Self { input, output: Arc::new(Output(Mutex::new(File::from(output)))), setup, parent })
             }
             _ => Err(RunnerError::NoWorker),

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,8 @@ fn restrict(setup: &Setup) -> Result<LandlockStatus, RulesetError> {
         | AccessFs::RemoveFile
         | AccessFs::RemoveDir
         | AccessFs::Refer;
-    let (mut readable, mut devices) = (vec![PathBuf::from("/proc/self"), setup.data.root.clone()], Vec::new());
+    let (mut readable, mut devices) =
+        (vec![PathBuf::from("/proc/self"), setup.data.root.clone()], Vec::new());
     // How many processors there are, and this program, for the lines of a backtrace.
     readable.extend(["/sys/devices/system/cpu", "/sys/fs/cgroup", "/proc/cpuinfo"].map(PathBuf::from));
     readable.extend(std::env::current_exe());
@@ -183,7 +184,10 @@ fn restrict(setup: &Setup) -> Result<LandlockStatus, RulesetError> {
         .create()?
         .add_rules(path_beneath_rules(readable, read))?
         .add_rules(path_beneath_rules(written(setup), write))?
-        .add_rules(path_beneath_rules(["/dev/null", "/dev/urandom"], AccessFs::ReadFile | AccessFs::WriteFile))?
+        .add_rules(path_beneath_rules(
+            ["/dev/null", "/dev/urandom"],
+            AccessFs::ReadFile | AccessFs::WriteFile,
+        ))?
         .add_rules(path_beneath_rules(devices, read | AccessFs::WriteFile | AccessFs::IoctlDev))?;
     Ok(ruleset.restrict_self()?.landlock)
 }

@@ -74,7 +74,7 @@ mod tests {
             cut in 1_usize..64,
         ) {
             let messages: Vec<_> =
-                texts.into_iter().map(|text| FromRunner { news: Some(News::Ready(text)) }).collect();
+                texts.into_iter().map(|text| FromRunner { news: Some(News::Ready(text.into_bytes())) }).collect();
             let bytes: Vec<u8> = messages.iter().flat_map(|message| encode(message).to_vec()).collect();
             let mut frames = Frames::default();
             let mut seen = Vec::new();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::confinement::Confinement;
@@ -24,9 +25,9 @@ pub(super) struct ToRunner {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Order {
-    /// The first message: a [`Setup`] in JSON.
-    #[prost(string, tag = "1")]
-    Setup(String),
+    /// The first message: a packed [`Setup`].
+    #[prost(bytes = "vec", tag = "1")]
+    Setup(Vec<u8>),
     #[prost(message, tag = "2")]
     Submit(Submit),
     #[prost(message, tag = "3")]
@@ -77,9 +78,9 @@ pub(super) struct Submit {
     pub(super) model: String,
     #[prost(string, tag = "6")]
     pub(super) dataset_path: String,
-    /// JSON, which keeps every bit of its numbers.
-    #[prost(string, tag = "7")]
-    pub(super) hyperparameters: String,
+    /// Packed.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(super) hyperparameters: Vec<u8>,
     #[prost(uint32, tag = "8")]
     pub(super) epoch: u32,
     #[prost(uint32, tag = "9")]
@@ -99,7 +100,7 @@ impl Submit {
     /// `task` as try `number`.
     ///
     /// # Errors
-    /// A defect of ours: hyperparameters that are no JSON.
+    /// A defect of ours: hyperparameters that cannot be packed.
     pub(super) fn new(number: u64, task: &TaskSpec, loss: u32) -> Result<Self, TaskError> {
         Ok(Self {
             number,
@@ -108,7 +109,7 @@ impl Submit {
             attempt: task.identity.attempt,
             model: task.model.to_string(),
             dataset_path: task.dataset_path.clone(),
-            hyperparameters: serde_json::to_string(&task.hyperparameters).map_err(unreadable)?,
+            hyperparameters: pack(&task.hyperparameters)?,
             epoch: task.epoch,
             batch_start: task.batches.start,
             batch_end: task.batches.end,
@@ -131,7 +132,7 @@ impl Submit {
             },
             model: ModelType::parse(&self.model).map_err(unreadable)?,
             dataset_path: self.dataset_path,
-            hyperparameters: serde_json::from_str(&self.hyperparameters).map_err(unreadable)?,
+            hyperparameters: unpack(&self.hyperparameters)?,
             // Said by the worker.
             notes: Vec::new(),
             epoch: self.epoch,
@@ -184,9 +185,9 @@ pub(super) struct FromRunner {
 
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum News {
-    /// The runner takes tasks: a [`Confinement`] in JSON.
-    #[prost(string, tag = "1")]
-    Ready(String),
+    /// The runner takes tasks: a packed [`Confinement`].
+    #[prost(bytes = "vec", tag = "1")]
+    Ready(Vec<u8>),
     #[prost(message, tag = "2")]
     Started(Started),
     #[prost(message, tag = "3")]
@@ -197,7 +198,7 @@ pub(super) enum News {
 
 impl News {
     pub(super) fn ready(confinement: &Confinement) -> Result<Self, TaskError> {
-        serde_json::to_string(confinement).map(Self::Ready).map_err(unreadable)
+        pack(confinement).map(Self::Ready)
     }
 }
 
@@ -349,6 +350,24 @@ impl Ended {
         };
         Finished { ending, notes: self.notes }
     }
+}
+
+/// `value` as CBOR, which keeps every bit of its numbers.
+///
+/// # Errors
+/// A defect of ours.
+pub(super) fn pack(value: &impl Serialize) -> Result<Vec<u8>, TaskError> {
+    let mut packed = Vec::new();
+    ciborium::into_writer(value, &mut packed).map_err(unreadable)?;
+    Ok(packed)
+}
+
+/// What [`pack`] packed.
+///
+/// # Errors
+/// It is something else.
+pub(super) fn unpack<T: DeserializeOwned>(packed: &[u8]) -> Result<T, TaskError> {
+    ciborium::from_reader(packed).map_err(unreadable)
 }
 
 fn backend(name: &str) -> Option<Backend> {

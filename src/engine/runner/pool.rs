@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::cause::{Evidence, ExitCause, Verdict, classify};
+use super::cause::{Evidence, Verdict, classify};
 use super::confinement::Confinement;
 use super::logs::{self, Context, Stray};
-use super::messages::{Ended, Order, Setup, Stop, Submit, ToRunner};
+use super::messages::{Ended, Order, Setup, Stop, Submit, ToRunner, pack, unpack};
 use super::process::{Process, Program};
 use super::supervisor::Try;
 use crate::domain::{Backend, ErrorCode, JobId, TaskError, TaskSpec};
 use crate::engine::checkpoints::Store;
 use crate::engine::sessions::Loss;
-use crate::engine::{Control, Finished, SessionLimits, Watcher};
+use crate::engine::{Control, ExitCause, Finished, SessionLimits, Watcher};
 
 /// Starts in a row that may fail before admission stops.
 const MOST_FAILED_STARTS: u32 = 3;
@@ -64,11 +64,7 @@ pub(super) struct Patience {
 impl Default for Patience {
     /// 60 seconds, since a graphics driver may take 20 of them; 5; 10.
     fn default() -> Self {
-        Self {
-            start: Duration::from_secs(60),
-            stop: Duration::from_secs(5),
-            leave: Duration::from_secs(10),
-        }
+        Self { start: Duration::from_secs(60), stop: Duration::from_secs(5), leave: Duration::from_secs(10) }
     }
 }
 
@@ -181,7 +177,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(program: Program, setups: [Setup; 2], limits: SessionLimits, patience: Patience) -> Self {
+    pub(super) fn new(
+        program: Program,
+        setups: [Setup; 2],
+        limits: SessionLimits,
+        patience: Patience,
+    ) -> Self {
         Self {
             program,
             setups,
@@ -317,8 +318,8 @@ impl Pool {
     }
 
     /// Runner `id` takes tasks.
-    pub(super) fn ready(&mut self, id: u64, confinement: &str) {
-        let Ok(confinement) = serde_json::from_str::<Confinement>(confinement) else {
+    pub(super) fn ready(&mut self, id: u64, confinement: &[u8]) {
+        let Ok(confinement) = unpack::<Confinement>(confinement) else {
             return self.misunderstood(id, "what it gave up cannot be read");
         };
         let Some(runner) = self.runners.get_mut(&id) else { return };

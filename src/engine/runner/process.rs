@@ -34,11 +34,7 @@ impl Program {
     pub(super) fn this() -> Self {
         Self {
             path: PathBuf::from("/proc/self/exe"),
-            arguments: vec![
-                "runner".into(),
-                "--parent".into(),
-                std::process::id().to_string().into(),
-            ],
+            arguments: vec!["runner".into(), "--parent".into(), std::process::id().to_string().into()],
         }
     }
 }

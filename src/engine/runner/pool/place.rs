@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use super::{
     Current, Lane, Order, Phase, Pool, Process, Runner, Submit, ToRunner, Try, Verdict, failed, identity_of,
+    pack,
 };
 use crate::domain::ErrorCode;
-use crate::engine::runner::cause::ExitCause;
+use crate::engine::ExitCause;
 
 impl Pool {
     /// The runner that `run` has to go to, busy or not.
@@ -53,7 +54,7 @@ impl Pool {
         }
         let setup = self.setup(lane);
         let root = identity_of(&setup.data.root);
-        let setup = match serde_json::to_string(setup) {
+        let setup = match pack(setup) {
             Ok(setup) => setup,
             Err(error) => {
                 self.start_failed(lane, &error.to_string());
@@ -114,7 +115,9 @@ impl Pool {
             let code = runner.current.as_ref().and_then(|current| Some(current.reason.as_ref()?.code));
             let (cause, what) = match (runner.phase, code) {
                 (Phase::Starting, _) => (ExitCause::Protocol, "it was not ready in time"),
-                (_, Some(ErrorCode::TimedOut)) => (ExitCause::TimeOut, "its task ran too long and did not stop"),
+                (_, Some(ErrorCode::TimedOut)) => {
+                    (ExitCause::TimeOut, "its task ran too long and did not stop")
+                }
                 (_, Some(_)) => (ExitCause::Cancelled, "its task was told to stop and did not"),
                 (_, None) => (ExitCause::Retired, "it was told to leave and did not"),
             };
@@ -158,9 +161,9 @@ impl Pool {
                 runner.dismiss(leave);
             }
         }
-        let spares = idle.iter_mut().filter(|runner| {
-            runner.lane == Lane::Cpu && runner.is_idle() && runner.jobs.is_empty()
-        });
+        let spares = idle
+            .iter_mut()
+            .filter(|runner| runner.lane == Lane::Cpu && runner.is_idle() && runner.jobs.is_empty());
         for runner in spares.rev().skip(1) {
             runner.dismiss(leave);
         }
