@@ -179,7 +179,12 @@ fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Iso
     let (cpu_memory_limit, gpu_memory_limit) = limits?;
     let log = logs?.filter.to_string();
     Some(match process? {
-        true => Isolation::Process(RunnerConfig { cpu_memory_limit, gpu_memory_limit, log }),
+        true => Isolation::Process(RunnerConfig {
+            cpu_memory_limit,
+            gpu_memory_limit,
+            log,
+            ..RunnerConfig::default()
+        }),
         false => Isolation::Thread,
     })
 }

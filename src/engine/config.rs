@@ -48,6 +48,25 @@ pub struct RunnerConfig {
     pub gpu_memory_limit: Option<u64>,
     /// Filter of their logs, as LOG_LEVEL.
     pub log: String,
+    /// What is started as a runner: this program.
+    pub program: PathBuf,
+}
+
+impl RunnerConfig {
+    /// The program that runs now, even when its file was replaced since.
+    pub const THIS_PROGRAM: &str = "/proc/self/exe";
+}
+
+impl Default for RunnerConfig {
+    /// This program, without limits.
+    fn default() -> Self {
+        Self {
+            cpu_memory_limit: None,
+            gpu_memory_limit: None,
+            log: "info".to_owned(),
+            program: PathBuf::from(Self::THIS_PROGRAM),
+        }
+    }
 }
 
 /// Which set of analytic curves is drawn.

@@ -99,7 +99,8 @@ impl ProcessEngine {
     /// # Errors
     /// The machine lacks what `config` demands, or the system gives no thread.
     pub fn start(config: Config, limits: SessionLimits, runners: RunnerConfig) -> Result<Self, EngineError> {
-        Self::with_program(config, limits, runners, (Program::this(), Patience::default()))
+        let program = Program::runner(runners.program.clone());
+        Self::with_program(config, limits, runners, (program, Patience::default()))
     }
 
     fn with_program(

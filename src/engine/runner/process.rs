@@ -30,10 +30,10 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// This very program, even when its file was replaced since.
-    pub(super) fn this() -> Self {
+    /// The program at `path` as a runner of this process.
+    pub(super) fn runner(path: PathBuf) -> Self {
         Self {
-            path: PathBuf::from("/proc/self/exe"),
+            path,
             arguments: vec!["runner".into(), "--parent".into(), std::process::id().to_string().into()],
         }
     }
