@@ -38,7 +38,14 @@ impl Search {
         }
         let software =
             if config.allow_software_adapter { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
-        Self::with(Box::new(move || Devices::probe(software)))
+        let only = config.gpu;
+        Self::with(Box::new(move || {
+            let mut devices = Devices::probe(software);
+            if let Some(only) = only {
+                devices.adapters.retain(|adapter| adapter.address == Some(only));
+            }
+            devices
+        }))
     }
 
     /// A search that found `devices`.

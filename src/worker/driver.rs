@@ -238,6 +238,14 @@ impl<O: Orchestrator> Driver<O> {
                     self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
                 }
             }
+            Notice::Engine { trouble } => {
+                match &trouble {
+                    Some(trouble) => tracing::error!("no task is taken: {trouble}"),
+                    None if self.state.engine_trouble.is_some() => tracing::info!("tasks are taken again"),
+                    None => {}
+                }
+                self.apply(Event::Engine { trouble }, effects);
+            }
             Notice::Stored { key, left } => {
                 self.tidings.push(Tiding::Report(left));
                 self.apply(Event::Persisted { key }, effects);
