@@ -128,7 +128,7 @@ impl App {
     ///
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
+    pub async fn build(mut config: Config) -> Result<Self, AppError> {
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
@@ -142,6 +142,7 @@ impl App {
         sampled.register(&registry)?;
         sampled.first(FIRST_SAMPLE_PATIENCE).await;
         let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
+        config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
         let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {

@@ -161,6 +161,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
         gpu: None,
+        hidden_gpus: Vec::new(),
         // Read with the worker's.
         state_dir: None,
         data: data::Config::for_machine(root?, host::machine().memory_bytes),

@@ -24,6 +24,8 @@ pub struct Config {
     pub unsupported_models: UnsupportedModels,
     /// The one GPU that may be used; None = all.
     pub gpu: Option<PciAddress>,
+    /// GPUs that may not be used.
+    pub hidden_gpus: Vec<PciAddress>,
     /// ALLOW_SOFTWARE_ADAPTER.
     pub allow_software_adapter: bool,
     /// STATE_DIR: where checkpoints and models are kept; nothing is kept where it is absent.

@@ -38,12 +38,11 @@ impl Search {
         }
         let software =
             if config.allow_software_adapter { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
-        let only = config.gpu;
+        let (only, hidden) = (config.gpu, config.hidden_gpus.clone());
         Self::with(Box::new(move || {
             let mut devices = Devices::probe(software);
-            if let Some(only) = only {
-                devices.adapters.retain(|adapter| adapter.address == Some(only));
-            }
+            devices.keep(|address| only.is_none_or(|only| address == Some(only)));
+            devices.keep(|address| address.is_none_or(|address| !hidden.contains(&address)));
             devices
         }))
     }

@@ -63,6 +63,7 @@ pub(super) fn config() -> Config {
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: false,
         gpu: None,
+        hidden_gpus: Vec::new(),
         state_dir: None,
         data: data::Config::new("data"),
     }

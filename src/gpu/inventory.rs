@@ -96,8 +96,8 @@ impl Inventory {
         self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
     }
 
-    /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
-    pub(super) fn devices(&self, adapters: Option<&[PciAddress]>) -> Vec<GpuDevice> {
+    /// For each GPU, whether this worker may use it.
+    fn visible(&self) -> Vec<bool> {
         let candidates: Vec<Candidate<'_>> = self
             .known
             .iter()
@@ -107,7 +107,23 @@ impl Inventory {
                 parent: known.parent.as_deref(),
             })
             .collect();
-        let visible = self.visible.select(&candidates);
+        self.visible.select(&candidates)
+    }
+
+    /// Where those are that it may not use, neither as a whole nor in slices.
+    pub(super) fn hidden(&self) -> Vec<PciAddress> {
+        let address = |known: &Known| known.device.info.pci_bus_id.parse::<PciAddress>().ok();
+        let visible = self.visible();
+        let of = |wanted: bool| self.known.iter().zip(&visible).filter(move |(_, is)| **is == wanted);
+        let used: Vec<_> = of(true).filter_map(|(known, _)| address(known)).collect();
+        let mut hidden: Vec<_> = of(false).filter_map(|(known, _)| address(known)).collect();
+        hidden.retain(|address| !used.contains(address));
+        hidden
+    }
+
+    /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
+    pub(super) fn devices(&self, adapters: Option<&[PciAddress]>) -> Vec<GpuDevice> {
+        let visible = self.visible();
         let visible = self.known.iter().zip(visible).filter(|(_, visible)| *visible);
         visible
             .map(|(known, _)| {

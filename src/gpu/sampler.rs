@@ -385,6 +385,8 @@ impl Keeper {
                 _ => tracing::warn!(state, "no readings of GPUs"),
             }
         }
-        self.publish.send_replace(Arc::new(GpuSnapshot::new(self.state, devices, warnings)));
+        let hidden = self.inventory.hidden();
+        let snapshot = GpuSnapshot { hidden, ..GpuSnapshot::new(self.state, devices, warnings) };
+        self.publish.send_replace(Arc::new(snapshot));
     }
 }

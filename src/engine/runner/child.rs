@@ -137,6 +137,7 @@ fn engine_config(setup: &Setup) -> Config {
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: setup.allow_software_adapter,
         gpu: setup.gpu.as_deref().and_then(|address| address.parse().ok()),
+        hidden_gpus: Vec::new(),
         state_dir: setup.state_dir.clone(),
         data: setup.data.clone(),
     }
