@@ -61,7 +61,7 @@ pub(super) fn classify(evidence: &Evidence<'_>) -> Verdict {
         (Some(signal), _) => {
             Verdict::new(ExitCause::Signal, format!("{} ended it{words}", signal_name(signal)))
         }
-        (None, Some(PANIC_EXIT_CODE)) if no_memory => {
+        (None, Some(_)) if no_memory => {
             Verdict::new(ExitCause::Oom, format!("{}{words}", limit(evidence.memory_limit_bytes)))
         }
         (None, Some(PANIC_EXIT_CODE)) => Verdict::new(ExitCause::Panic, format!("it panicked{words}")),

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -28,6 +29,9 @@ use crate::engine::{
 /// Least time between two messages about the steps of a task.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Memory without which no task can be trained, in bytes.
+const START_BYTES: usize = 16 << 20;
+
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -43,6 +47,9 @@ pub enum RunnerError {
     /// What came was no message, or not the expected one.
     #[error("a message from the worker cannot be read: {0}")]
     Message(String),
+    /// There is not even memory to begin with.
+    #[error("out of memory at its start: {0}")]
+    Memory(String),
     /// The device is not there.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -97,6 +104,7 @@ impl Runner {
     pub fn serve(mut self) -> Result<(), RunnerError> {
         let confinement = confine(&self.setup);
         let engine = TrainingEngine::with_limits(engine_config(&self.setup), self.setup.limits())?;
+        try_memory()?;
         self.output.say(News::ready(&confinement).map_err(|error| RunnerError::Message(error.to_string()))?);
         let work = Arc::new(Work { engine, running: Mutex::default() });
         while let Some(order) = self.input.next()? {
@@ -124,6 +132,15 @@ impl Runner {
         work.engine.close();
         Ok(())
     }
+}
+
+/// Tries what every task needs: some memory, and a thread.
+fn try_memory() -> Result<(), RunnerError> {
+    let mut memory = Vec::<u8>::new();
+    memory.try_reserve_exact(START_BYTES).map_err(|error| RunnerError::Memory(error.to_string()))?;
+    let thread =
+        thread::Builder::new().spawn(|| ()).map_err(|error| RunnerError::Memory(error.to_string()))?;
+    thread.join().map_err(|_| RunnerError::Memory("a thread did not come back".to_owned()))
 }
 
 fn engine_config(setup: &Setup) -> Config {

@@ -1,5 +1,6 @@
 //! All runners, what waits for them, and every decision about both.
 
+mod member;
 mod place;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -8,12 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::member::{Current, Phase, Runner};
 use super::Shared;
 use super::cause::{Evidence, Verdict, classify};
 use super::confinement::Confinement;
-use super::logs::{self, Context, Stray};
 use super::messages::{Ended, Order, Setup, Stop, Submit, ToRunner, pack, unpack};
-use super::process::{Process, Program};
+use super::process::Program;
 use super::supervisor::Try;
 use crate::domain::{Backend, ErrorCode, JobId, PciAddress, TaskError};
 use crate::engine::checkpoints::Store;
@@ -70,87 +71,6 @@ impl Default for Patience {
     /// 60 seconds, since a graphics driver may take 20 of them; 5; 10.
     fn default() -> Self {
         Self { start: Duration::from_secs(60), stop: Duration::from_secs(5), leave: Duration::from_secs(10) }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Starting,
-    Ready,
-    Leaving,
-}
-
-/// The task a runner works on.
-struct Current {
-    run: Try,
-    /// Why it was told to stop.
-    reason: Option<TaskError>,
-}
-
-/// One runner.
-pub(super) struct Runner {
-    pub(super) process: Process,
-    lane: Lane,
-    phase: Phase,
-    /// Jobs whose tasks come here.
-    jobs: Vec<JobId>,
-    warm: Vec<JobId>,
-    current: Option<Current>,
-    /// When it is killed.
-    deadline: Option<Instant>,
-    /// Whether it was ready once.
-    began: bool,
-    /// Jobs that ended while it was at work.
-    forgotten: Vec<JobId>,
-    /// Why it is to end, or was made to.
-    doom: Option<Verdict>,
-    last_words: Option<String>,
-    /// The data folder that it may read.
-    root: Option<(u64, u64)>,
-    used: Instant,
-}
-
-impl Runner {
-    /// Passes on what it logged.
-    pub(super) fn read_log(&mut self, scratch: &mut [u8]) {
-        let identity = self.current.as_ref().map(|current| &current.run.task.identity);
-        let context = Context {
-            runner: self.process.id(),
-            job_id: identity.map(|identity| identity.job_id.as_str()),
-            task_id: identity.map(|identity| identity.task_id.as_str()),
-        };
-        let last_words = &mut self.last_words;
-        self.process.read_errors(scratch, &mut |line| {
-            if logs::pass_on(line, context) == Stray::Yes && !line.starts_with("note: ") {
-                *last_words = Some(line.to_owned());
-            }
-        });
-    }
-
-    fn is_idle(&self) -> bool {
-        self.phase == Phase::Ready && self.current.is_none()
-    }
-
-    /// A job that has ended has it for as long as it works on it.
-    fn drop_forgotten(&mut self) {
-        let current = self.current.as_ref().map(|current| &current.run.task.identity.job_id);
-        let ended = |job: &JobId| self.forgotten.contains(job) && current != Some(job);
-        self.jobs.retain(|job| !ended(job));
-        self.forgotten.retain(|job| current == Some(job));
-    }
-
-    /// Lets it leave by itself, by `deadline`.
-    fn dismiss(&mut self, deadline: Instant) {
-        self.phase = Phase::Leaving;
-        self.deadline = Some(deadline);
-        self.process.dismiss();
-    }
-
-    fn kill(&mut self, verdict: Verdict) {
-        self.phase = Phase::Leaving;
-        self.deadline = None;
-        self.doom.get_or_insert(verdict);
-        self.process.kill();
     }
 }
 

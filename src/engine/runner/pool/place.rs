@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::{
-    Current, Lane, Order, Phase, Pool, Process, Runner, Submit, ToRunner, Try, Verdict, failed, identity_of,
-    pack,
+    Current, Lane, Order, Phase, Pool, Runner, Submit, ToRunner, Try, Verdict, failed, identity_of, pack,
 };
 use crate::domain::ErrorCode;
 use crate::engine::ExitCause;
+use crate::engine::runner::process::Process;
 
 impl Pool {
     /// The runner that `run` has to go to, busy or not.
