@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::*;
 use crate::domain::{BackendChoice, ErrorCode, TaskError};
+use crate::engine::ExitCause;
 use crate::engine::tests::{config, done, quiet, task};
 
 /// Generous, since machines of a build farm are slow.
