@@ -314,7 +314,7 @@ fn what_this_version_lacks_is_never_passed_over() {
 #[test]
 fn tasks_train_in_processes_of_three_quarters_of_the_memory_unless_it_is_said_otherwise() {
     let isolation = |settings: &[(&str, &str)]| from_environment(settings).unwrap().config.isolation;
-    let limits = |settings| match isolation(settings) {
+    let limits = |settings: &[(&str, &str)]| match isolation(settings) {
         Isolation::Process(runners) => (runners.cpu_memory_limit, runners.gpu_memory_limit),
         Isolation::Thread => panic!("threads"),
     };
@@ -325,7 +325,8 @@ fn tasks_train_in_processes_of_three_quarters_of_the_memory_unless_it_is_said_ot
     for (raw, bytes) in
         [("512MiB", 512 << 20), ("2 GiB", 2 << 30), ("1500kB", 1_500_000), ("1048576", 1 << 20)]
     {
-        assert_eq!(limits(&[("TASK_MEMORY_LIMIT", raw)]), (Some(bytes), Some(bytes)));
+        let settings = [("TASK_MEMORY_LIMIT", raw)];
+        assert_eq!(limits(&settings), (Some(bytes), Some(bytes)));
     }
     assert_eq!(isolation(&[("TASK_ISOLATION", "thread")]), Isolation::Thread);
 }
