@@ -325,7 +325,8 @@ fn tasks_train_in_processes_of_three_quarters_of_the_memory_unless_it_is_said_ot
     for (raw, bytes) in
         [("512MiB", 512 << 20), ("2 GiB", 2 << 30), ("1500kB", 1_500_000), ("1048576", 1 << 20)]
     {
-        assert_eq!(limits(&[("TASK_MEMORY_LIMIT", raw)]), (Some(bytes), Some(bytes)));
+        let settings = [("TASK_MEMORY_LIMIT", raw)];
+        assert_eq!(limits(&settings), (Some(bytes), Some(bytes)));
     }
     assert_eq!(isolation(&[("TASK_ISOLATION", "thread")]), Isolation::Thread);
 }
