@@ -18,6 +18,7 @@ mod ids;
 mod invalid;
 mod masked;
 mod outcome;
+mod pci;
 mod progress;
 mod status;
 mod task;
@@ -32,6 +33,7 @@ pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
 pub use masked::masked_path;
 pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
+pub use pci::{ParsePciAddressError, PciAddress};
 pub use progress::Progress;
 pub use status::{
     Capabilities, GpuInfo, GpuUsage, HostUsage, LinkState, TaskPhase, TaskView, WorkerPhase, WorkerStatus,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("domain", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("data", &["domain"], &["tokio", "tonic", "axum", "prometheus", "burn"]),
-    ("gpu", &["domain"], &["tokio", "tonic", "axum", "burn"]),
+    ("gpu", &["domain"], &["tonic", "axum", "burn"]),
     ("telemetry", &["domain"], &["tonic", "axum", "burn"]),
     ("engine", &["domain", "data"], &["tokio", "tonic", "axum", "prometheus"]),
     ("wire", &["domain"], &["tokio", "axum", "prometheus", "burn"]),
@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("dev", &["domain", "wire"], &["axum", "burn"]),
     (
         "config",
-        &["domain", "data", "engine", "orchestrator", "worker", "telemetry", "grpc", "http"],
+        &["domain", "data", "engine", "gpu", "orchestrator", "worker", "telemetry", "grpc", "http"],
         &["tokio", "burn"],
     ),
     (

@@ -28,6 +28,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 #[cfg(feature = "remote")]
 use super::content::{Content, Opened};
 #[cfg(feature = "remote")]
@@ -36,7 +38,7 @@ use super::error::DataError;
 use super::{Check, Config};
 
 /// Which data of other machines may be fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
     /// Hosts that a URL may name; none by default.
     pub allowed_hosts: Vec<AllowedHost>,
@@ -64,7 +66,7 @@ impl Default for Remote {
 
 /// A host that a URL may name: `data.example.org`, `*.example.org`, `10.0.0.7`, `[fd00::7]`, each with a port behind
 /// it (`:8080`) or without one, which allows that of the scheme.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedHost {
     /// Lower case; for `*.example.org` what follows the star.
     name: String,
@@ -116,7 +118,7 @@ impl AllowedHost {
 }
 
 /// Whether hosts may be at addresses of this machine and of private networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalAddresses {
     /// No.
     Refused,
@@ -125,7 +127,7 @@ pub enum LocalAddresses {
 }
 
 /// Where `s3://` leads.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct S3 {
     /// URL of a service that speaks S3; without one that of AWS for the region.
     pub endpoint: Option<String>,
@@ -149,7 +151,7 @@ impl S3 {
 }
 
 /// Who asks for objects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Name of the key.
     pub access_key_id: Secret,
@@ -160,7 +162,7 @@ pub struct Credentials {
 }
 
 /// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {
@@ -183,7 +185,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Where what was fetched is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cache {
     /// Its folder; made when something is fetched.
     pub folder: PathBuf,

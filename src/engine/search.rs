@@ -38,7 +38,13 @@ impl Search {
         }
         let software =
             if config.allow_software_adapter { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
-        Self::with(Box::new(move || Devices::probe(software)))
+        let (only, hidden) = (config.gpu, config.hidden_gpus.clone());
+        Self::with(Box::new(move || {
+            let mut devices = Devices::probe(software);
+            devices.keep(|address| only.is_none_or(|only| address == Some(only)));
+            devices.keep(|address| address.is_none_or(|address| !hidden.contains(&address)));
+            devices
+        }))
     }
 
     /// A search that found `devices`.
@@ -61,6 +67,11 @@ impl Search {
     /// The devices; waits for them.
     pub(crate) fn wait(&self) -> &Devices {
         self.gpus.find()
+    }
+
+    /// The devices, if somebody had to know them already; begins no search.
+    pub(crate) fn so_far(&self) -> Option<&Devices> {
+        self.gpus.found.get()
     }
 
     /// The devices, if they are known by now; never waits.

@@ -22,13 +22,16 @@ mod line;
 mod lost;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use self::line::{Line, Surroundings};
-use self::lost::{Loss, Lost};
+pub(super) use self::lost::Loss;
+use self::lost::Lost;
+use super::cards::{Cards, NotPlaced, Reservation};
 use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
+use super::waiting::{self, Places, Waiting};
 use super::{Control, Done, Finished};
 use crate::data;
 use crate::domain::{Backend, ErrorCode, Hyperparameters, JobId, TaskError, TaskSpec};
@@ -103,6 +106,15 @@ struct Shared {
     limits: SessionLimits,
     data: data::Config,
     store: Option<Arc<Store>>,
+    cards: Arc<Cards>,
+    waiting: Mutex<Waiting>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why there is no line.
+enum Unopened {
+    Wait(Box<SessionPlan>),
+    Refused(TaskError),
 }
 
 /// All sessions.
@@ -110,63 +122,64 @@ pub(crate) struct Sessions(Arc<Shared>);
 
 impl Sessions {
     /// No session yet.
-    pub(crate) fn new(limits: SessionLimits, data: data::Config, store: Option<Arc<Store>>) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store }))
+    pub(crate) fn new(
+        limits: SessionLimits,
+        data: data::Config,
+        store: Option<Arc<Store>>,
+        cards: Arc<Cards>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            lines: Mutex::default(),
+            lost: Arc::default(),
+            limits,
+            data,
+            store,
+            cards,
+            waiting: Mutex::default(),
+            threads: Mutex::default(),
+        }))
     }
 
-    /// Queues a task at the session that `plan` describes; opens one where there is none.
+    /// Queues a task at the session that `plan` describes; opens one where there is none, as soon as a GPU has room
+    /// for it where it needs one.
     pub(crate) fn submit(&self, plan: SessionPlan, submission: Submission) {
-        let key = Key::new(&submission.task.identity.job_id, &plan);
-        let control = Arc::clone(&submission.control);
-        let mut lines = self.0.lock();
-        let line = match lines.iter().find(|line| line.key == key) {
-            Some(line) => Arc::clone(line),
-            None => match self.open(key, plan) {
-                Ok(line) => {
-                    lines.push(Arc::clone(&line));
-                    line
-                }
-                Err(error) => {
-                    drop(lines);
-                    return submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
-                }
-            },
-        };
-        // Under the lock of the table, so that the line cannot be closed in between.
-        let number = line.push(submission);
-        drop(lines);
-        let line = Arc::downgrade(&line);
-        let asked = Arc::downgrade(&control);
-        control.on_stop(move || {
-            let (Some(line), Some(control)) = (line.upgrade(), asked.upgrade()) else { return };
-            if let (Some(submission), Err(reason)) = (line.take_out(number), control.check()) {
+        let behind = !self.0.has_line(&Key::new(&submission.task.identity.job_id, &plan))
+            && waiting::anyone_waits(&*self.0);
+        if behind && self.0.cards.are_needed_by(&plan.device) {
+            // Those that wait for longer get the next room.
+            return waiting::wait(&self.0, plan, submission);
+        }
+        if let Err((plan, submission)) = self.0.try_submit(plan, submission) {
+            waiting::wait(&self.0, plan, submission);
+        }
+    }
+
+    /// What `job` had in another process is gone.
+    pub(crate) fn lost(&self, job: &JobId, loss: Loss) {
+        self.0.lost.remember_job(job, loss);
+    }
+
+    /// Ends all sessions and waits until they have put on disk what they had to.
+    pub(crate) fn close(&self) {
+        self.end();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    /// Waiting tasks end as interrupted; running ones go on to their end.
+    fn end(&self) {
+        waiting::dismiss(&*self.0);
+        let lines = std::mem::take(&mut *self.0.lock());
+        for line in lines {
+            line.close();
+            for submission in line.take_all() {
+                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
                 submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
             }
-        });
-    }
-
-    fn open(&self, key: Key, plan: SessionPlan) -> Result<Arc<Line>, TaskError> {
-        let name = format!("train-{}", key.job);
-        let line = Arc::new(Line::new(key, plan));
-        let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
-        let around = Surroundings {
-            data: self.0.data.clone(),
-            lost: Arc::clone(&self.0.lost),
-            store: self.0.store.clone(),
-            idle_time: self.0.limits.idle_time,
-            idle: Box::new(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.evict();
-                }
-            }),
-        };
-        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
-        thread.map(|_| line).map_err(|error| {
-            TaskError::new(
-                ErrorCode::Unavailable,
-                format!("a thread for the session could not start: {error}"),
-            )
-        })
+        }
     }
 
     /// Jobs whose session is loaded.
@@ -196,20 +209,65 @@ impl Sessions {
 }
 
 impl Drop for Sessions {
-    /// Waiting tasks end as interrupted; running ones go on to their end.
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut *self.0.lock());
-        for line in lines {
-            line.close();
-            for submission in line.take_all() {
-                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
-                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
-            }
-        }
+        self.end();
     }
 }
 
 impl Shared {
+    fn has_line(&self, key: &Key) -> bool {
+        self.lock().iter().any(|line| line.key == *key && line.is_usable())
+    }
+
+    /// A line on a device with room for it.
+    fn place(self: &Arc<Self>, key: Key, plan: SessionPlan) -> Result<Arc<Line>, Unopened> {
+        if !self.cards.are_needed_by(&plan.device) {
+            return self.open(key, plan, None).map_err(Unopened::Refused);
+        }
+        match self.cards.reserve(&plan) {
+            Ok((device, reservation)) => {
+                let plan = SessionPlan { device, ..plan };
+                self.open(key, plan, Some(reservation)).map_err(Unopened::Refused)
+            }
+            Err(NotPlaced::Wait) => Err(Unopened::Wait(Box::new(plan))),
+            Err(NotPlaced::Never(error)) => Err(Unopened::Refused(error)),
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        key: Key,
+        plan: SessionPlan,
+        reservation: Option<Reservation>,
+    ) -> Result<Arc<Line>, TaskError> {
+        let name = format!("train-{}", key.job);
+        let line = Arc::new(Line::new(key, plan, reservation));
+        let (shared, work) = (Arc::downgrade(self), Arc::clone(&line));
+        let around = Surroundings {
+            data: self.data.clone(),
+            lost: Arc::clone(&self.lost),
+            store: self.store.clone(),
+            idle_time: self.limits.idle_time,
+            idle: Box::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.evict();
+                }
+            }),
+        };
+        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
+        let thread = thread.map(|thread| {
+            let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(thread);
+        });
+        thread.map(|()| line).map_err(|error| {
+            TaskError::new(
+                ErrorCode::Unavailable,
+                format!("a thread for the session could not start: {error}"),
+            )
+        })
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,6 +309,69 @@ impl Shared {
             self.lost.remember(&line.key, Loss::Evicted);
         }
         line.close();
+    }
+}
+
+impl Places for Shared {
+    fn waiting(&self) -> &Mutex<Waiting> {
+        &self.waiting
+    }
+
+    fn try_submit(
+        self: &Arc<Self>,
+        plan: SessionPlan,
+        submission: Submission,
+    ) -> Result<(), (SessionPlan, Submission)> {
+        let key = Key::new(&submission.task.identity.job_id, &plan);
+        let control = Arc::clone(&submission.control);
+        let mut lines = self.lock();
+        lines.retain(|line| {
+            let gone = line.key == key && !line.is_usable();
+            if gone {
+                self.lost.remember(&line.key, Loss::Device);
+                line.close();
+            }
+            !gone
+        });
+        let line = match lines.iter().find(|line| line.key == key) {
+            Some(line) => Arc::clone(line),
+            None => match self.place(key, plan) {
+                Ok(line) => {
+                    lines.push(Arc::clone(&line));
+                    line
+                }
+                Err(Unopened::Wait(plan)) => return Err((*plan, submission)),
+                Err(Unopened::Refused(error)) => {
+                    drop(lines);
+                    submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
+                    return Ok(());
+                }
+            },
+        };
+        // Under the lock of the table, so that the line cannot be closed in between.
+        let number = line.push(submission);
+        drop(lines);
+        let line = Arc::downgrade(&line);
+        let asked = Arc::downgrade(&control);
+        control.on_stop(move || {
+            let (Some(line), Some(control)) = (line.upgrade(), asked.upgrade()) else { return };
+            if let (Some(submission), Err(reason)) = (line.take_out(number), control.check()) {
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
+        });
+        Ok(())
+    }
+
+    fn make_room(&self) {
+        let mut lines = self.lock();
+        let on_gpu = lines.iter().filter(|line| line.has_reservation());
+        let oldest = on_gpu
+            .filter_map(|line| Some((line.idle_since()?, Arc::clone(line))))
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, line)) = oldest {
+            self.close(&line);
+            lines.retain(|other| !Arc::ptr_eq(other, &line));
+        }
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
 use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
-use crate::engine::Step;
+use crate::engine::{ExitCause, Step};
+use crate::gpu::GpuShare;
 use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
 
 /// Bounds of task durations in seconds.
@@ -21,8 +23,8 @@ const STEP_BUCKETS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1
 /// Bounds of the wait in the engine, in seconds.
 const QUEUE_BUCKETS: [f64; 10] = [0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// Series of one gauge family with a task's labels. Five of them and the durations stay under 1,000.
-const TASK_GAUGE_SERIES: usize = 120;
+/// Series of one gauge family with a task's labels. Six of them and the durations stay under 1,000.
+const TASK_GAUGE_SERIES: usize = 100;
 
 /// Series of the task durations, which carry a job's id.
 const TASK_DURATION_SERIES: usize = 380;
@@ -41,11 +43,15 @@ pub struct Metrics {
     validation_loss: ExpiringGauges,
     validation_accuracy: ExpiringGauges,
     simulated: ExpiringGauges,
+    gpu_memory_peak: ExpiringGauges,
+    gpu_energy: CounterVec,
     samples: CounterVec,
     batches: CounterVec,
     step: HistogramVec,
     queue: Histogram,
     heartbeats: IntCounterVec,
+    runner_exits: IntCounterVec,
+    runners: IntGauge,
     models: Arc<Mutex<BTreeSet<ModelType>>>,
 }
 
@@ -60,6 +66,14 @@ impl Metrics {
             ExpiringGauges::new(Opts::new(name, help), &task, Limits::gauges(TASK_GAUGE_SERIES))
         };
         let by_backend = ["model_type", "backend"];
+        let runner_exits = IntCounterVec::new(
+            Opts::new("worker_runner_exits_total", "Child processes that ended, by the cause."),
+            &["cause"],
+        )?;
+        for cause in ExitCause::ALL {
+            // There from the start, so that the first one is an increase.
+            runner_exits.with_label_values(&[cause.name()]);
+        }
         Ok(Self {
             duration: ExpiringHistograms::new(
                 HistogramOpts::new(
@@ -92,6 +106,17 @@ impl Metrics {
                 "worker_task_simulated",
                 "1 where the figures of a task come from an analytic curve, 0 where it trains.",
             )?,
+            gpu_memory_peak: gauge(
+                "worker_task_gpu_memory_peak_bytes",
+                "Most video memory in use on the GPU of a task while it ran, by whatever process.",
+            )?,
+            gpu_energy: CounterVec::new(
+                Opts::new(
+                    "worker_task_gpu_energy_joules_total",
+                    "Energy that tasks took of GPUs; shared where another task or process used the GPU too.",
+                ),
+                &["model_type", "attribution"],
+            )?,
             samples: CounterVec::new(
                 Opts::new("worker_training_samples_total", "Rows that went through a model in training."),
                 &by_backend,
@@ -119,6 +144,8 @@ impl Metrics {
                 Opts::new("worker_heartbeats_total", "Heartbeats sent, by result."),
                 &["result"],
             )?,
+            runner_exits,
+            runners: IntGauge::new("worker_runners", "Child processes that train.")?,
             models: Arc::default(),
         })
     }
@@ -134,21 +161,53 @@ impl Metrics {
         for family in self.of_task() {
             family.register(registry)?;
         }
+        registry.register(Box::new(self.gpu_energy.clone()))?;
         registry.register(Box::new(self.samples.clone()))?;
         registry.register(Box::new(self.batches.clone()))?;
         registry.register(Box::new(self.step.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
-        registry.register(Box::new(self.heartbeats.clone()))
+        registry.register(Box::new(self.heartbeats.clone()))?;
+        registry.register(Box::new(self.runner_exits.clone()))?;
+        registry.register(Box::new(self.runners.clone()))
     }
 
     /// The families whose series end with a task.
-    fn of_task(&self) -> [&ExpiringGauges; 5] {
-        [&self.loss, &self.accuracy, &self.validation_loss, &self.validation_accuracy, &self.simulated]
+    fn of_task(&self) -> [&ExpiringGauges; 6] {
+        [
+            &self.loss,
+            &self.accuracy,
+            &self.validation_loss,
+            &self.validation_accuracy,
+            &self.simulated,
+            &self.gpu_memory_peak,
+        ]
+    }
+
+    /// A try of `task` took `share` of its GPU.
+    pub(super) fn took(&self, task: &TaskSpec, share: &GpuShare) {
+        if let Some(joules) = share.energy_joules {
+            let model = self.model_label(&task.model);
+            self.gpu_energy.with_label_values(&[model.as_str(), share.attribution.name()]).inc_by(joules);
+        }
+        if let Some(bytes) = share.memory_peak_bytes {
+            let labels = [task.identity.job_id.as_str(), task.identity.task_id.as_str()];
+            self.gpu_memory_peak.set(&labels, bytes as f64);
+        }
     }
 
     /// A heartbeat was answered, or not.
     pub(super) fn heartbeat(&self, answer: Result<(), ()>) {
         self.heartbeats.with_label_values(&[if answer.is_ok() { "ok" } else { "error" }]).inc();
+    }
+
+    /// A child process has ended.
+    pub(super) fn runner_exited(&self, cause: ExitCause) {
+        self.runner_exits.with_label_values(&[cause.name()]).inc();
+    }
+
+    /// So many child processes there are.
+    pub(super) fn runners(&self, count: usize) {
+        self.runners.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The engine began to work on a task after `waited`.
