@@ -134,6 +134,8 @@ impl App {
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
+        let orchestrator = config.orchestrator.endpoint.clone();
+        let control = http_control(&config.orchestrator)?;
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?;
         let metrics = worker::Metrics::new()?;
         metrics.register(&registry)?;
@@ -149,7 +151,14 @@ impl App {
         let worker = Worker::new(config.worker, folder, with);
         let grpc_sources =
             grpc::Sources { handle: worker.handle(), host: host.probe(), gpu: Arc::clone(&gpus) };
-        let http_sources = http::Sources { handle: worker.handle(), host: host.probe(), gpu: gpus, registry };
+        let http_sources = http::Sources {
+            handle: worker.handle(),
+            host: host.probe(),
+            gpu: gpus,
+            registry,
+            orchestrator,
+            control,
+        };
         let http = http::Server::new(http_listener, http_sources)?;
         Ok(Self {
             grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness),
@@ -227,6 +236,15 @@ async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationTo
         () = wishes => {}
         () = ended.cancelled() => {}
     }
+}
+
+/// Who may change the worker by HTTP: whoever knows the token of AUTH_TOKEN_FILE.
+fn http_control(config: &orchestrator::Config) -> Result<http::Control, orchestrator::ConfigError> {
+    let token = config.token()?;
+    let token = token.as_ref().and_then(|value| value.to_str().ok());
+    Ok(token
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .map_or(http::Control::Nobody, http::Control::of_token))
 }
 
 /// How others reach the gRPC server: by the name of this machine where it listens on all addresses.
