@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
+use crate::engine::{Engine, EngineError, ModelRegistry, SessionLimits, TrainingEngine};
 use crate::gpu::{GpuProbe, NoGpus};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
@@ -118,6 +118,14 @@ impl App {
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        Self::build_with(config, ModelRegistry::default()).await
+    }
+
+    /// As [`Self::build`], for a worker that trains `models`.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_with(config: Config, models: ModelRegistry) -> Result<Self, AppError> {
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
@@ -129,7 +137,8 @@ impl App {
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
         let engine =
             tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
-        let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
+        let engine = engine.await.map_err(AppError::Probe)??.with_models(models);
+        let engine: Arc<dyn Engine> = Arc::new(engine);
         let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;

@@ -18,6 +18,7 @@
 //! Deliberately absent: binding or creating anything. That is [`crate::app`]'s to do.
 
 mod build;
+mod docs;
 mod layers;
 mod parse;
 mod problem;
@@ -27,6 +28,7 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
+pub use docs::markdown;
 pub use layers::{Environment, FlagValues, Layers, Source, Values};
 pub(crate) use parse::duration;
 pub use problem::{ConfigErrors, Problem};

@@ -23,6 +23,7 @@ mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+mod registry;
 mod search;
 mod seeds;
 mod session;
@@ -36,9 +37,14 @@ mod tests;
 
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
+pub use device::ComputeDevice;
 pub use error::{EngineError, OpenError};
 pub use local::{LocalTraining, Predictions};
+pub use registry::ModelRegistry;
 pub use sessions::SessionLimits;
+pub use trainer::{
+    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, Verdict, listeners,
+};
 pub use training::TrainingEngine;
 
 use std::any::Any;

@@ -132,12 +132,12 @@ impl Remote {
 }
 
 /// Whether the call failed on its way, not by the orchestrator's decision.
-fn may_pass(status: &tonic::Status) -> bool {
+pub(super) fn may_pass(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// The last cause, which says more than "transport error", or the message where there is no cause.
-fn innermost(status: &tonic::Status) -> String {
+pub(super) fn innermost(status: &tonic::Status) -> String {
     let mut cause = status.source();
     let mut reason = status.message().to_owned();
     while let Some(error) = cause {

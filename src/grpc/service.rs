@@ -78,8 +78,9 @@ impl WorkerService for Service {
         _: Request<worker_pb::GetStatusRequest>,
     ) -> Result<Response<worker_pb::GetStatusResponse>, Status> {
         let gpus = self.sources.gpu.snapshot().gpus.len();
-        let health = Health::new(&self.sources.handle.status(), &self.sources.host.usage(), gpus);
-        Ok(Response::new(answers::full_status(health)))
+        let status = self.sources.handle.status();
+        let health = Health::new(&status, &self.sources.host.usage(), gpus);
+        Ok(Response::new(answers::full_status(health, &status)))
     }
 
     type WatchTaskStream = ProgressStream;
