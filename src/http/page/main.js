@@ -88,6 +88,7 @@ function ask({ title, text, yes, act }) {
       if (!byId("ask-token").value.trim()) { write(byId("ask-error"), "Enter the token first."); return; }
       sessionStorage.setItem("token", byId("ask-token").value.trim());
     }
+    write(byId("ask-error"), "");
     try {
       const message = await act();
       locked = false;
