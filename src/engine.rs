@@ -13,6 +13,7 @@
 //! through [`Observer`].
 
 mod analytic;
+mod cards;
 mod checkpoints;
 mod config;
 mod control;
@@ -35,6 +36,7 @@ mod trees;
 #[cfg(test)]
 mod tests;
 
+pub use cards::{GpuCondition, GpuState, GpuWatch};
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
 pub use device::ComputeDevice;

@@ -23,7 +23,7 @@ pub struct GpuSnapshot {
 impl GpuSnapshot {
     /// Derives what others need of `devices`.
     pub fn new(nvml: NvmlState, devices: Vec<GpuDevice>, warnings: Vec<String>) -> Self {
-        let healthy = || devices.iter().filter(|device| device.health == GpuHealth::Healthy);
+        let healthy = || devices.iter().filter(|device| device.is_usable());
         let usage = |device: &GpuDevice| {
             Some(GpuUsage {
                 uuid: device.info.uuid.clone(),
@@ -38,6 +38,16 @@ impl GpuSnapshot {
             devices,
             warnings,
         }
+    }
+
+    /// Free video memory of the healthy GPU that has most of it, in bytes.
+    pub fn memory_available_bytes(&self) -> u64 {
+        let usable = self.devices.iter().filter(|device| device.is_usable());
+        let free = usable.filter_map(|device| {
+            let readings = &device.readings;
+            Some(readings.memory_total_bytes?.saturating_sub(readings.memory_used_bytes?))
+        });
+        free.max().unwrap_or_default()
     }
 
     /// The GPU called `uuid`.
@@ -121,6 +131,8 @@ pub struct GpuDevice {
     pub info: GpuInfo,
     /// Whether it can be used.
     pub health: GpuHealth,
+    /// Whether it is split into MIG slices, which then are what tasks and registration see.
+    pub partitioned: bool,
     /// Whether an adapter of wgpu has its PCI address; None while adapters are not known.
     pub adapter_matched: Option<bool>,
     /// What it is doing; empty while it is not healthy.
@@ -129,6 +141,13 @@ pub struct GpuDevice {
     pub xid_errors: BTreeMap<u64, u64>,
     /// For how long its clocks were held down since the start of the worker, by reason.
     pub throttled: BTreeMap<ThrottleReason, Duration>,
+}
+
+impl GpuDevice {
+    /// Whether work may be placed on it.
+    pub fn is_usable(&self) -> bool {
+        self.health == GpuHealth::Healthy && !self.partitioned
+    }
 }
 
 /// What a GPU is doing, in base units. What it does not support, or what was not read in time, is absent.

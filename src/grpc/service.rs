@@ -77,10 +77,10 @@ impl WorkerService for Service {
         &self,
         _: Request<worker_pb::GetStatusRequest>,
     ) -> Result<Response<worker_pb::GetStatusResponse>, Status> {
-        let gpus = self.sources.gpu.snapshot().gpus.len();
+        let gpus = self.sources.gpu.snapshot();
         let status = self.sources.handle.status();
-        let health = Health::new(&status, &self.sources.host.usage(), gpus);
-        Ok(Response::new(answers::full_status(health, &status)))
+        let health = Health::new(&status, &self.sources.host.usage(), gpus.gpus.len());
+        Ok(Response::new(answers::full_status(health.and_reasons(&gpus.warnings), &status)))
     }
 
     type WatchTaskStream = ProgressStream;

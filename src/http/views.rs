@@ -50,7 +50,8 @@ struct Slots {
 
 impl Summary {
     pub(super) fn new(sources: &Sources, status: &WorkerStatus) -> Self {
-        let health = Health::new(status, &sources.host.usage(), sources.gpu.snapshot().gpus.len());
+        let gpus = sources.gpu.snapshot();
+        let health = Health::new(status, &sources.host.usage(), gpus.gpus.len()).and_reasons(&gpus.warnings);
         let running = status.tasks.iter().filter(|task| task.phase == TaskPhase::Running);
         Self {
             health,

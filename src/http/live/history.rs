@@ -342,6 +342,7 @@ mod tests {
             }),
             notes: Vec::new(),
             duration: Duration::from_secs(1),
+            energy_joules: None,
         })
     }
 

@@ -121,22 +121,20 @@ impl<'a> From<&'a GpuDevice> for Gpu<'a> {
 
 /// What both kinds of events have.
 #[derive(Serialize)]
-struct Common<'a> {
+struct Common {
     tick: u64,
     at_ms: u64,
     status: Summary,
     nvml: &'static str,
-    gpu_warnings: &'a [String],
 }
 
-impl<'a> Common<'a> {
-    fn new(history: &History, status: Summary, gpus: &'a GpuSnapshot) -> Self {
+impl Common {
+    fn new(history: &History, status: Summary, gpus: &GpuSnapshot) -> Self {
         Self {
             tick: history.tick(),
             at_ms: history.now_ms(),
             status,
             nvml: gpus.nvml.name(),
-            gpu_warnings: &gpus.warnings,
         }
     }
 }
@@ -145,7 +143,7 @@ impl<'a> Common<'a> {
 #[derive(Serialize)]
 pub(super) struct Whole<'a> {
     #[serde(flatten)]
-    common: Common<'a>,
+    common: Common,
     tasks: Vec<RunningTask>,
     jobs: Vec<Job>,
     recent: Vec<Outcome>,
@@ -177,7 +175,7 @@ impl<'a> Whole<'a> {
 #[derive(Serialize)]
 pub(super) struct Update<'a> {
     #[serde(flatten)]
-    common: Common<'a>,
+    common: Common,
     tasks: Vec<RunningTask>,
     jobs: Vec<Job>,
     /// Outcomes since the last one.

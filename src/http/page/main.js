@@ -37,11 +37,10 @@ function notices() {
       wanted.push(["bad", `The orchestrator at ${status.orchestrator} does not answer. Tasks at hand go on; results wait on disk until it is back.`]);
     }
     if (status.status === "DRAINING") wanted.push(["warn", "Draining: no new task is taken; the worker ends when those at hand have ended."]);
-    for (const reason of status.reasons) wanted.push(["bad", reason]);
+    for (const reason of status.reasons) wanted.push([status.status === "DEGRADED" ? "bad" : "warn", reason]);
     if (status.simulated) {
       wanted.push(["warn", "Simulated: without a GPU, figures come from a curve and nothing is trained. TRAINING_BACKEND=cpu trains for real on the CPU."]);
     }
-    for (const warning of state.warnings) wanted.push(["warn", warning]);
   }
   if (said) wanted.push([said.tone, said.text]);
   const box = byId("notices");

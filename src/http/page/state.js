@@ -22,7 +22,6 @@ export class State {
   gpus = [];
   host = [];
   nvml = "absent";
-  warnings = [];
   #curves = new Map();
   #jobs = new Map();
   #gpus = new Map();
@@ -80,7 +79,6 @@ export class State {
     this.status = event.status;
     this.atMs = event.at_ms;
     this.nvml = event.nvml;
-    this.warnings = event.gpu_warnings;
   }
 
   #link(event) {
