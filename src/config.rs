@@ -12,11 +12,12 @@
 //! together, each with its name, its source, its value and what would be right; a secret's value is never
 //! repeated.
 //!
-//! The files that it names for the orchestrator are read once here, so that a bad one is found by a check and not
+//! The files that it names for credentials are read once here, so that a bad one is found by a check and not
 //! by the first call.
 //!
 //! Deliberately absent: binding or creating anything. That is [`crate::app`]'s to do.
 
+mod access;
 mod build;
 mod layers;
 mod parse;
@@ -37,7 +38,7 @@ use std::net::SocketAddr;
 
 use crate::domain::Strictness;
 use crate::telemetry::logs;
-use crate::{engine, orchestrator, worker};
+use crate::{engine, guard, orchestrator, worker};
 
 /// The checked configuration: each room's own one, and what belongs to none.
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub engine: engine::Config,
     /// The orchestrator's client's.
     pub orchestrator: orchestrator::Config,
+    /// Who is let in by the servers.
+    pub guard: guard::Config,
     /// Where the gRPC server listens (WORKER_PORT).
     pub grpc_listen: SocketAddr,
     /// Where the HTTP server listens (METRICS_PORT).

@@ -10,6 +10,7 @@ pub mod domain;
 pub mod engine;
 pub mod gpu;
 pub mod grpc;
+pub mod guard;
 pub mod http;
 pub mod orchestrator;
 pub mod telemetry;

@@ -24,6 +24,7 @@ mod tests;
 
 pub use backoff::Backoff;
 pub use client::Client;
+pub(crate) use config::Credential;
 pub use config::{Config, ConfigError, Deadlines};
 pub use error::OrchestratorError;
 pub use metrics::Metrics;

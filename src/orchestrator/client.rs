@@ -12,11 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::config::{Config, ConfigError, Deadlines};
+use super::config::{Config, ConfigError, Credential, Deadlines};
 use super::metrics::Metrics;
 use super::{
     ClaimRequest, Heartbeat, HeartbeatAnswer, JobState, Mode, Orchestrator, OrchestratorError, Registered,
@@ -38,7 +37,7 @@ pub struct Client {
     /// A connection for polls alone: each holds a stream for as long as there is no task, and a proxy that limits
     /// the streams of a connection would queue heartbeats behind them.
     polls: Grpc,
-    token: Option<MetadataValue<Ascii>>,
+    token: Option<Credential>,
     worker_id: WorkerId,
     strictness: Strictness,
     deadlines: Deadlines,
@@ -93,8 +92,8 @@ impl Client {
         let mut request = Request::new(message);
         // Told a little later than it is kept, so that the clock below decides, which counts connecting too.
         request.set_timeout(deadline + Duration::from_secs(1));
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.clone());
+        if let Some(header) = self.token.as_ref().and_then(Credential::header) {
+            request.metadata_mut().insert("authorization", header);
         }
         let started = Instant::now();
         let answer = match tokio::time::timeout(deadline, rpc(self.grpc.clone(), request)).await {
