@@ -17,12 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::domain::InvalidField;
 use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
 use crate::gpu::{GpuProbe, NoGpus};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
-use crate::{grpc, http, telemetry};
+use crate::{grpc, guard, http, telemetry};
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,9 @@ pub enum AppError {
     /// The orchestrator does not accept this worker.
     #[error("{0}; trying again is of no use")]
     Orchestrator(#[from] OrchestratorError),
+    /// A certificate, a key or a token cannot be used.
+    #[error(transparent)]
+    Guard(InvalidField),
     /// A metric could not be made.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -63,7 +67,7 @@ impl AppError {
     /// The exit code for it: 2 for bad configuration, 3 where the environment lacks something, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::OrchestratorConfig(_) => 2,
+            Self::OrchestratorConfig(_) | Self::Guard(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
             Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
@@ -118,11 +122,14 @@ impl App {
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        let guard_metrics = guard::Metrics::new()?;
+        let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
         let folder = StateFolder::open(&config.worker)?;
         let registry = telemetry::registry()?;
+        guard_metrics.register(&registry)?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
@@ -150,9 +157,9 @@ impl App {
         let grpc_sources =
             grpc::Sources { handle: worker.handle(), host: host.probe(), gpu: Arc::clone(&gpus) };
         let http_sources = http::Sources { handle: worker.handle(), host: host.probe(), gpu: gpus, registry };
-        let http = http::Server::new(http_listener, http_sources)?;
+        let http = http::Server::new(http_listener, http_sources)?.behind(guards.http, guards.metrics);
         Ok(Self {
-            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness),
+            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness).behind(guards.grpc),
             grpc_addr,
             http_addr: http.local_addr()?,
             http,

@@ -1,7 +1,7 @@
 //! The HTTP server: metrics, health, profile and the JSON of the live page.
 //!
 //! ```text
-//! TcpListener --accept--> connection (HTTP/1.1, time-outs) --> router --> views of WorkerStatus, HostUsage, GPUs
+//! TcpListener --Door--> connection (HTTP/1.1, time-outs) --> access --> router --> views of WorkerStatus, HostUsage, GPUs
 //!                                                                +------> metrics text
 //!                                                                +------> profile (own blocking thread)
 //! ```
@@ -14,6 +14,7 @@
 //! Deliberately absent: anything that changes the worker (gRPC does that).
 
 mod accept;
+mod access;
 mod problem;
 mod profile;
 mod routes;
@@ -33,10 +34,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::gpu::GpuProbe;
+use crate::guard::{Demand, Door, Guard};
 use crate::telemetry::host::HostProbe;
 use crate::worker::WorkerHandle;
 
 use accept::Patience;
+use access::Access;
 pub use status_metrics::StatusCollector;
 
 /// Configuration of the HTTP server.
@@ -110,6 +113,8 @@ pub struct Server {
     listener: TcpListener,
     sources: Sources,
     patience: Patience,
+    guard: Guard,
+    measurements: Demand,
 }
 
 impl Server {
@@ -120,7 +125,13 @@ impl Server {
     pub fn new(listener: TcpListener, sources: Sources) -> Result<Self, Error> {
         StatusCollector::new(sources.handle.clone(), Arc::clone(&sources.gpu))?
             .register(&sources.registry)?;
-        Ok(Self { listener, sources, patience: Patience::default() })
+        let (guard, measurements) = (Guard::none(), Demand::Open);
+        Ok(Self { listener, sources, patience: Patience::default(), guard, measurements })
+    }
+
+    /// The same server behind `guard`; /metrics and /health ask for credentials where `measurements` says so.
+    pub fn behind(self, guard: Guard, measurements: Demand) -> Self {
+        Self { guard, measurements, ..self }
     }
 
     /// Where it listens, with the port that was found.
@@ -137,9 +148,9 @@ impl Server {
     /// [`Error::Listener`] when the socket cannot be used.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), Error> {
         let shared = Shared { sources: self.sources, profiles: Arc::new(Semaphore::new(1)) };
-        self.listener.set_nonblocking(true).map_err(Error::Listener)?;
-        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(Error::Listener)?;
-        accept::serve(listener, routes::router(shared), self.patience, shutdown).await;
+        let door = Door::open(self.listener, &self.guard, self.patience.limits()).map_err(Error::Listener)?;
+        let access = Access { gate: self.guard.gate, measurements: self.measurements };
+        accept::serve(door, routes::router(shared, access), self.patience, shutdown).await;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Which path shows what.
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
+use super::access::{self, Access};
 use super::Shared;
 use super::problem::Problem;
 use super::profile;
@@ -19,8 +20,11 @@ use crate::telemetry;
 /// The page at `/`.
 const PAGE: &str = include_str!("index.html");
 
+/// Longest body of a request: none of ours says much.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
 /// All routes.
-pub(super) fn router(shared: Shared) -> Router {
+pub(super) fn router(shared: Shared, access: Access) -> Router {
     Router::new()
         .route("/", get(|| async { Html(PAGE) }))
         .route("/metrics", get(metrics))
@@ -37,6 +41,8 @@ pub(super) fn router(shared: Shared) -> Router {
             |method: Method| async move { Problem::method_not_allowed(method.as_str()) },
         )
         .with_state(shared)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(access, access::check))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
 }
 
