@@ -127,6 +127,7 @@ impl App {
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
+        warn_of_strangers(&config);
         let folder = StateFolder::open(&config.worker)?;
         let registry = telemetry::registry()?;
         guard_metrics.register(&registry)?;
@@ -233,6 +234,25 @@ async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationTo
     tokio::select! {
         () = wishes => {}
         () = ended.cancelled() => {}
+    }
+}
+
+/// Says once what a stranger on the network could do.
+fn warn_of_strangers(config: &Config) {
+    let open_to_others = !(config.grpc_listen.ip().is_loopback() && config.http_listen.ip().is_loopback());
+    if !open_to_others {
+        return;
+    }
+    if !config.guard.asks_for_credentials() {
+        tracing::warn!(
+            address = %config.grpc_listen.ip(),
+            "whoever reaches WORKER_PORT can start and cancel tasks; AUTH_TOKEN_FILE or TLS_CLIENT_CA asks them who \
+             they are, LISTEN_ADDRESS=127.0.0.1 keeps others out"
+        );
+    } else if config.guard.sends_tokens_in_plain_text() {
+        tracing::warn!(
+            "callers send their token to this worker in plain text; TLS_CERT and TLS_KEY would hide it"
+        );
     }
 }
 

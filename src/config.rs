@@ -72,6 +72,14 @@ pub struct Resolved {
     pub warnings: Vec<String>,
 }
 
+impl Resolved {
+    /// Whether a secret is set, in a file that is named or in itself.
+    pub fn has_secrets(&self) -> bool {
+        let secret = |row: &Row| Variable::find(row.name).is_some_and(|variable| variable.secret);
+        self.rows.iter().any(|row| row.value.is_some() && secret(row))
+    }
+}
+
 impl Config {
     /// Puts the layers on each other and checks all of it.
     ///

@@ -24,6 +24,11 @@ mod tls;
 mod token;
 mod watched;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use door::{Arrival, Door, Guest, Limits, Peer};
 pub use files::SecretFile;
 pub use gate::{Gate, Rate, Refusal};
@@ -78,9 +83,9 @@ impl Config {
         self.token_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some())
     }
 
-    /// Whether there is a secret that a core dump would show.
-    pub fn has_secrets(&self) -> bool {
-        self.tls.is_some() || self.token_file.is_some()
+    /// Whether a caller's token crosses the network readable, to one of the ports at least.
+    pub fn sends_tokens_in_plain_text(&self) -> bool {
+        self.token_file.is_some() && (self.tls.is_none() || self.http_tls == Demand::Open)
     }
 
     /// What is wrong with the files that are named here.

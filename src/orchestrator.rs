@@ -12,6 +12,7 @@
 //! Deliberately absent: loops and waiting between tries. When to call again is the worker's to decide, with
 //! [`Backoff`].
 
+mod answers;
 mod backoff;
 mod client;
 mod config;

@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("telemetry", &["domain"], &["tonic", "axum", "burn"]),
     ("engine", &["domain", "data"], &["tokio", "tonic", "axum", "prometheus"]),
     ("guard", &["domain"], &["tonic", "axum", "hyper", "burn"]),
+    ("fuzz", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("wire", &["domain"], &["tokio", "axum", "prometheus", "burn"]),
     ("orchestrator", &["domain", "guard", "wire"], &["axum", "burn"]),
     ("worker", &["domain", "wire", "telemetry", "orchestrator", "engine", "gpu"], &["tonic", "axum", "burn"]),

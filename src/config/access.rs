@@ -91,7 +91,12 @@ pub(super) fn orchestrator(
     let mut config = orchestrator::Config { ca_file, identity, server_name, token_file, ..address? };
     if !config.is_encrypted() {
         // Said here; the other files are looked at all the same.
-        for variable in ["ORCHESTRATOR_TLS_CA", "ORCHESTRATOR_TLS_CERT", "ORCHESTRATOR_TLS_SERVER_NAME"] {
+        let named = [
+            ("ORCHESTRATOR_TLS_CA", config.ca_file.is_some()),
+            ("ORCHESTRATOR_TLS_CERT", config.identity.is_some()),
+            ("ORCHESTRATOR_TLS_SERVER_NAME", config.server_name.is_some()),
+        ];
+        for (variable, _) in named.into_iter().filter(|(_, set)| *set) {
             reader.conflict(variable, "unset, since ORCHESTRATOR_ADDRESS is not https://");
         }
         (config.ca_file, config.identity, config.server_name) = (None, None, None);

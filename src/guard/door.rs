@@ -45,7 +45,7 @@ pub struct Peer {
 impl Peer {
     /// The address it calls from.
     pub fn ip(&self) -> IpAddr {
-        self.address.ip()
+        self.address.ip().to_canonical()
     }
 
     /// Whether it showed a certificate of the authorities for clients.
@@ -308,4 +308,9 @@ impl AsyncWrite for Guest {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
+}
+
+#[cfg(test)]
+pub(super) fn peer_for_tests(address: SocketAddr) -> Peer {
+    Peer { address, certified: false }
 }

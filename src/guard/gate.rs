@@ -170,4 +170,9 @@ impl Gate {
             reason(refused).inc();
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn remembered_peers(&self) -> usize {
+        self.work.limiter.len()
+    }
 }

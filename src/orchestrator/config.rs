@@ -155,11 +155,6 @@ impl Config {
         host.trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Whether a secret goes with the calls.
-    pub fn has_secrets(&self) -> bool {
-        self.token_file.is_some() || self.identity.is_some()
-    }
-
     /// What is wrong with the files that are named here; nothing where all can be used as they are now.
     pub(crate) fn check_files(&self) -> Vec<InvalidField> {
         let named = self.ca_file.is_some() || self.identity.is_some() || self.server_name.is_some();
