@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::domain::InvalidField;
 use crate::engine::{Engine, EngineError, ModelRegistry, SessionLimits, TrainingEngine};
 use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
-use crate::{grpc, http, telemetry};
+use crate::{grpc, guard, http, telemetry};
 
 /// How long the start waits for the first sample of the GPUs. Where it comes later they are told of then.
 const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
@@ -48,6 +49,9 @@ pub enum AppError {
     /// The orchestrator does not accept this worker.
     #[error("{0}; trying again is of no use")]
     Orchestrator(#[from] OrchestratorError),
+    /// A certificate, a key or a token cannot be used.
+    #[error(transparent)]
+    Guard(InvalidField),
     /// A metric could not be made.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -72,7 +76,7 @@ impl AppError {
     /// The exit code for it: 2 for bad configuration, 3 where the environment lacks something, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::OrchestratorConfig(_) => 2,
+            Self::OrchestratorConfig(_) | Self::Guard(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
             Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
@@ -137,11 +141,15 @@ impl App {
     /// # Errors
     /// As [`Self::build`].
     pub async fn build_with(config: Config, models: ModelRegistry) -> Result<Self, AppError> {
+        let guard_metrics = guard::Metrics::new()?;
+        let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
+        warn_of_strangers(&config);
         let folder = StateFolder::open(&config.worker)?;
         let registry = telemetry::registry()?;
+        guard_metrics.register(&registry)?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
         let sampler = GpuSampler::start(config.gpu)?;
@@ -163,7 +171,8 @@ impl App {
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
         let orchestrator = config.orchestrator.endpoint.clone();
-        let control = http_control(&config.orchestrator)?;
+        let control =
+            if config.guard.asks_for_credentials() { http::Control::Admitted } else { http::Control::Nobody };
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?;
         let metrics = worker::Metrics::new()?;
         metrics.register(&registry)?;
@@ -187,9 +196,9 @@ impl App {
             orchestrator,
             control,
         };
-        let http = http::Server::new(http_listener, http_sources)?;
+        let http = http::Server::new(http_listener, http_sources)?.behind(guards.http, guards.metrics);
         Ok(Self {
-            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness),
+            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness).behind(guards.grpc),
             grpc_addr,
             http_addr: http.local_addr()?,
             http,
@@ -267,13 +276,23 @@ async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationTo
     }
 }
 
-/// Who may change the worker by HTTP: whoever knows the token of AUTH_TOKEN_FILE.
-fn http_control(config: &orchestrator::Config) -> Result<http::Control, orchestrator::ConfigError> {
-    let token = config.token()?;
-    let token = token.as_ref().and_then(|value| value.to_str().ok());
-    Ok(token
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .map_or(http::Control::Nobody, http::Control::of_token))
+/// Says once what a stranger on the network could do.
+fn warn_of_strangers(config: &Config) {
+    let open_to_others = !(config.grpc_listen.ip().is_loopback() && config.http_listen.ip().is_loopback());
+    if !open_to_others {
+        return;
+    }
+    if !config.guard.asks_for_credentials() {
+        tracing::warn!(
+            address = %config.grpc_listen.ip(),
+            "whoever reaches WORKER_PORT can start and cancel tasks; AUTH_TOKEN_FILE or TLS_CLIENT_CA asks them who \
+             they are, LISTEN_ADDRESS=127.0.0.1 keeps others out"
+        );
+    } else if config.guard.sends_tokens_in_plain_text() {
+        tracing::warn!(
+            "callers send their token to this worker in plain text; TLS_CERT and TLS_KEY would hide it"
+        );
+    }
 }
 
 /// How others reach the gRPC server: by the name of this machine where it listens on all addresses.

@@ -16,6 +16,7 @@ mod health;
 mod hyperparameters;
 mod ids;
 mod invalid;
+mod masked;
 mod outcome;
 mod pci;
 mod progress;
@@ -30,6 +31,8 @@ pub use hyperparameters::{
 };
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
+pub(crate) use invalid::printable;
+pub use masked::masked_path;
 pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
 pub use pci::{ParsePciAddressError, PciAddress};
 pub use progress::Progress;

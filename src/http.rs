@@ -1,9 +1,9 @@
 //! The HTTP server: metrics, health, profile, the live page and what feeds it.
 //!
 //! ```text
-//! TcpListener --accept--> connection (HTTP/1.1, time-outs) --> router --> views of WorkerStatus, HostUsage, GPUs
-//!                                                                +------> live: history, server-sent events
-//!                                                                +------> page (compiled in), control (token)
+//! TcpListener --Door--> connection (HTTP/1.1, time-outs) --> access --> router --> views of WorkerStatus, HostUsage, GPUs
+//!                                                                           +------> live: history, server-sent events
+//!                                                                           +------> page (compiled in), control (token)
 //!                                                                +------> metrics text
 //!                                                                +------> profile (own blocking thread)
 //! ```
@@ -16,6 +16,7 @@
 //! Deliberately absent: orders without a token. [`Control`] says who may cancel and drain; gRPC does the rest.
 
 mod accept;
+mod access;
 mod control;
 mod events;
 mod live;
@@ -40,11 +41,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::WorkerStatus;
 use crate::gpu::GpuProbe;
+use crate::guard::{Demand, Door, Guard};
 use crate::telemetry::host::HostProbe;
 use crate::worker::WorkerHandle;
 
 use accept::Patience;
-pub use control::{Control, TokenDigest};
+use access::Access;
+pub use control::Control;
 use live::Live;
 pub use status_metrics::StatusCollector;
 use views::Summary;
@@ -134,6 +137,8 @@ pub struct Server {
     listener: TcpListener,
     sources: Sources,
     patience: Patience,
+    guard: Guard,
+    measurements: Demand,
 }
 
 impl Server {
@@ -144,7 +149,13 @@ impl Server {
     pub fn new(listener: TcpListener, sources: Sources) -> Result<Self, Error> {
         StatusCollector::new(sources.handle.clone(), Arc::clone(&sources.gpu))?
             .register(&sources.registry)?;
-        Ok(Self { listener, sources, patience: Patience::default() })
+        let (guard, measurements) = (Guard::none(), Demand::Open);
+        Ok(Self { listener, sources, patience: Patience::default(), guard, measurements })
+    }
+
+    /// The same server behind `guard`; /metrics and /health ask for credentials where `measurements` says so.
+    pub fn behind(self, guard: Guard, measurements: Demand) -> Self {
+        Self { guard, measurements, ..self }
     }
 
     /// Where it listens, with the port that was found.
@@ -168,9 +179,9 @@ impl Server {
             live: Arc::clone(&live),
             shutdown: shutdown.clone(),
         };
-        self.listener.set_nonblocking(true).map_err(Error::Listener)?;
-        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(Error::Listener)?;
-        let served = accept::serve(listener, routes::router(shared), self.patience, shutdown.clone());
+        let door = Door::open(self.listener, &self.guard, self.patience.limits()).map_err(Error::Listener)?;
+        let access = Access { gate: self.guard.gate, measurements: self.measurements };
+        let served = accept::serve(door, routes::router(shared, access), self.patience, shutdown.clone());
         tokio::join!(served, live.run(shutdown));
         Ok(())
     }

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tonic::Request;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
 use super::Failure;
 use super::remote::{innermost, may_pass};
 use crate::config::Environment;
 use crate::domain::InvalidField;
-use crate::orchestrator::{Config, ConfigError};
+use crate::guard::SecretFile;
+use crate::orchestrator::{Config, ConfigError, Credential};
 use crate::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use crate::wire::worker_pb::{GetStatusRequest, GetStatusResponse};
 
@@ -29,6 +29,12 @@ pub struct Target {
     /// PEM file with the authorities to trust for an https:// worker; by default those of this machine
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
+    /// PEM file with the certificate to show to a worker that asks for one
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// The worker at an address.
@@ -36,7 +42,7 @@ pub struct Target {
 pub(super) struct RemoteWorker {
     address: String,
     client: WorkerServiceClient<Channel>,
-    token: Option<MetadataValue<Ascii>>,
+    token: Option<Credential>,
 }
 
 impl RemoteWorker {
@@ -48,7 +54,12 @@ impl RemoteWorker {
         let config = Config::parse(&target.worker).map_err(|error| named(error, &target.worker))?;
         let from_environment = || environment.get("AUTH_TOKEN_FILE").filter(|path| !path.trim().is_empty());
         let token_file = target.token_file.clone().or_else(|| from_environment().map(PathBuf::from));
-        let config = Config { token_file, ca_file: target.tls_ca.clone(), ..config };
+        let config = Config {
+            token_file: token_file.as_deref().map(SecretFile::token),
+            ca_file: target.tls_ca.clone(),
+            identity: target.tls_cert.clone().zip(target.tls_key.clone()),
+            ..config
+        };
         Ok(Self {
             client: WorkerServiceClient::new(config.channel()?),
             token: config.token()?,
@@ -68,8 +79,8 @@ impl RemoteWorker {
     pub(super) async fn status(&mut self) -> Result<GetStatusResponse, Failure> {
         let mut request = Request::new(GetStatusRequest {});
         request.set_timeout(CALL_TIMEOUT);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.clone());
+        if let Some(header) = self.token.as_ref().and_then(Credential::header) {
+            request.metadata_mut().insert("authorization", header);
         }
         match self.client.get_status(request).await {
             Ok(status) => Ok(status.into_inner()),

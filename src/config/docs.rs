@@ -31,7 +31,6 @@ fn remark(variable: &Variable) -> &'static str {
     match variable.support {
         Support::Full if variable.secret => ". Never shown.",
         Support::Full => "",
-        Support::Refused => ". **Not in this version: setting it is an error.**",
         Support::Ignored => ". **Not in this version: setting it is a warning.**",
     }
 }

@@ -14,7 +14,7 @@ use super::error::DataError;
 use super::synthetic::{self, Recipe};
 use super::table::Table;
 use super::{Check, Config, file};
-use crate::domain::InvalidField;
+use crate::domain::{InvalidField, masked_path};
 
 /// A data set that is compiled into the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Source {
     /// # Errors
     /// An unknown scheme or built-in set, bad parameters, an empty path, a way out of `config.root`.
     pub fn parse(path: &str, config: &Config) -> Result<Self, DataError> {
-        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", path, allowed()));
+        let invalid = || DataError::Invalid(InvalidField::new("dataset_path", masked_path(path), allowed()));
         if path.trim().is_empty() || path.contains('\0') {
             return Err(invalid());
         }

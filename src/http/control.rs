@@ -1,14 +1,10 @@
-//! What the live page may change, for those who know the token: cancel a task, drain the worker.
+//! What the live page may change, for those whose credentials the server asks for: cancel a task, drain the worker.
 //!
-//! Without a configured token nobody may: the port is open to whoever reaches it.
-
-use std::fmt;
+//! Where it asks for none nobody may: the port is open to whoever reaches it.
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::Shared;
 use super::problem::Problem;
@@ -16,50 +12,22 @@ use crate::domain::TaskId;
 use crate::worker::CancelAnswer;
 
 /// Who may change the worker by HTTP.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Control {
     /// Nobody.
     #[default]
     Nobody,
-    /// Whoever sends the token.
-    Token(TokenDigest),
+    /// Whoever is let in to private routes, see `access`: their credentials have been checked before.
+    Admitted,
 }
-
-/// What is kept of a token, so that it can be told from others and not be read.
-#[derive(Clone)]
-pub struct TokenDigest([u8; 32]);
 
 impl Control {
-    /// For those who send `Authorization: Bearer TOKEN`.
-    pub fn of_token(token: &str) -> Self {
-        Self::Token(TokenDigest(Sha256::digest(token).into()))
-    }
-
-    /// Whether there is a token that lets in.
-    pub(super) fn is_possible(&self) -> bool {
-        matches!(self, Self::Token(_))
-    }
-
-    /// Checks the head of a request.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let Self::Token(TokenDigest(expected)) = self else { return Err(Problem::forbidden(CLOSED)) };
-        let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = sent.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
-        // Digests are compared, so that the time it takes says nothing of the token.
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if digest == *expected { Ok(()) } else { Err(Problem::unauthorized(UNKNOWN)) }
-    }
-}
-
-impl fmt::Debug for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_possible() { "Token" } else { "Nobody" })
+    fn check(self) -> Result<(), Problem> {
+        if self == Self::Admitted { Ok(()) } else { Err(Problem::forbidden(CLOSED)) }
     }
 }
 
 const CLOSED: &str = "this worker takes no orders by HTTP, since it has no token to know you by; set AUTH_TOKEN_FILE, or use gRPC";
-
-const UNKNOWN: &str = "authorization: allowed: Bearer and the token of the worker's AUTH_TOKEN_FILE";
 
 /// What became of a request.
 #[derive(Debug, Serialize)]
@@ -72,9 +40,8 @@ pub(super) struct Answer {
 pub(super) async fn cancel(
     State(shared): State<Shared>,
     Path(task_id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Answer>, Problem> {
-    shared.sources.control.check(&headers)?;
+    shared.sources.control.check()?;
     let task = TaskId::parse(&task_id)?;
     let (done, message) = match shared.sources.handle.cancel(&task).await {
         CancelAnswer::Stopping => (true, format!("task {task} stops at its next batch")),
@@ -86,8 +53,8 @@ pub(super) async fn cancel(
 }
 
 /// `POST /api/v1/drain`.
-pub(super) async fn drain(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Answer>, Problem> {
-    shared.sources.control.check(&headers)?;
+pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Answer>, Problem> {
+    shared.sources.control.check()?;
     tracing::info!("asked by HTTP to drain");
     shared.sources.handle.drain(None);
     let message = "the worker takes no more tasks and ends when those it has are done".to_owned();

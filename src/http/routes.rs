@@ -1,6 +1,6 @@
 //! Which path shows what.
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
@@ -9,14 +9,18 @@ use serde::Serialize;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
+use super::access::{self, Access};
 use super::problem::Problem;
 use super::views::{Readiness, Status, Summary, Tasks};
 use super::{Shared, control, events, page, profile};
 use crate::domain::{Health, WorkerStatus};
 use crate::telemetry;
 
+/// Longest body of a request: none of ours says much.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
 /// All routes.
-pub(super) fn router(shared: Shared) -> Router {
+pub(super) fn router(shared: Shared, access: Access) -> Router {
     Router::new()
         .route("/", get(|| async { page::file("") }))
         .route("/page/{name}", get(|Path(name): Path<String>| async move { page::file(&name) }))
@@ -37,6 +41,8 @@ pub(super) fn router(shared: Shared) -> Router {
             |method: Method| async move { Problem::method_not_allowed(method.as_str()) },
         )
         .with_state(shared)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(access, access::check))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
 }
 

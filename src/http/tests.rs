@@ -95,17 +95,18 @@ struct Running {
 }
 
 fn start_with(patience: Patience) -> Running {
-    start_as(patience, Control::Nobody)
+    start_as(patience, Guard::none(), Control::Nobody)
 }
 
-fn start_as(patience: Patience, control: Control) -> Running {
+fn start_as(patience: Patience, guard: Guard, control: Control) -> Running {
     let (worker, handle) = WorkerHandle::fixed(status());
     let host = HostProbe::fixed(HostUsage { cpu_percent: 12.5, memory_bytes: 4096, memory_percent: 50.0 });
     let registry = telemetry::registry().unwrap();
     host.register(&registry).unwrap();
     let sources = Sources { control, ..sources(handle, host, registry) };
     let config = Config { listen: (Ipv4Addr::LOCALHOST, 0).into() };
-    let server = Server { patience, ..Server::new(config.bind().unwrap(), sources).unwrap() };
+    let server = Server::new(config.bind().unwrap(), sources).unwrap().behind(guard, Demand::Open);
+    let server = Server { patience, ..server };
     let address = server.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let server = TaskTracker::new().spawn(server.serve(shutdown.clone()));

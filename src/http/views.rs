@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::Sources;
 use super::live::{Job, Live, RunningTask};
+use super::{Control, Sources};
 use crate::domain::{
     Health, Metrics, TaskOutcome, TaskPhase, TaskView, WorkerStatus, rfc3339, unready_reasons,
 };
@@ -66,7 +66,7 @@ impl Summary {
             outbox_pending: status.outbox_pending,
             samples_per_second: running.map(|task| task.progress.samples_per_second).sum(),
             orchestrator: sources.orchestrator.clone(),
-            control: if sources.control.is_possible() { "token" } else { "none" },
+            control: if sources.control == Control::Admitted { "token" } else { "none" },
         }
     }
 }

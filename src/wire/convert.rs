@@ -11,7 +11,7 @@ use super::{pb, worker_pb};
 use crate::domain::{
     Backend, Capabilities, ErrorCode, GpuInfo, GpuUsage, Hyperparameters, InvalidField, JobId, Metrics,
     ModelType, Progress, Strictness, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskResult, TaskSpec,
-    TaskStatus, TaskView, WorkerId,
+    TaskStatus, TaskView, WorkerId, masked_path,
 };
 
 /// Longest dataset_path in bytes.
@@ -120,7 +120,7 @@ fn check(raw: RawTask, strictness: Strictness) -> ClaimedTask {
     let path_fits = raw.dataset_path.len() <= MAX_DATASET_PATH_BYTES && !raw.dataset_path.contains('\0');
     if !path_fits {
         let allowed = format!("at most {MAX_DATASET_PATH_BYTES} bytes without NUL");
-        return Err(reject(InvalidField::new("dataset_path", &raw.dataset_path, allowed)));
+        return Err(reject(InvalidField::new("dataset_path", masked_path(&raw.dataset_path), allowed)));
     }
     let (hyperparameters, notes) =
         Hyperparameters::parse(&raw.hyperparameters, strictness).map_err(reject)?;

@@ -1,4 +1,6 @@
-// The live page in a real Chromium, in front of real workers. Run by tests/page.rs: node page.mjs PROGRAM FOLDER
+// The live page in a real Chromium, in front of real workers. Run by tests/page.rs: node page.mjs PROGRAM FOLDER NVML
+//
+// NVML is a library that plays two GPUs, the second of which is lost.
 //
 // Prints one line a check that holds; ends with 1 at the first that does not. Screenshots go to FOLDER.
 
@@ -9,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
 
-const [program, pictures] = process.argv.slice(2);
+const [program, pictures, nvml] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const folder = mkdtempSync(join(tmpdir(), "page-test-"));
 const children = new Set();
@@ -56,15 +58,31 @@ const submit = (address, args) => start(["submit", "--orchestrator", address, ..
 
 /** A page that counts what must not happen. */
 async function open(browser, url, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 1000 }, colorScheme: "light", reducedMotion: "reduce", ...options });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 1000 }, colorScheme: "light", reducedMotion: "reduce" });
   const page = await context.newPage();
   const wrong = [];
   page.on("console", (message) => { if (["error", "warning"].includes(message.type())) wrong.push(`console: ${message.text()}`); });
   page.on("pageerror", (error) => wrong.push(`exception: ${error}`));
   page.on("request", (request) => { if (!request.url().startsWith(url) && !request.url().startsWith("data:")) wrong.push(`request: ${request.url()}`); });
   await page.goto(url);
+  if (options.locked) await unlock(page, wrong);
   await page.waitForFunction(() => document.getElementById("worker-id").textContent.includes("up "), null, { timeout: PATIENCE });
   return { page, wrong, context };
+}
+
+/** Shows the worker the right token, after a wrong one. */
+async function unlock(page, wrong) {
+  await page.getByRole("button", { name: "Enter the token" }).click();
+  await page.locator("#ask-token").fill("wrong");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.getElementById("ask-error").textContent.includes("not the token"), null, { timeout: PATIENCE });
+  assert(!(await page.locator("#worker-id").textContent()).includes("rack-7"), "without its token the worker shows nothing");
+  await accessible(page, "with the dialog");
+  // What the browser says of answers with 401 is all there may be.
+  const refused = wrong.splice(0);
+  assert(refused.length > 0 && refused.every((text) => text.includes("401")), "a wrong token is refused", refused.length);
+  await page.locator("#ask-token").fill(TOKEN);
+  await page.keyboard.press("Enter");
 }
 
 const points = (page) => page.evaluate(() => [...document.querySelectorAll("#jobs .chart")].map((chart) => Number(/(\d+) points/.exec(chart.getAttribute("aria-label"))?.[1] ?? 0)));
@@ -84,13 +102,13 @@ const noSideways = async (page, what) => {
 async function real(browser) {
   const board = await orchestrator();
   writeFileSync(join(folder, "token"), TOKEN);
-  const { url } = await worker(board.address, { TRAINING_BACKEND: "cpu", MAX_CONCURRENT_TASKS: "4", AUTH_TOKEN_FILE: join(folder, "token"), WORKER_ID: "rack-7" });
+  const { url } = await worker(board.address, { TRAINING_BACKEND: "cpu", MAX_CONCURRENT_TASKS: "4", AUTH_TOKEN_FILE: join(folder, "token"), WORKER_ID: "rack-7", NVML_LIBRARY: nvml });
   const long = ["--set", "batch_size=16", "--set", "hidden_layers=64,32"];
   submit(board.address, ["--model-type", "neural_network", "--dataset", "synthetic:classification?rows=20000&features=40&classes=5&seed=1", "--epochs", "60", ...long]);
   submit(board.address, ["--model-type", "xgboost", "--dataset", "builtin:digits", "--epochs", "40"]);
   submit(board.address, ["--model-type", "cnn", "--dataset", "builtin:digits", "--epochs", "40"]);
   submit(board.address, ["--model-type", "neural_network", "--dataset", "nowhere.csv", "--epochs", "1"]);
-  const { page, wrong } = await open(browser, url);
+  const { page, wrong } = await open(browser, url, { locked: true });
 
   await page.waitForFunction(() => document.querySelectorAll("#jobs canvas").length >= 4, null, { timeout: PATIENCE });
   const before = await points(page);
@@ -128,19 +146,22 @@ async function real(browser) {
   await page.screenshot({ path: join(pictures, "page-phone.png") });
   await page.setViewportSize({ width: 1280, height: 1000 });
 
-  // A task is cancelled by whoever knows the token, and by nobody else. The last in line is there for longest.
+  // A task is cancelled by whoever knows the token. The last in line is there for longest.
   await page.evaluate(() => [...document.querySelectorAll("#tasks button")].at(-1).click());
-  await page.waitForSelector("dialog[open] #ask-token", { state: "visible" });
-  await page.locator("#ask-token").fill("wrong");
-  await page.keyboard.press("Enter");
-  await page.waitForFunction(() => document.getElementById("ask-error").textContent.length > 0, null, { timeout: PATIENCE });
-  const refused = wrong.splice(0);
-  assert(refused.length === 1 && refused[0].includes("401"), "a wrong token is refused", await page.locator("#ask-error").textContent());
-  await accessible(page, "with the dialog");
-  await page.locator("#ask-token").fill(TOKEN);
-  await page.keyboard.press("Enter");
+  await page.waitForSelector("dialog[open]", { state: "visible" });
+  assert(await page.locator("#ask-token").isHidden(), "a token that was taken is not asked for again");
+  await page.locator("#ask-yes").click();
   await page.waitForFunction(() => /stops at its next batch|had ended before/.test(document.getElementById("notices").textContent), null, { timeout: PATIENCE });
-  assert(await page.locator("#ask").isHidden(), "the right one is taken, and the answer said", await page.locator("#notices").textContent());
+  assert(await page.locator("#ask").isHidden(), "a task can be cancelled", await page.locator("#notices").textContent());
+
+  // Two GPUs, one of them lost.
+  const cards = page.locator("#gpus article");
+  assert(await cards.count() === 2, "each GPU has its card");
+  assert((await cards.nth(0).textContent()).includes("healthy") && (await cards.nth(1).textContent()).includes("lost"), "a lost GPU is told from a healthy one");
+  await cards.nth(0).scrollIntoViewIfNeeded();
+  await page.waitForFunction(() => document.querySelectorAll("#gpus article:first-child canvas").length === 4, null, { timeout: PATIENCE });
+  assert(/\d+ %.*GiB.*°C.*W/s.test(await cards.nth(0).textContent()), "with utilisation, memory, temperature and power");
+  await cards.nth(0).screenshot({ path: join(pictures, "page-gpu.png") });
 
   // The orchestrator goes away.
   const killed = Date.now();

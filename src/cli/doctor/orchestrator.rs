@@ -8,7 +8,7 @@ use tonic::{Code, Request};
 
 use super::Finding;
 use crate::cli::remote::innermost;
-use crate::orchestrator::Config;
+use crate::orchestrator::{Config, Credential};
 use crate::wire::pb;
 use crate::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
@@ -88,8 +88,8 @@ async fn call(config: &Config) -> Finding {
         ..pb::HeartbeatRequest::default()
     });
     request.set_timeout(PATIENCE);
-    if let Some(token) = token {
-        request.metadata_mut().insert("authorization", token);
+    if let Some(header) = token.as_ref().and_then(Credential::header) {
+        request.metadata_mut().insert("authorization", header);
     }
     let answer = timeout(PATIENCE * 2, OrchestratorServiceClient::new(channel).heartbeat(request)).await;
     let tls = if https { ", over TLS" } else { "" };

@@ -49,9 +49,9 @@ function notices() {
   box.dataset.key = key;
   box.replaceChildren(...wanted.map(([tone, text]) => make("p", { class: "notice", "data-tone": tone }, text)));
   if (locked) {
-    const unlock = make("button", { type: "button" }, "Enter the token");
-    unlock.addEventListener("click", () => ask({ title: "Token", text: "It is kept until this tab is closed.", yes: "Use it", act: async () => "" }));
-    box.append(make("p", { class: "notice" }, unlock));
+    const button = make("button", { type: "button" }, "Enter the token");
+    button.addEventListener("click", () => ask({ title: "Token", text: "It is kept until this tab is closed.", yes: "Use it", act: unlock }));
+    box.append(make("p", { class: "notice" }, button));
   }
 }
 
@@ -72,6 +72,17 @@ async function order(path) {
   return body.message;
 }
 
+/** Whether the token lets in; then the events are followed. */
+async function unlock() {
+  const answer = await fetch("/api/v1/status", { headers: { Authorization: `Bearer ${token()}` } });
+  if (answer.status === 401) {
+    sessionStorage.removeItem("token");
+    throw Object.assign(new Error("This is not the token of this worker."), { status: 401 });
+  }
+  tryAgain();
+  return "";
+}
+
 /** Asks before something is done that cannot be undone, and for the token where there is none yet. */
 function ask({ title, text, yes, act }) {
   const dialog = byId("ask");
@@ -90,7 +101,6 @@ function ask({ title, text, yes, act }) {
     write(byId("ask-error"), "");
     try {
       const message = await act();
-      locked = false;
       dialog.close();
       if (message) say("ok", message);
     } catch (error) {
@@ -129,7 +139,7 @@ function themed() {
 }
 themed();
 
-follow(token, (kind, data) => {
+const tryAgain = follow(token, (kind, data) => {
   if (kind === "state") state.replace(data);
   else if (kind === "update") state.change(data);
   lost = kind === "lost";

@@ -92,12 +92,14 @@ const keyOf = (task) => `${task.task_id}\n${task.attempt}`;
 
 /**
  * Follows the events for ever, and tells `hear(kind, data)`: "state", "update", "lost" (no answer, or none for 5 s),
- * "locked" (the worker asks for a token). By fetch, since EventSource cannot send a token.
+ * "locked" (the worker asks for a token). By fetch, since EventSource cannot send a token. The function that it returns
+ * tries again at once; while locked nothing else does.
  */
 export function follow(token, hear) {
   let waitMs = 500;
   let stop = new AbortController();
   let watchdog = 0;
+  let again = () => {};
   const silence = () => {
     clearTimeout(watchdog);
     watchdog = setTimeout(() => { hear("lost"); stop.abort(); }, 5000);
@@ -107,7 +109,13 @@ export function follow(token, hear) {
     silence();
     const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
     const answer = await fetch("/api/v1/events", { headers, cache: "no-store", signal: stop.signal });
-    if (answer.status === 401) { hear("locked"); return; }
+    if (answer.status === 401) {
+      clearTimeout(watchdog);
+      hear("locked");
+      await new Promise((resolve) => { again = resolve; });
+      waitMs = 0;
+      return;
+    }
     if (!answer.ok) throw new Error(`${answer.status}`);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -135,9 +143,9 @@ export function follow(token, hear) {
       try { await once(); } catch { /* the worker is away, or this page was hidden: told below */ }
       clearTimeout(watchdog);
       if (document.hidden) continue;
-      hear("lost");
-      await new Promise((resolve) => setTimeout(resolve, waitMs));
-      waitMs = Math.min(waitMs * 2, 5000);
+      if (waitMs > 0) hear("lost");
+      await new Promise((resolve) => { again = resolve; setTimeout(resolve, waitMs); });
+      waitMs = Math.min(waitMs * 2 || 500, 5000);
     }
   };
   // A page that nobody sees costs the worker nothing.
@@ -147,4 +155,5 @@ export function follow(token, hear) {
     if (document.hidden) hiding = setTimeout(() => stop.abort(), 30000);
   });
   run();
+  return () => again();
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 
 use super::*;
+use crate::guard;
 
 /// One event: its kind and its data.
 type Event = (String, Value);
@@ -137,18 +138,25 @@ async fn nobody_cancels_or_drains_where_no_token_is_configured() {
 
 #[tokio::test]
 async fn whoever_knows_the_token_may_drain() {
-    let control = Control::of_token("secret");
-    assert!(!format!("{control:?}").contains("secret"));
-    let mut running = start_as(Patience::default(), control);
-    assert_eq!(running.get("/api/v1/status").await.json()["control"], "token");
-    for headers in ["", "Authorization: Bearer other\r\n", "Authorization: secret\r\n"] {
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "a-secret-of-some-length").unwrap();
+    let config = guard::Config { token_file: Some(token_file), ..guard::Config::default() };
+    let guard = config.open(&guard::Metrics::new().unwrap()).unwrap().http;
+    let mut running = start_as(Patience::default(), guard, Control::Admitted);
+    let known = "Authorization: Bearer a-secret-of-some-length\r\n";
+    let status = running.send("GET /api/v1/status", known).await;
+    assert_eq!(status.json()["control"], "token");
+    for headers in ["", "Authorization: Bearer other\r\n", "Authorization: a-secret-of-some-length\r\n"] {
         let answer = running.send("POST /api/v1/drain", headers).await;
         assert_eq!((answer.status, &answer.json()["error"]["code"]), (401, &"unauthenticated".into()));
+        assert_eq!(running.send("GET /api/v1/events", headers).await.status, 401);
     }
+    assert_eq!(running.get("/").await.status, 200, "the page itself holds nothing of the worker");
     assert!(!running.worker.was_asked());
-    let answer = running.send("POST /api/v1/drain", "Authorization: Bearer secret\r\n").await;
+    let answer = running.send("POST /api/v1/drain", known).await;
     assert_eq!((answer.status, &answer.json()["done"]), (200, &true.into()));
     assert!(running.worker.was_asked());
-    let answer = running.send("POST /api/v1/tasks/a%20b/cancel", "Authorization: Bearer secret\r\n").await;
+    let answer = running.send("POST /api/v1/tasks/a%20b/cancel", known).await;
     assert_eq!((answer.status, &answer.json()["error"]["field"]), (400, &"task_id".into()));
 }
