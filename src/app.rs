@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, Isolation, ProcessEngine, SessionLimits, TrainingEngine};
+use crate::domain::InvalidField;
+use crate::engine::{
+    Engine, EngineError, Isolation, ModelRegistry, ProcessEngine, SessionLimits, TrainingEngine,
+};
 use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
-use crate::{grpc, http, telemetry};
+use crate::{grpc, guard, http, telemetry};
 
 /// How long the start waits for the first sample of the GPUs. Where it comes later they are told of then.
 const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
@@ -48,6 +51,9 @@ pub enum AppError {
     /// The orchestrator does not accept this worker.
     #[error("{0}; trying again is of no use")]
     Orchestrator(#[from] OrchestratorError),
+    /// A certificate, a key or a token cannot be used.
+    #[error(transparent)]
+    Guard(InvalidField),
     /// A metric could not be made.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -72,7 +78,7 @@ impl AppError {
     /// The exit code for it: 2 for bad configuration, 3 where the environment lacks something, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::OrchestratorConfig(_) => 2,
+            Self::OrchestratorConfig(_) | Self::Guard(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
             Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
@@ -128,12 +134,24 @@ impl App {
     ///
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
-    pub async fn build(mut config: Config) -> Result<Self, AppError> {
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        Self::build_with(config, ModelRegistry::default()).await
+    }
+
+    /// As [`Self::build`], for a worker that trains `models`.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_with(mut config: Config, models: ModelRegistry) -> Result<Self, AppError> {
+        let guard_metrics = guard::Metrics::new()?;
+        let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
+        warn_of_strangers(&config);
         let folder = StateFolder::open(&config.worker)?;
         let registry = telemetry::registry()?;
+        guard_metrics.register(&registry)?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
         let sampler = GpuSampler::start(config.gpu)?;
@@ -145,10 +163,20 @@ impl App {
         config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
+        let isolation = match config.isolation {
+            Isolation::Process(_) if models.has_others() => {
+                tracing::warn!(
+                    "models that are not the library's own train in the worker's process: its runners do not know them"
+                );
+                Isolation::Thread
+            }
+            isolation => isolation,
+        };
         let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
-            Ok(match config.isolation {
+            Ok(match isolation {
                 Isolation::Thread => {
-                    let engine = Arc::new(TrainingEngine::with_gpus(config.engine, sessions, Some(watched))?);
+                    let engine = TrainingEngine::with_gpus(config.engine, sessions, Some(watched))?;
+                    let engine = Arc::new(engine.with_models(models));
                     let adapters = Arc::clone(&engine);
                     (engine, Box::new(move || adapters.adapters()))
                 }
@@ -165,6 +193,9 @@ impl App {
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
+        let orchestrator = config.orchestrator.endpoint.clone();
+        let control =
+            if config.guard.asks_for_credentials() { http::Control::Admitted } else { http::Control::Nobody };
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?;
         let metrics = worker::Metrics::new()?;
         metrics.register(&registry)?;
@@ -180,10 +211,17 @@ impl App {
         let worker = Worker::new(config.worker, folder, with);
         let grpc_sources =
             grpc::Sources { handle: worker.handle(), host: host.probe(), gpu: Arc::clone(&gpus) };
-        let http_sources = http::Sources { handle: worker.handle(), host: host.probe(), gpu: gpus, registry };
-        let http = http::Server::new(http_listener, http_sources)?;
+        let http_sources = http::Sources {
+            handle: worker.handle(),
+            host: host.probe(),
+            gpu: gpus,
+            registry,
+            orchestrator,
+            control,
+        };
+        let http = http::Server::new(http_listener, http_sources)?.behind(guards.http, guards.metrics);
         Ok(Self {
-            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness),
+            grpc: grpc::Server::new(grpc_listener, grpc_sources, config.strictness).behind(guards.grpc),
             grpc_addr,
             http_addr: http.local_addr()?,
             http,
@@ -258,6 +296,25 @@ async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationTo
     tokio::select! {
         () = wishes => {}
         () = ended.cancelled() => {}
+    }
+}
+
+/// Says once what a stranger on the network could do.
+fn warn_of_strangers(config: &Config) {
+    let open_to_others = !(config.grpc_listen.ip().is_loopback() && config.http_listen.ip().is_loopback());
+    if !open_to_others {
+        return;
+    }
+    if !config.guard.asks_for_credentials() {
+        tracing::warn!(
+            address = %config.grpc_listen.ip(),
+            "whoever reaches WORKER_PORT can start and cancel tasks; AUTH_TOKEN_FILE or TLS_CLIENT_CA asks them who \
+             they are, LISTEN_ADDRESS=127.0.0.1 keeps others out"
+        );
+    } else if config.guard.sends_tokens_in_plain_text() {
+        tracing::warn!(
+            "callers send their token to this worker in plain text; TLS_CERT and TLS_KEY would hide it"
+        );
     }
 }
 

@@ -9,20 +9,26 @@
 //!
 //! Deliberately absent: the process environment and the process's exit. Both belong to `main`.
 
+pub mod completions;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod exit;
+pub mod explain;
 mod flags;
 mod job;
 pub mod orchestrator;
+mod reference;
 mod remote;
 mod report;
 pub mod run;
 pub mod runner;
 mod signals;
+pub mod status;
 pub mod submit;
 pub mod train;
 mod ui;
+mod worker;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +37,7 @@ pub use exit::{Exit, Failure};
 pub use flags::ConfigFlags;
 pub use job::Setting;
 pub use report::{Epoch, Final, Metrics};
+pub use worker::Target;
 
 use std::ffi::OsString;
 
@@ -76,11 +83,26 @@ pub enum Command {
     Orchestrator(orchestrator::Args),
     /// Send a training job to an orchestrator
     Submit(submit::Args),
-    /// Show the configuration in force, or check it
+    /// Ask a worker how it is
+    Status(status::Args),
+    /// Ask a worker why a task failed, or waits
+    Explain(explain::Args),
+    /// Check this machine and the configuration, and say what mends each finding
+    #[command(
+        long_about = "Check configuration, ports, folders, orchestrator, GPU, kernel, disk and clock, and say what \
+                      mends each finding. Exit codes: 0 nothing keeps the worker from its work, 2 the \
+                      configuration does, 3 the environment does."
+    )]
+    Doctor(doctor::Args),
+    /// Show the configuration in force, check it, or describe all of it
     Config(config::Args),
     /// Train what a worker says; started by the worker itself
     #[command(hide = true)]
     Runner(runner::Args),
+    /// Print the completions of a shell, as: tensorfleet-worker completions bash
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(completions::ManArgs),
 }
 
 impl Cli {
@@ -116,8 +138,13 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
         Command::Train(args) => train::execute(args, environment).await,
         Command::Orchestrator(args) => orchestrator::execute(args, environment).await,
         Command::Submit(args) => submit::execute(args, environment).await,
+        Command::Status(args) => status::execute(args, environment).await,
+        Command::Explain(args) => explain::execute(args, environment).await,
+        Command::Doctor(args) => doctor::execute(args, environment).await,
         Command::Config(args) => config::execute(args, environment),
         Command::Runner(args) => runner::execute(&args),
+        Command::Completions(args) => completions::execute(args),
+        Command::Man(args) => completions::manual(args),
     }
 }
 

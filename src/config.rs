@@ -12,12 +12,14 @@
 //! together, each with its name, its source, its value and what would be right; a secret's value is never
 //! repeated.
 //!
-//! The files that it names for the orchestrator are read once here, so that a bad one is found by a check and not
+//! The files that it names for credentials are read once here, so that a bad one is found by a check and not
 //! by the first call.
 //!
 //! Deliberately absent: binding or creating anything. That is [`crate::app`]'s to do.
 
+mod access;
 mod build;
+mod docs;
 mod layers;
 mod parse;
 mod problem;
@@ -27,6 +29,7 @@ mod variables;
 #[cfg(test)]
 mod tests;
 
+pub use docs::markdown;
 pub use layers::{Environment, FlagValues, Layers, Source, Values};
 pub(crate) use parse::duration;
 pub use problem::{ConfigErrors, Problem};
@@ -37,7 +40,7 @@ use std::net::SocketAddr;
 
 use crate::domain::Strictness;
 use crate::telemetry::logs;
-use crate::{engine, gpu, orchestrator, worker};
+use crate::{engine, gpu, guard, orchestrator, worker};
 
 /// The checked configuration: each room's own one, and what belongs to none.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub struct Config {
     pub isolation: engine::Isolation,
     /// The orchestrator's client's.
     pub orchestrator: orchestrator::Config,
+    /// Who is let in by the servers.
+    pub guard: guard::Config,
     /// Where the gRPC server listens (WORKER_PORT).
     pub grpc_listen: SocketAddr,
     /// Where the HTTP server listens (METRICS_PORT).
@@ -71,6 +76,14 @@ pub struct Resolved {
     pub rows: Vec<Row>,
     /// What is set but has no effect; for the log.
     pub warnings: Vec<String>,
+}
+
+impl Resolved {
+    /// Whether a secret is set, in a file that is named or in itself.
+    pub fn has_secrets(&self) -> bool {
+        let secret = |row: &Row| Variable::find(row.name).is_some_and(|variable| variable.secret);
+        self.rows.iter().any(|row| row.value.is_some() && secret(row))
+    }
 }
 
 impl Config {

@@ -26,11 +26,12 @@ mod task;
 pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
 pub use health::{Health, rfc3339, unready_reasons};
 pub use hyperparameters::{
-    Bootstrap, Checkpoints, ClassWeight, Hyperparameters, Loss, MaxFeatures, Optimizer, Problem, Schedule,
-    Stopping, Strictness, TreeHyperparameters,
+    Bootstrap, Checkpoints, ClassWeight, Hyperparameters, KnownHyperparameter, Loss, MaxFeatures, Optimizer,
+    Problem, Schedule, Stopping, Strictness, TreeHyperparameters,
 };
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
+pub(crate) use invalid::printable;
 pub use masked::masked_path;
 pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
 pub use pci::{ParsePciAddressError, PciAddress};

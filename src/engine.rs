@@ -25,6 +25,7 @@ mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+mod registry;
 #[cfg(target_os = "linux")]
 mod runner;
 mod search;
@@ -42,12 +43,17 @@ mod tests;
 pub use cards::{GpuCondition, GpuState, GpuWatch};
 pub use config::{AnalyticProfile, Config, Isolation, RunnerConfig, UnsupportedModels};
 pub use control::{Control, Observer, Step};
+pub use device::ComputeDevice;
 pub use error::{EngineError, OpenError};
 pub use exit::ExitCause;
 pub use local::{LocalTraining, Predictions};
+pub use registry::ModelRegistry;
 #[cfg(target_os = "linux")]
 pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};
 pub use sessions::SessionLimits;
+pub use trainer::{
+    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, Verdict, listeners,
+};
 pub use training::TrainingEngine;
 
 use std::any::Any;

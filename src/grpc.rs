@@ -1,9 +1,9 @@
 //! The gRPC server: WorkerService, health and reflection.
 //!
 //! ```text
-//! TcpListener --> tonic --+--> WorkerService --wire--> WorkerHandle
-//!                         +--> grpc.health.v1 <-- serving <-- changes of the worker's status
-//!                         +--> reflection v1, v1alpha <-- descriptors of what is served here
+//! TcpListener --Door--> tonic --+--Gate--> WorkerService --wire--> WorkerHandle
+//!                               +--Gate--> reflection v1, v1alpha <-- descriptors of what is served here
+//!                               +--> grpc.health.v1 <-- serving <-- changes of the worker's status
 //! ```
 //!
 //! Invariants: a task belongs to the worker from the moment it is taken, whoever asked for it and however long they
@@ -11,6 +11,7 @@
 //!
 //! Deliberately absent: decisions about tasks (the worker's) and conversions of messages into tasks ([`crate::wire`]).
 
+mod access;
 mod answers;
 mod service;
 mod serving;
@@ -27,10 +28,11 @@ use std::time::Duration;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
+use tower_http::map_request_body::MapRequestBodyLayer;
 
 use crate::domain::Strictness;
 use crate::gpu::GpuProbe;
+use crate::guard::{Door, Guard, Limits};
 use crate::telemetry::host::HostProbe;
 use crate::wire::{self, worker_pb};
 use crate::worker::WorkerHandle;
@@ -38,11 +40,21 @@ use crate::worker::WorkerHandle;
 use service::Service;
 use worker_pb::worker_service_server::WorkerServiceServer;
 
-/// Longest message in either direction: model weights travel inside.
-const MESSAGE_BYTES: usize = 64 << 20;
+/// Longest answer: model weights travel inside.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// Calls under way on one connection; more wait.
-const CALLS_PER_CONNECTION: usize = 4096;
+/// Longest request: names and hyperparameters.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// Longest headers of a call.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Calls under way on one connection; the other side has to wait with more.
+const CALLS_PER_CONNECTION: u32 = 1024;
+
+/// What a connection may cost. The first bytes are the preface of HTTP/2 and the head of a frame, which every client
+/// sends at once; from then on a silent one is asked whether it lives.
+const LIMITS: Limits = Limits { connections: 512, greeting: Duration::from_secs(10), first_bytes: 24 + 9 };
 
 /// A silent connection is asked after this time whether it still lives, and has as long again for its answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -123,12 +135,19 @@ pub struct Server {
     listener: TcpListener,
     sources: Sources,
     strictness: Strictness,
+    limits: Limits,
+    guard: Guard,
 }
 
 impl Server {
     /// Builds the server on `listener`.
     pub fn new(listener: TcpListener, sources: Sources, strictness: Strictness) -> Self {
-        Self { listener, sources, strictness }
+        Self { listener, sources, strictness, limits: LIMITS, guard: Guard::none() }
+    }
+
+    /// The same server behind `guard`.
+    pub fn behind(self, guard: Guard) -> Self {
+        Self { guard, ..self }
     }
 
     /// Where it listens, with the port that was found.
@@ -144,27 +163,39 @@ impl Server {
     /// # Errors
     /// [`Error`] when it cannot begin, or breaks.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), Error> {
-        self.listener.set_nonblocking(true).map_err(Error::Listener)?;
-        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(Error::Listener)?;
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-
+        let door = Door::open(self.listener, &self.guard, self.limits).map_err(Error::Listener)?;
         let background = TaskTracker::new();
         let (reporter, health) = tonic_health::server::health_reporter();
         serving::report(&self.sources.handle, &reporter).await;
         background.spawn(serving::follow(self.sources.handle.clone(), reporter, shutdown.clone()));
 
-        let service = Service::new(self.sources, self.strictness, background.clone(), shutdown.clone());
+        let gate = self.guard.gate;
+        let incoming = access::incoming(door, background.clone(), shutdown.clone());
+        let service = Service {
+            sources: self.sources,
+            strictness: self.strictness,
+            gate: Arc::clone(&gate),
+            background: background.clone(),
+            shutdown: shutdown.clone(),
+        };
         let service = WorkerServiceServer::new(service)
-            .max_decoding_message_size(MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES);
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_ANSWER_BYTES);
+        let (service, reflection_v1, reflection_v1alpha) = (
+            access::private(service, &gate),
+            access::private(reflection().build_v1()?, &gate),
+            access::private(reflection().build_v1alpha()?, &gate),
+        );
         let serving = tonic::transport::Server::builder()
-            .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+            .max_concurrent_streams(CALLS_PER_CONNECTION)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .layer(MapRequestBodyLayer::new(access::impatient))
             .add_service(service)
             .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(reflection_v1)
+            .add_service(reflection_v1alpha)
             .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
         let too_late = async {
             shutdown.cancelled().await;

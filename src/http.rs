@@ -1,7 +1,9 @@
-//! The HTTP server: metrics, health, profile and the JSON of the live page.
+//! The HTTP server: metrics, health, profile, the live page and what feeds it.
 //!
 //! ```text
-//! TcpListener --accept--> connection (HTTP/1.1, time-outs) --> router --> views of WorkerStatus, HostUsage, GPUs
+//! TcpListener --Door--> connection (HTTP/1.1, time-outs) --> access --> router --> views of WorkerStatus, HostUsage, GPUs
+//!                                                                           +------> live: history, server-sent events
+//!                                                                           +------> page (compiled in), control (token)
 //!                                                                +------> metrics text
 //!                                                                +------> profile (own blocking thread)
 //! ```
@@ -11,9 +13,14 @@
 //!
 //! Errors are JSON: `{"error": {"code", "message", "field"?, "value"?, "allowed"?}}`.
 //!
-//! Deliberately absent: anything that changes the worker (gRPC does that).
+//! Deliberately absent: orders without a token. [`Control`] says who may cancel and drain; gRPC does the rest.
 
 mod accept;
+mod access;
+mod control;
+mod events;
+mod live;
+mod page;
 mod problem;
 mod profile;
 mod routes;
@@ -32,12 +39,18 @@ use prometheus::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::WorkerStatus;
 use crate::gpu::GpuProbe;
+use crate::guard::{Demand, Door, Guard};
 use crate::telemetry::host::HostProbe;
 use crate::worker::WorkerHandle;
 
 use accept::Patience;
+use access::Access;
+pub use control::Control;
+use live::Live;
 pub use status_metrics::StatusCollector;
+use views::Summary;
 
 /// Configuration of the HTTP server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +101,16 @@ pub struct Sources {
     pub gpu: Arc<dyn GpuProbe>,
     /// What /metrics writes.
     pub registry: Registry,
+    /// Where the orchestrator is looked for, as people may see it.
+    pub orchestrator: String,
+    /// Who may cancel and drain.
+    pub control: Control,
+}
+
+impl Sources {
+    fn summary(&self, status: &WorkerStatus) -> Summary {
+        Summary::new(self, status)
+    }
 }
 
 impl fmt::Debug for Sources {
@@ -102,6 +125,10 @@ struct Shared {
     sources: Sources,
     /// One permit: the process can be profiled by one request at a time.
     profiles: Arc<Semaphore>,
+    /// One permit for each client that follows the events.
+    viewers: Arc<Semaphore>,
+    live: Arc<Live>,
+    shutdown: CancellationToken,
 }
 
 /// The server, built and not started.
@@ -110,6 +137,8 @@ pub struct Server {
     listener: TcpListener,
     sources: Sources,
     patience: Patience,
+    guard: Guard,
+    measurements: Demand,
 }
 
 impl Server {
@@ -120,7 +149,13 @@ impl Server {
     pub fn new(listener: TcpListener, sources: Sources) -> Result<Self, Error> {
         StatusCollector::new(sources.handle.clone(), Arc::clone(&sources.gpu))?
             .register(&sources.registry)?;
-        Ok(Self { listener, sources, patience: Patience::default() })
+        let (guard, measurements) = (Guard::none(), Demand::Open);
+        Ok(Self { listener, sources, patience: Patience::default(), guard, measurements })
+    }
+
+    /// The same server behind `guard`; /metrics and /health ask for credentials where `measurements` says so.
+    pub fn behind(self, guard: Guard, measurements: Demand) -> Self {
+        Self { guard, measurements, ..self }
     }
 
     /// Where it listens, with the port that was found.
@@ -136,10 +171,18 @@ impl Server {
     /// # Errors
     /// [`Error::Listener`] when the socket cannot be used.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let shared = Shared { sources: self.sources, profiles: Arc::new(Semaphore::new(1)) };
-        self.listener.set_nonblocking(true).map_err(Error::Listener)?;
-        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(Error::Listener)?;
-        accept::serve(listener, routes::router(shared), self.patience, shutdown).await;
+        let live = Arc::new(Live::new(self.sources.clone()));
+        let shared = Shared {
+            sources: self.sources,
+            profiles: Arc::new(Semaphore::new(1)),
+            viewers: Arc::new(Semaphore::new(events::MOST_VIEWERS)),
+            live: Arc::clone(&live),
+            shutdown: shutdown.clone(),
+        };
+        let door = Door::open(self.listener, &self.guard, self.patience.limits()).map_err(Error::Listener)?;
+        let access = Access { gate: self.guard.gate, measurements: self.measurements };
+        let served = accept::serve(door, routes::router(shared, access), self.patience, shutdown.clone());
+        tokio::join!(served, live.run(shutdown));
         Ok(())
     }
 }

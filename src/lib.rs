@@ -8,8 +8,11 @@ pub mod data;
 pub mod dev;
 pub mod domain;
 pub mod engine;
+#[cfg(test)]
+mod fuzz;
 pub mod gpu;
 pub mod grpc;
+pub mod guard;
 pub mod http;
 pub mod orchestrator;
 pub mod telemetry;

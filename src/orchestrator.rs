@@ -12,6 +12,7 @@
 //! Deliberately absent: loops and waiting between tries. When to call again is the worker's to decide, with
 //! [`Backoff`].
 
+mod answers;
 mod backoff;
 mod client;
 mod config;
@@ -24,6 +25,7 @@ mod tests;
 
 pub use backoff::Backoff;
 pub use client::Client;
+pub(crate) use config::Credential;
 pub use config::{Config, ConfigError, Deadlines};
 pub use error::OrchestratorError;
 pub use metrics::Metrics;

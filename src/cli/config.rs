@@ -1,8 +1,8 @@
-//! `config show` and `config check`.
+//! `config show`, `config check` and `config docs`.
 
 use serde_json::json;
 
-use super::{ConfigFlags, Exit, Failure, ui};
+use super::{ConfigFlags, Exit, Failure, reference, ui};
 use crate::config::{Config, ConfigErrors, Environment, Problem, Resolved};
 
 /// Arguments of `config`.
@@ -18,8 +18,18 @@ pub struct Args {
 pub enum Action {
     /// Print every variable with its value and where that came from, secrets masked
     Show(Layered),
+    /// Print all variables (or with --models the models and hyperparameters) as Markdown, as in docs/
+    Docs(Docs),
     /// Print everything that is wrong with the configuration at once, or ok
     Check(Layered),
+}
+
+/// Which reference.
+#[derive(Debug, clap::Args)]
+pub struct Docs {
+    /// Models and hyperparameters instead
+    #[arg(long)]
+    pub models: bool,
 }
 
 /// The layers, and how to print.
@@ -40,6 +50,11 @@ pub struct Layered {
 pub fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
     match args.action {
         Action::Show(Layered { flags, json }) => show(&Config::resolve(&flags.over(environment))?, json),
+        Action::Docs(Docs { models }) => {
+            let text = if models { reference::models() } else { crate::config::markdown() };
+            ui::say(text.trim_end())?;
+            Ok(Exit::Done)
+        }
         Action::Check(Layered { flags, json }) => check(Config::resolve(&flags.over(environment)), json),
     }
 }

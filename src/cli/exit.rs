@@ -108,6 +108,22 @@ pub enum Failure {
         /// What it said.
         reason: String,
     },
+    /// The worker does not answer.
+    #[error("worker at {address} does not answer: {reason}")]
+    WorkerAway {
+        /// Where it should be.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The worker said no.
+    #[error("worker at {address} refuses: {reason}")]
+    WorkerRefused {
+        /// Where it is.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
     /// A part of the demonstration ended too early.
     #[error("{0} ended before the job did")]
     EndedEarly(&'static str),
@@ -124,9 +140,11 @@ impl Failure {
             Self::App(error) => error.exit_code(),
             Self::Training(error) if error.code == ErrorCode::InvalidArgument => Exit::BadUsage.code(),
             Self::Training(error) if error.code == ErrorCode::Unavailable => Exit::Environment.code(),
-            Self::Training(_) | Self::Refused { .. } | Self::EndedEarly(_) | Self::Draw(_) => {
-                Exit::Failed.code()
-            }
+            Self::Training(_)
+            | Self::Refused { .. }
+            | Self::WorkerRefused { .. }
+            | Self::EndedEarly(_)
+            | Self::Draw(_) => Exit::Failed.code(),
             Self::Device(EngineError::GpuForbidden) => Exit::BadUsage.code(),
             Self::Device(_)
             | Self::Runner(_)
@@ -134,6 +152,7 @@ impl Failure {
             | Self::Listen { .. }
             | Self::Write { .. }
             | Self::System { .. }
+            | Self::WorkerAway { .. }
             | Self::Unreachable { .. } => Exit::Environment.code(),
             Self::Interrupted => Exit::Interrupted.code(),
         }

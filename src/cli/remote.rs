@@ -3,12 +3,11 @@
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::{Failure, ui};
-use crate::orchestrator::{Backoff, Config, ConfigError};
+use crate::orchestrator::{Backoff, Config, ConfigError, Credential};
 use crate::wire::pb;
 use crate::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
@@ -26,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Remote {
     address: String,
     client: OrchestratorServiceClient<Channel>,
-    token: Option<MetadataValue<Ascii>>,
+    token: Option<Credential>,
 }
 
 impl Remote {
@@ -46,8 +45,8 @@ impl Remote {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(CALL_TIMEOUT);
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.clone());
+        if let Some(header) = self.token.as_ref().and_then(Credential::header) {
+            request.metadata_mut().insert("authorization", header);
         }
         request
     }
@@ -132,12 +131,12 @@ impl Remote {
 }
 
 /// Whether the call failed on its way, not by the orchestrator's decision.
-fn may_pass(status: &tonic::Status) -> bool {
+pub(super) fn may_pass(status: &tonic::Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 /// The last cause, which says more than "transport error", or the message where there is no cause.
-fn innermost(status: &tonic::Status) -> String {
+pub(super) fn innermost(status: &tonic::Status) -> String {
     let mut cause = status.source();
     let mut reason = status.message().to_owned();
     while let Some(error) = cause {

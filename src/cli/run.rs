@@ -7,6 +7,7 @@ use super::signals::Signals;
 use super::{ConfigFlags, Exit, Failure};
 use crate::app::{App, Shutdown};
 use crate::config::{Config, Environment};
+use crate::guard;
 use crate::telemetry::logs;
 
 /// Arguments of `run`.
@@ -26,6 +27,9 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     logs::init(&resolved.config.logs)?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
+    }
+    if resolved.has_secrets() {
+        guard::no_core_dumps();
     }
     // Before anything is built, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;

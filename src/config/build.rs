@@ -1,17 +1,16 @@
 //! Text to the checked configuration; goes on after an error, so that all of them come out together.
 
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse};
+use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, access, parse};
 use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
-use crate::domain::{
-    Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
-};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs};
-use crate::{data, engine, gpu, orchestrator, worker};
+use crate::{data, engine, gpu, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -20,14 +19,14 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const LEAST_MEMORY_LIMIT: u64 = 1 << 20;
 
 /// Reads variables and gathers what is wrong with them.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     values: &'a Values,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Reader<'_> {
     /// The variable called `name` as a value; None when it is not set, or wrong (which is then noted).
-    fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let (variable, text, source) = self.set(name)?;
         let parsed = if text.contains('\u{fffd}') { None } else { parse(&text) };
         if parsed.is_none() {
@@ -36,20 +35,24 @@ impl Reader<'_> {
         parsed
     }
 
-    fn choice<T: FromStr<Err = ParseChoiceError>>(&mut self, name: &str) -> Option<T> {
+    pub(super) fn choice<T: FromStr<Err = ParseChoiceError>>(&mut self, name: &str) -> Option<T> {
         self.read(name, |raw| raw.trim().parse().ok())
     }
 
-    fn set(&self, name: &str) -> Option<(&'static Variable, String, Source)> {
+    pub(super) fn set(&self, name: &str) -> Option<(&'static Variable, String, Source)> {
         let variable = Variable::find(name)?;
         let value = self.values.of(variable);
         value.text.map(|text| (variable, text, value.source))
     }
 
     /// Notes that the value of `name` cannot be used, beside another one or on this machine.
-    fn conflict(&mut self, name: &str, allowed: &str) {
+    pub(super) fn conflict(&mut self, name: &str, allowed: &str) {
         if let Some((variable, text, source)) = self.set(name) {
-            self.problems.push(Problem::not_allowed(variable, &text, &source, allowed));
+            let problem = Problem::not_allowed(variable, &text, &source, allowed);
+            // Two rooms may look at one file.
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
         }
     }
 }
@@ -60,14 +63,16 @@ pub(super) fn build(
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
 ) -> Option<Config> {
-    missing_features(values, problems, warnings);
+    missing_features(values, warnings);
     let mut reader = Reader { values, problems };
     let worker = worker(&mut reader);
     let engine = engine(&mut reader);
-    let orchestrator = orchestrator(&mut reader);
+    let orchestrator = access::orchestrator(&mut reader, warnings);
+    let guard = access::guard(&mut reader);
     let logs = logs(&mut reader);
-    let grpc_listen = reader.read("WORKER_PORT", parse::listen);
-    let http_listen = reader.read("METRICS_PORT", parse::listen);
+    let address = reader.read("LISTEN_ADDRESS", |raw| raw.trim().parse::<IpAddr>().ok());
+    let mut listen = |name: &str| Some(SocketAddr::new(address?, reader.read(name, parse::port)?));
+    let (grpc_listen, http_listen) = (listen("WORKER_PORT"), listen("METRICS_PORT"));
     if let (Some(grpc), Some(http)) = (grpc_listen, http_listen)
         && grpc.port() == http.port()
         && grpc.port() != 0
@@ -89,6 +94,7 @@ pub(super) fn build(
         worker,
         isolation: isolation?,
         orchestrator: orchestrator?,
+        guard: guard?,
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
         logs: logs?,
@@ -97,7 +103,7 @@ pub(super) fn build(
 }
 
 /// A variable without effect is never passed over in silence.
-fn missing_features(values: &Values, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+fn missing_features(values: &Values, warnings: &mut Vec<String>) {
     for variable in VARIABLES {
         let value = values.of(variable);
         if value.text.is_none() {
@@ -105,9 +111,6 @@ fn missing_features(values: &Values, problems: &mut Vec<Problem>, warnings: &mut
         }
         match variable.support {
             Support::Full => {}
-            Support::Refused => {
-                problems.push(Problem::Unsupported { name: variable.name, from: value.source });
-            }
             Support::Ignored => {
                 warnings.push(format!("{} ({}) has no effect in this version", variable.name, value.source));
             }
@@ -258,22 +261,6 @@ fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Iso
         }),
         false => Isolation::Thread,
     })
-}
-
-fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {
-    let address = reader.read("ORCHESTRATOR_ADDRESS", |raw| orchestrator::Config::parse(raw).ok());
-    let ca_file = reader.read("ORCHESTRATOR_TLS_CA", parse::path);
-    let token_file = reader.read("AUTH_TOKEN_FILE", parse::path);
-    let mut config = orchestrator::Config { ca_file, token_file, ..address? };
-    if config.ca_file.is_some() && !config.endpoint.starts_with("https://") {
-        reader.conflict("ORCHESTRATOR_TLS_CA", "unset, since ORCHESTRATOR_ADDRESS is not https://");
-        // Said; the other file is looked at all the same.
-        config.ca_file = None;
-    }
-    for InvalidField { field, allowed, .. } in config.check_files() {
-        reader.conflict(&field, &allowed);
-    }
-    Some(config)
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

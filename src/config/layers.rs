@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use super::{Problem, VARIABLES, Variable};
+use crate::domain::printable;
 
 /// Variables of the environment by name.
 pub type Environment = BTreeMap<String, String>;
@@ -95,7 +96,7 @@ fn read_file(file: &Path, problems: &mut Vec<Problem>) -> BTreeMap<&'static str,
         Ok(text) => match text.parse::<toml::Table>() {
             Ok(table) => table,
             Err(error) => {
-                problems.push(unreadable(error.to_string().trim_end().replace('\n', "\n    ")));
+                problems.push(unreadable(complaint(&text, &error)));
                 return values;
             }
         },
@@ -107,6 +108,7 @@ fn read_file(file: &Path, problems: &mut Vec<Problem>) -> BTreeMap<&'static str,
     let mut set_by: BTreeMap<&'static str, String> = BTreeMap::new();
     for (key, value) in table {
         let Some(variable) = by_key(&key) else {
+            let key = printable(&key, 100);
             problems.push(Problem::UnknownKey { key, file: file.to_owned() });
             continue;
         };
@@ -129,6 +131,15 @@ fn read_file(file: &Path, problems: &mut Vec<Problem>) -> BTreeMap<&'static str,
         values.insert(variable.name, Value { text: Some(text), source });
     }
     values
+}
+
+/// Where and what, without the text there, which may be a secret.
+fn complaint(text: &str, error: &toml::de::Error) -> String {
+    let message = printable(error.message(), 200);
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
 }
 
 /// Keys are written in upper or in lower snake case, not in a mixture of both.

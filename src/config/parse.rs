@@ -1,6 +1,5 @@
 //! Text to values. Each function answers None for what it does not take; the table says what it would.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -98,9 +97,9 @@ pub(super) fn whole(raw: &str, range: RangeInclusive<u32>) -> Option<u32> {
     raw.trim().parse().ok().filter(|number| range.contains(number))
 }
 
-/// A port on all IPv4 addresses of the machine.
-pub(super) fn listen(raw: &str) -> Option<SocketAddr> {
-    raw.trim().parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+/// A port, or 0.
+pub(super) fn port(raw: &str) -> Option<u16> {
+    raw.trim().parse().ok()
 }
 
 /// `true`, `false`, `1` or `0`, in any case.

@@ -17,14 +17,6 @@ pub enum Problem {
         /// Where the value came from.
         from: Source,
     },
-    /// A variable whose feature this version lacks, and which must not be passed over.
-    #[error("{name} ({from}): not supported by this version; leave it unset")]
-    Unsupported {
-        /// The variable.
-        name: &'static str,
-        /// Where it was set.
-        from: Source,
-    },
     /// The file has a key that nobody knows.
     #[error("{key} (file {}): unknown{}", file.display(), hint(key))]
     UnknownKey {
@@ -79,7 +71,6 @@ impl Problem {
     pub fn subject(&self) -> &str {
         match self {
             Self::Invalid { invalid, .. } => &invalid.field,
-            Self::Unsupported { name, .. } => name,
             Self::UnknownKey { key, .. } | Self::Repeated { key, .. } => key,
             Self::File { .. } => "--config",
         }
@@ -88,7 +79,7 @@ impl Problem {
     /// Where the value came from, in words.
     pub fn origin(&self) -> String {
         match self {
-            Self::Invalid { from, .. } | Self::Unsupported { from, .. } => from.to_string(),
+            Self::Invalid { from, .. } => from.to_string(),
             Self::UnknownKey { file, .. } | Self::Repeated { file, .. } | Self::File { file, .. } => {
                 Source::File(file.clone()).to_string()
             }

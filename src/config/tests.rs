@@ -1,5 +1,8 @@
 //! Layers, rules and reports of the configuration.
 
+mod fuzz;
+
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +11,7 @@ use crate::data;
 use crate::data::remote::LocalAddresses;
 use crate::domain::{Backend, BackendChoice, DevicePolicy};
 use crate::engine::{AnalyticProfile, Isolation, UnsupportedModels};
+use crate::guard::{Demand, SecretFile};
 use crate::telemetry::logs::LogFormat;
 
 /// A certificate that can be read.
@@ -129,6 +133,9 @@ fn values_are_taken() {
         ("ORCHESTRATOR_ADDRESS", "https://fleet:443"),
         ("ORCHESTRATOR_TLS_CA", AUTHORITY),
         ("AUTH_TOKEN_FILE", token.to_str().unwrap()),
+        ("LISTEN_ADDRESS", "::1"),
+        ("METRICS_AUTH", "true"),
+        ("METRICS_TLS", "off"),
         ("WORKER_PORT", "0"),
         ("METRICS_PORT", "0"),
         ("HEARTBEAT_INTERVAL", "100ms"),
@@ -157,8 +164,11 @@ fn values_are_taken() {
     assert_eq!(config.worker.worker_id.unwrap().as_str(), "gpu-7");
     assert_eq!(config.orchestrator.endpoint, "https://fleet:443");
     assert_eq!(config.orchestrator.ca_file, Some(AUTHORITY.into()));
-    assert_eq!(config.orchestrator.token_file, Some(token));
-    assert_eq!((config.grpc_listen.port(), config.http_listen.port()), (0, 0));
+    assert_eq!(config.orchestrator.token_file, Some(SecretFile::token(&token)));
+    let listen = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    assert_eq!((config.grpc_listen, config.http_listen), (listen, listen));
+    assert_eq!(config.guard.token_file, Some(token));
+    assert_eq!((config.guard.metrics, config.guard.http_tls), (Demand::Private, Demand::Open));
     assert_eq!(config.worker.heartbeat_interval, Duration::from_millis(100));
     assert_eq!(config.worker.task_timeout, Duration::from_secs(5400));
     assert_eq!(config.worker.slots, 1024);
@@ -221,6 +231,14 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("TASK_MEMORY_LIMIT", "99999999TiB"),
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
+        ("ORCHESTRATOR_TLS_SERVER_NAME", "fleet"),
+        ("LISTEN_ADDRESS", "localhost"),
+        ("METRICS_TLS", "maybe"),
+        ("METRICS_TLS", "on"),
+        ("METRICS_AUTH", "true"),
+        ("TLS_CERT", "/etc/cert.pem"),
+        ("TLS_CLIENT_CA", "/etc/ca.pem"),
+        ("ORCHESTRATOR_TLS_CERT", "/etc/cert.pem"),
     ] {
         let problems = problems(&[(name, value)]);
         let [problem] = problems.as_slice() else { panic!("{name}={value}: {problems:?}") };
@@ -235,7 +253,7 @@ fn all_errors_come_in_one_report() {
     let (_folder, path) = file("worker_prot = 1\nmax_concurrent_tasks = 0\n");
     let layers = Layers {
         flags: [("WORKER_PORT", "70000".to_owned())].into(),
-        environment: environment(&[("TASK_TIMEOUT", "soon"), ("TLS_CERT", "/etc/cert.pem")]),
+        environment: environment(&[("TASK_TIMEOUT", "soon"), ("TLS_KEY", "/etc/key.pem")]),
         file: Some(path.clone()),
     };
     let errors = Config::resolve(&layers).unwrap_err();
@@ -248,7 +266,8 @@ fn all_errors_come_in_one_report() {
         "TASK_TIMEOUT (environment TASK_TIMEOUT): \"soon\"".to_owned(),
         format!("MAX_CONCURRENT_TASKS ({file}): \"0\""),
         format!("worker_prot ({file}): unknown; did you mean WORKER_PORT?"),
-        "TLS_CERT (environment TLS_CERT): not supported by this version".to_owned(),
+        "TLS_KEY (environment TLS_KEY): \"********\" is not allowed; allowed: unset without TLS_CERT"
+            .to_owned(),
     ] {
         assert!(report.contains(&part), "{part} is missing in {report}");
     }
@@ -324,10 +343,6 @@ fn what_this_version_lacks_is_never_passed_over() {
     for variable in VARIABLES {
         match variable.support {
             Support::Full => {}
-            Support::Refused => {
-                let problems = problems(&[(variable.name, "x")]);
-                assert!(problems[0].contains("not supported by this version"), "{problems:?}");
-            }
             Support::Ignored => {
                 let warnings = from_environment(&[(variable.name, "x")]).unwrap().warnings;
                 assert!(warnings[0].starts_with(variable.name), "{warnings:?}");
@@ -357,7 +372,7 @@ fn tasks_train_in_processes_of_three_quarters_of_the_memory_unless_it_is_said_ot
 }
 
 #[test]
-fn files_for_the_orchestrator_are_read_before_the_first_call() {
+fn files_of_credentials_are_read_before_the_first_call() {
     let (_folder, words) = file("two words");
     let words = words.to_str().unwrap();
     let https = ("ORCHESTRATOR_ADDRESS", "https://fleet:443");
@@ -390,6 +405,38 @@ fn variables_that_contradict_each_other_are_refused() {
     refused(&[("AWS_ACCESS_KEY_ID", "id")], "AWS_ACCESS_KEY_ID");
     refused(&[("AWS_SECRET_ACCESS_KEY", "key")], "AWS_SECRET_ACCESS_KEY");
     refused(&[("AWS_SESSION_TOKEN", "token")], "AWS_SESSION_TOKEN");
+    // A certificate whose key is another one's.
+    let (_folder, key) = file(&crate::guard::testing::Authority::new().issue("worker").key);
+    let pair = [("TLS_CERT", AUTHORITY), ("TLS_KEY", key.to_str().unwrap())];
+    refused(&pair, "TLS_KEY");
+}
+
+#[test]
+fn a_token_in_plain_text_is_warned_of_where_it_leaves_the_machine() {
+    let (_folder, token) = file("secret-1\n");
+    let warnings = |address: &str| {
+        let pairs = [("AUTH_TOKEN_FILE", token.to_str().unwrap()), ("ORCHESTRATOR_ADDRESS", address)];
+        from_environment(&pairs).unwrap().warnings
+    };
+    for near in ["localhost:1", "127.0.0.1:1", "[::1]:1", "https://fleet:1"] {
+        assert_eq!(warnings(near), Vec::<String>::new(), "{near}");
+    }
+    assert!(warnings("fleet:1")[0].contains("plain text"));
+}
+
+#[test]
+fn another_token_for_the_orchestrator_goes_before_the_common_one() {
+    let (_folder, common) = file("common\n");
+    let (_other, own) = file("own\n");
+    let (common, own) = (common.to_str().unwrap(), own.to_str().unwrap());
+    let config = good(&[("AUTH_TOKEN_FILE", common), ("ORCHESTRATOR_TOKEN_FILE", own)]);
+    assert_eq!(
+        config.orchestrator.token_file,
+        Some(SecretFile::new("ORCHESTRATOR_TOKEN_FILE", own.as_ref()))
+    );
+    assert_eq!(config.guard.token_file, Some(common.into()));
+    let missing = problems(&[("AUTH_TOKEN_FILE", "/no/such/token")]);
+    assert_eq!(missing.len(), 1, "one file is complained of once: {missing:?}");
 }
 
 #[test]

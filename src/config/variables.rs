@@ -7,8 +7,6 @@ use crate::data::remote::{AllowedHost, S3};
 pub enum Support {
     /// It has its effect.
     Full,
-    /// Its feature does not exist yet and to go on without it would be unsafe: setting it is an error.
-    Refused,
     /// Its feature does not exist yet and nothing breaks without it: setting it is a warning.
     Ignored,
 }
@@ -74,7 +72,6 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 const SWITCH: &str = "true or false";
 const PORT: &str = "a port from 0 to 65535 (0 = any free one)";
 const KEY: &str = "text without spaces";
-const PEM_FILE: &str = "the path of a PEM file";
 
 const fn variable(
     name: &'static str,
@@ -122,14 +119,15 @@ pub const VARIABLES: &[Variable] = &[
         None,
         "the path of a PEM file, only with https:// in ORCHESTRATOR_ADDRESS",
         "PEM file with the certificate authorities to trust for an https:// orchestrator; by default those of this \
-         machine",
-    ),
+         machine. Read again when it changes",
+    )
+    .or(&["TLS_CA"]),
     variable(
         "AUTH_TOKEN_FILE",
         None,
-        "the path of a readable file with one token",
-        "File with the bearer token that is sent to the orchestrator with every call; the worker's own ports are not \
-         protected by it",
+        "the path of a readable file with one token, or one a line",
+        "File with the bearer token that the worker asks of its callers and sends to the orchestrator. Of several \
+         lines all are taken and the first is sent. Read again when it changes",
     )
     .secret(),
     variable("WORKER_PORT", Some("50052"), PORT, "Port of the worker's gRPC server; 0 = any free one").or(&["PORT"]),
@@ -301,19 +299,63 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable("OTEL_EXPORTER_OTLP_ENDPOINT", None, "a URL", "Where traces go")
         .without_effect(Support::Ignored),
-    variable("TLS_CERT", None, PEM_FILE, "Certificate of the worker's servers")
-        .without_effect(Support::Refused),
-    variable("TLS_KEY", None, PEM_FILE, "Private key of the worker's servers")
-        .secret()
-        .without_effect(Support::Refused),
-    variable("TLS_CA", None, PEM_FILE, "Authorities that are trusted").without_effect(Support::Refused),
-    variable("TLS_CLIENT_CA", None, PEM_FILE, "Authorities whose clients may call the worker")
-        .without_effect(Support::Refused),
-    variable("ORCHESTRATOR_TLS_CERT", None, PEM_FILE, "Certificate that the orchestrator gets to see")
-        .without_effect(Support::Refused),
-    variable("ORCHESTRATOR_TLS_KEY", None, PEM_FILE, "Private key of that certificate")
-        .secret()
-        .without_effect(Support::Refused),
-    variable("ORCHESTRATOR_TLS_SERVER_NAME", None, "a host name", "Name in the orchestrator's certificate")
-        .without_effect(Support::Refused),
+    variable(
+        "TLS_CERT",
+        None,
+        "the path of a PEM file with a certificate chain, together with TLS_KEY",
+        "Certificate of the worker's servers, leaf first; with it they speak TLS. Read again when it changes",
+    ),
+    variable("TLS_KEY", None, "the path of a PEM file with the key of TLS_CERT", "Private key of TLS_CERT")
+        .secret(),
+    variable(
+        "TLS_CLIENT_CA",
+        None,
+        "the path of a PEM file with certificates, only with TLS_CERT",
+        "Authorities whose clients may call the worker: the gRPC port then takes no connection without such a \
+         certificate, and the HTTP port shows without one only what is open",
+    ),
+    variable(
+        "METRICS_TLS",
+        Some("auto"),
+        "auto, on or off; on only with TLS_CERT",
+        "Whether the HTTP port speaks TLS: auto (where TLS_CERT is set), on or off",
+    ),
+    variable(
+        "METRICS_AUTH",
+        Some("false"),
+        "true or false; true only with AUTH_TOKEN_FILE or TLS_CLIENT_CA",
+        "Ask for credentials on /metrics and /health too; /livez and /readyz stay open",
+    ),
+    variable(
+        "LISTEN_ADDRESS",
+        Some("0.0.0.0"),
+        "an IP address of this machine, such as 127.0.0.1, 0.0.0.0 or ::",
+        "Address on which both servers listen; 0.0.0.0 = all of IPv4, :: = all",
+    ),
+    variable(
+        "ORCHESTRATOR_TLS_CERT",
+        None,
+        "the path of a PEM file, together with ORCHESTRATOR_TLS_KEY and with https:// in ORCHESTRATOR_ADDRESS",
+        "Certificate that is shown to the orchestrator, leaf first. Read again when it changes",
+    ),
+    variable(
+        "ORCHESTRATOR_TLS_KEY",
+        None,
+        "the path of a PEM file with the key of ORCHESTRATOR_TLS_CERT",
+        "Private key of ORCHESTRATOR_TLS_CERT",
+    )
+    .secret(),
+    variable(
+        "ORCHESTRATOR_TLS_SERVER_NAME",
+        None,
+        "a host name or an IP address, with https:// in ORCHESTRATOR_ADDRESS",
+        "Name that the orchestrator's certificate has to have; by default the host of ORCHESTRATOR_ADDRESS",
+    ),
+    variable(
+        "ORCHESTRATOR_TOKEN_FILE",
+        None,
+        "the path of a readable file with one token",
+        "File with the bearer token for the orchestrator, where that is another one than AUTH_TOKEN_FILE",
+    )
+    .secret(),
 ];

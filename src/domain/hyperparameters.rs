@@ -119,6 +119,17 @@ impl Default for Hyperparameters {
     }
 }
 
+/// One line of the reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHyperparameter {
+    /// Its name.
+    pub name: &'static str,
+    /// Other names for it.
+    pub aliases: &'static [&'static str],
+    /// What it takes.
+    pub takes: String,
+}
+
 /// What was given, by canonical name: the name that was used, and the value.
 type SetBy<'a> = BTreeMap<&'static str, (&'a str, &'a str)>;
 
@@ -183,6 +194,16 @@ impl Hyperparameters {
                 self.momentum,
                 given("optimizer").unwrap_or("adam (the default)").to_ascii_lowercase()
             )
+        })
+    }
+
+    /// Everything that is known, for the reference.
+    pub fn reference() -> impl Iterator<Item = KnownHyperparameter> {
+        KNOWN.iter().map(|(name, aliases, takes, set)| {
+            // A choice lists what it takes when it is given what it does not.
+            let listed = || set(&mut Self::default(), "\u{0}").err().unwrap_or_default();
+            let takes = if takes.is_empty() { listed() } else { (*takes).to_owned() };
+            KnownHyperparameter { name, aliases, takes }
         })
     }
 

@@ -14,13 +14,13 @@ use crate::domain::{Backend, PciAddress};
 
 /// Something that trains.
 #[derive(Debug, Clone)]
-pub(crate) struct ComputeDevice {
+pub struct ComputeDevice {
     /// The backend it stands for.
-    pub(crate) backend: Backend,
+    pub backend: Backend,
     /// Its name, as results carry it.
-    pub(crate) name: String,
+    pub name: String,
     /// Burn's handle, without differentiation.
-    pub(crate) device: Device,
+    pub device: Device,
     /// UUID of the GPU, where it is watched.
     pub(crate) gpu: Option<String>,
 }

@@ -14,8 +14,9 @@
 pub(crate) mod cards;
 
 use super::device::{ComputeDevice, Devices};
+use super::registry::ModelRegistry;
 use super::search::Search;
-use super::trainer::{MODELS, ModelEntry};
+use super::trainer::ModelEntry;
 use super::{Config, EngineCapabilities, EngineError, OpenError, UnsupportedModels, analytic};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, InvalidField, TaskError, TaskSpec};
 
@@ -35,6 +36,7 @@ pub(crate) struct Placer {
     policy: DevicePolicy,
     unsupported: UnsupportedModels,
     search: Search,
+    models: ModelRegistry,
 }
 
 impl Placer {
@@ -58,7 +60,13 @@ impl Placer {
             policy: config.device_policy,
             unsupported: config.unsupported_models,
             search,
+            models: ModelRegistry::default(),
         })
+    }
+
+    /// The same, for other models.
+    pub(crate) fn with_models(self, models: ModelRegistry) -> Self {
+        Self { models, ..self }
     }
 
     /// Where `task` goes.
@@ -77,10 +85,10 @@ impl Placer {
             Backend::Cpu => self.search.cpu().clone(),
             Backend::Wgpu => self.adapter().cloned().ok_or_else(|| self.no_adapter())?,
         };
-        if let Some(entry) = ModelEntry::of(&task.model) {
+        if let Some(entry) = self.models.of(&task.model) {
             return Ok(Placement::Train(entry, device));
         }
-        let list = ModelEntry::list();
+        let list = self.models.list();
         if self.unsupported == UnsupportedModels::Reject {
             let allowed = format!("{list}; hyperparameter backend=analytic simulates any other");
             return Err(InvalidField::new("model_type", task.model.as_str(), allowed).into());
@@ -106,7 +114,7 @@ impl Placer {
             Backend::Analytic => analytic::DEVICE,
         };
         EngineCapabilities {
-            model_types: MODELS.iter().map(|entry| entry.name.to_owned()).collect(),
+            model_types: self.models.names(),
             backends: [Backend::Cpu].into_iter().chain(wgpu).chain([Backend::Analytic]).collect(),
             default_backend,
             device: device.to_owned(),

@@ -1,6 +1,7 @@
 //! The engine from outside, on real data, and what tests of its parts share.
 
 mod checkpoints;
+mod fuzz;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -1,6 +1,7 @@
 //! What a model has to be able to do, and the table of those that can be trained for real.
 //!
-//! A new model is one file with a [`Trainer`] and one line in [`MODELS`].
+//! A new model is one file with a [`Trainer`] and one line in [`MODELS`]; or, outside of this crate, one file and one line
+//! that hands it to a [`ModelRegistry`](super::ModelRegistry), see examples/custom_model.rs.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,38 +14,38 @@ use crate::data::{Dataset, FeatureForm, LoadOptions};
 use crate::domain::{Hyperparameters, Metrics, ModelType, Stopping, TaskError};
 
 /// What a trainer is built from.
-pub(crate) struct Blueprint<'a> {
+pub struct Blueprint<'a> {
     /// The prepared rows.
-    pub(crate) data: &'a Arc<Dataset>,
+    pub data: &'a Arc<Dataset>,
     /// How they are trained.
-    pub(crate) hyperparameters: &'a Hyperparameters,
+    pub hyperparameters: &'a Hyperparameters,
     /// Where.
-    pub(crate) device: &'a ComputeDevice,
+    pub device: &'a ComputeDevice,
     /// The job's seed.
-    pub(crate) seed: u64,
+    pub seed: u64,
 }
 
 /// A part of the training of a job: minibatches [start, end) of an epoch, or as many rounds or trees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Slice {
+pub struct Slice {
     /// Epoch, as the orchestrator numbers it.
-    pub(crate) epoch: u32,
+    pub epoch: u32,
     /// Minibatches of it, modulo the number there are.
-    pub(crate) batches: Range<u32>,
+    pub batches: Range<u32>,
 }
 
 /// Where slices stand in their job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Course {
+pub struct Course {
     /// Epochs of the whole job, where they are known.
-    pub(crate) total_epochs: Option<u32>,
+    pub total_epochs: Option<u32>,
     /// Minibatches that make an epoch, as whoever cuts the slices counts them, at least 1.
-    pub(crate) batches_per_epoch: u32,
+    pub batches_per_epoch: u32,
 }
 
 /// What the end of an epoch did to a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Nothing.
     Unchanged,
     /// It is another one now: the best of the epochs so far.
@@ -53,19 +54,19 @@ pub(crate) enum Verdict {
 
 /// What a slice yields.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Trained {
+pub struct Trained {
     /// On the rows of the slice, each as it was before its own step.
-    pub(crate) metrics: Metrics,
+    pub metrics: Metrics,
     /// Rows that went through the model.
-    pub(crate) samples: u64,
+    pub samples: u64,
     /// Steps made.
-    pub(crate) steps: u64,
+    pub steps: u64,
 }
 
 /// A model in training, its optimizer included. Lives on one thread.
 ///
 /// What it computes follows from its blueprint and its slices alone: the same ones give the same bits on the CPU.
-pub(crate) trait Trainer: Send {
+pub trait Trainer: Send {
     /// Remembers the state that [`Trainer::roll_back`] returns to.
     fn mark(&mut self);
 
@@ -141,23 +142,24 @@ pub(crate) trait Trainer: Send {
 const EVERYWHERE: &[&str] =
     &["backend", "description", "job_name", "save_checkpoints", "seed", "target", "task", "validation_split"];
 
-type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
+/// Makes a trainer.
+pub type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
 /// A model that is trained for real.
 #[derive(Debug)]
-pub(crate) struct ModelEntry {
+pub struct ModelEntry {
     /// Its model_type.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Other names for it.
-    pub(crate) aliases: &'static [&'static str],
+    pub aliases: &'static [&'static str],
     /// File name of its weights.
-    pub(crate) weights_file_name: &'static str,
+    pub weights_file_name: &'static str,
     /// Hyperparameters that change it, beside those in [`EVERYWHERE`].
-    pub(crate) listens_to: &'static [&'static [&'static str]],
+    pub listens_to: &'static [&'static [&'static str]],
     /// The form in which it takes features.
-    pub(crate) features: FeatureForm,
+    pub features: FeatureForm,
     /// Makes one, untrained.
-    pub(crate) build: Build,
+    pub build: Build,
 }
 
 /// What all models that are trained by minibatches listen to.
@@ -182,7 +184,7 @@ const OF_WHOLE_TREES: &[&str] =
     &["bootstrap", "max_bins", "max_depth", "max_features", "min_samples_leaf", "min_samples_split"];
 
 /// Every model that is trained for real.
-pub(crate) const MODELS: &[ModelEntry] = &[
+pub const MODELS: &[ModelEntry] = &[
     ModelEntry {
         name: "neural_network",
         aliases: &["mlp", "dnn"],
@@ -265,10 +267,14 @@ impl ModelEntry {
         }
     }
 
-    /// The entry of `model`, by name or alias.
+    /// The entry of `model` among those of this crate, by name or alias.
     pub(crate) fn of(model: &ModelType) -> Option<&'static Self> {
-        let model = model.as_str();
-        MODELS.iter().find(|entry| entry.name == model || entry.aliases.contains(&model))
+        MODELS.iter().find(|entry| entry.is_called(model.as_str()))
+    }
+
+    /// Whether `name` is its name or an alias.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
     }
 
     /// What of `hyperparameters` was given and changes nothing, in one line.
@@ -282,14 +288,27 @@ impl ModelEntry {
             .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))
     }
 
-    /// All that can be trained, for messages: `neural_network (mlp, dnn)`.
+    /// All that this crate can train, for messages: `neural_network (mlp, dnn)`.
     pub(crate) fn list() -> String {
-        let show = |entry: &Self| match entry.aliases {
-            [] => entry.name.to_owned(),
-            aliases => format!("{} ({})", entry.name, aliases.join(", ")),
-        };
-        MODELS.iter().map(show).collect::<Vec<_>>().join(", ")
+        MODELS.iter().map(Self::names).collect::<Vec<_>>().join(", ")
     }
+
+    /// Its name, and its aliases in brackets.
+    pub(crate) fn names(&self) -> String {
+        match self.aliases {
+            [] => self.name.to_owned(),
+            aliases => format!("{} ({})", self.name, aliases.join(", ")),
+        }
+    }
+}
+
+/// The models of this crate that `hyperparameter` changes; None where it means something whatever the model is.
+pub fn listeners(hyperparameter: &str) -> Option<Vec<&'static str>> {
+    if EVERYWHERE.contains(&hyperparameter) {
+        return None;
+    }
+    let heard = |entry: &&ModelEntry| entry.listens_to.iter().any(|names| names.contains(&hyperparameter));
+    Some(MODELS.iter().filter(heard).map(|entry| entry.name).collect())
 }
 
 #[cfg(test)]

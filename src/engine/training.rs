@@ -9,7 +9,9 @@ use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
 use super::sessions::{Loss, SessionLimits, Sessions, Submission};
-use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
+use super::{
+    Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, ModelRegistry, priority, seeds,
+};
 use crate::domain::{JobId, PciAddress, TaskSpec};
 
 /// Trains on the devices of this machine, and simulates what they cannot train.
@@ -27,6 +29,11 @@ impl TrainingEngine {
     /// The machine lacks what `config` demands.
     pub fn new(config: Config) -> Result<Self, EngineError> {
         Self::with_limits(config, SessionLimits::default())
+    }
+
+    /// The same engine, which trains `models` instead of those of this crate alone. Call it before the first task.
+    pub fn with_models(self, models: ModelRegistry) -> Self {
+        Self { placer: self.placer.with_models(models), ..self }
     }
 
     /// As [`Self::new`], with limits of its own for idle sessions.

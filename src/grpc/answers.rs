@@ -2,7 +2,9 @@
 
 use tonic::Status;
 
-use crate::domain::{Health, HostUsage, InvalidField, TaskId, TaskOutcome, WorkerStatus};
+use crate::domain::{
+    Health, HostUsage, InvalidField, TaskId, TaskOutcome, TaskView, WorkerStatus, rfc3339, unready_reasons,
+};
 use crate::wire::{saturated, worker_pb};
 use crate::worker::{CancelAnswer, ExecuteError};
 
@@ -66,7 +68,7 @@ pub(super) fn worker_status(
 }
 
 /// The answer to GetStatus.
-pub(super) fn full_status(health: Health) -> worker_pb::GetStatusResponse {
+pub(super) fn full_status(health: Health, status: &WorkerStatus) -> worker_pb::GetStatusResponse {
     worker_pb::GetStatusResponse {
         worker_id: health.worker_id,
         status: health.status.to_owned(),
@@ -82,6 +84,55 @@ pub(super) fn full_status(health: Health) -> worker_pb::GetStatusResponse {
         backend: health.backend.to_owned(),
         reasons: health.reasons,
         version: health.version.to_owned(),
+        slots_total: status.slots_total,
+        slots_busy: status.slots_busy,
+        slots_polling: status.slots_polling,
+        outbox_pending: status.outbox_pending,
+        ready: status.is_ready(),
+        unready_reasons: unready_reasons(status),
+        tasks: status.tasks.iter().map(held).collect(),
+        recent: status.recent.iter().map(|outcome| ended(outcome)).collect(),
+    }
+}
+
+fn held(task: &TaskView) -> worker_pb::HeldTask {
+    worker_pb::HeldTask {
+        task_id: task.identity.task_id.to_string(),
+        job_id: task.identity.job_id.to_string(),
+        attempt: task.identity.attempt,
+        model_type: task.model.to_string(),
+        epoch: task.epoch,
+        phase: task.phase.name().to_owned(),
+        step: task.progress.step,
+        total_steps: task.progress.total_steps,
+        loss: task.progress.loss,
+        accuracy: task.progress.accuracy,
+        samples_per_second: task.progress.samples_per_second,
+        simulated: task.progress.simulated,
+        retries: task.retries,
+        claimed_at: rfc3339(task.claimed_at),
+    }
+}
+
+fn ended(outcome: &TaskOutcome) -> worker_pb::EndedTask {
+    let response = task_response(outcome);
+    let result = outcome.ending.as_ref().ok();
+    worker_pb::EndedTask {
+        task_id: response.task_id,
+        job_id: outcome.identity.job_id.to_string(),
+        attempt: outcome.identity.attempt,
+        model_type: outcome.model.to_string(),
+        epoch: outcome.epoch,
+        status: outcome.status().name().to_owned(),
+        error_code: response.error_code,
+        message: response.message,
+        loss: result.map(|result| result.train.loss),
+        accuracy: result.map(|result| result.train.accuracy),
+        validation_loss: response.validation_loss,
+        validation_accuracy: response.validation_accuracy,
+        backend: response.backend,
+        simulated: response.simulated,
+        duration_seconds: outcome.duration.as_secs_f64(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! WorkerService: each method is one question to the worker.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -9,29 +10,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
-use super::{Sources, answers};
+use super::{Sources, access, answers};
 use crate::domain::{Health, Strictness, TaskId, WorkerId};
+use crate::guard::Gate;
 use crate::wire::worker_pb::worker_service_server::WorkerService;
 use crate::wire::{pb, task_from_request, worker_pb};
 use crate::worker::TaskWatch;
 
 /// Answers the calls.
 pub(super) struct Service {
-    sources: Sources,
-    strictness: Strictness,
-    background: TaskTracker,
-    shutdown: CancellationToken,
-}
-
-impl Service {
-    pub(super) fn new(
-        sources: Sources,
-        strictness: Strictness,
-        background: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { sources, strictness, background, shutdown }
-    }
+    pub(super) sources: Sources,
+    pub(super) strictness: Strictness,
+    pub(super) gate: Arc<Gate>,
+    pub(super) background: TaskTracker,
+    pub(super) shutdown: CancellationToken,
 }
 
 type ProgressStream = Pin<Box<dyn Stream<Item = Result<pb::TaskProgress, Status>> + Send>>;
@@ -42,6 +34,7 @@ impl WorkerService for Service {
         &self,
         request: Request<worker_pb::TaskRequest>,
     ) -> Result<Response<worker_pb::TaskResponse>, Status> {
+        access::pace(&self.gate, &request)?;
         let task = task_from_request(request.into_inner(), self.strictness)
             .map_err(|rejected| answers::invalid(&rejected.error))?;
         // On a task of its own: a caller that goes away drops this call, and must not drop the training with it.
@@ -68,6 +61,7 @@ impl WorkerService for Service {
         &self,
         request: Request<worker_pb::CancelTaskRequest>,
     ) -> Result<Response<worker_pb::CancelTaskResponse>, Status> {
+        access::pace(&self.gate, &request)?;
         let task = task_id(&request.into_inner().task_id)?;
         let answer = self.sources.handle.cancel(&task).await;
         Ok(Response::new(answers::cancelled(&task, answer)))
@@ -78,9 +72,9 @@ impl WorkerService for Service {
         _: Request<worker_pb::GetStatusRequest>,
     ) -> Result<Response<worker_pb::GetStatusResponse>, Status> {
         let gpus = self.sources.gpu.snapshot();
-        let health = Health::new(&self.sources.handle.status(), &self.sources.host.usage(), gpus.gpus.len());
-        let health = health.and_reasons(&gpus.warnings);
-        Ok(Response::new(answers::full_status(health)))
+        let status = self.sources.handle.status();
+        let health = Health::new(&status, &self.sources.host.usage(), gpus.gpus.len());
+        Ok(Response::new(answers::full_status(health.and_reasons(&gpus.warnings), &status)))
     }
 
     type WatchTaskStream = ProgressStream;

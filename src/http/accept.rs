@@ -4,18 +4,27 @@
 //! nothing would keep them for ever.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::guard::{Door, Guest, Limits};
+
+/// Most headers of a request.
+const MOST_HEADERS: usize = 64;
+
+/// Longest head of a request in bytes, and most that is buffered for a connection.
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// What a client may cost.
 #[derive(Debug, Clone, Copy)]
@@ -41,48 +50,47 @@ impl Default for Patience {
     }
 }
 
-/// Serves until `shutdown`, then waits for the connections there are, at most the grace.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    patience: Patience,
-    shutdown: CancellationToken,
-) {
-    let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(patience.connections));
-    while let Some(Ok(place)) = shutdown.run_until_cancelled(Arc::clone(&places).acquire_owned()).await {
-        let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await else { break };
-        match accepted {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(router.clone());
-                let connection = converse(stream, service, patience, shutdown.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                // Out of file descriptors, say: trying again at once would burn a core.
-                tracing::warn!(%error, "cannot accept an HTTP connection");
-                time::sleep(Duration::from_millis(200)).await;
-            }
-        }
+impl Patience {
+    /// What the door asks of connections.
+    pub(super) fn limits(&self) -> Limits {
+        // Bytes after the handshake are watched by the reader of heads.
+        Limits { connections: self.connections, greeting: self.head, first_bytes: 0 }
     }
-    drop(listener);
+}
+
+/// Serves until `shutdown`, then waits for the connections there are, at most the grace.
+pub(super) async fn serve(door: Door, router: Router, patience: Patience, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    while let Some(arrival) = shutdown.run_until_cancelled(door.next()).await {
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        connections.spawn(async move {
+            if let Some(Some(guest)) = shutdown.run_until_cancelled(arrival.greet()).await {
+                converse(guest, router, patience, shutdown).await;
+            }
+        });
+    }
+    drop(door);
     connections.close();
     connections.wait().await;
 }
 
 /// One connection, from its first request to its end.
-async fn converse(
-    stream: TcpStream,
-    service: TowerToHyperService<Router>,
-    patience: Patience,
-    shutdown: CancellationToken,
-) {
+async fn converse(guest: Guest, router: Router, patience: Patience, shutdown: CancellationToken) {
+    let peer = guest.peer();
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(peer);
+        let router = router.clone();
+        async move { router.oneshot(request).await.map(|response: Response| response) }
+    });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience.head);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(MAX_HEAD_BYTES);
+    let service = TowerToHyperService::new(service);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guest), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = shutdown.cancelled() => None,

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::domain::InvalidField;
+use crate::domain::{InvalidField, TaskId};
 
 /// An answer that is an error.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,13 +35,35 @@ impl Problem {
 
     /// The path is right, the method is not.
     pub(super) fn method_not_allowed(method: &str) -> Self {
-        let error = InvalidField::new("method", method, "GET, HEAD");
+        let allowed = "GET, HEAD; POST only at /api/v1/drain and /api/v1/tasks/TASK/cancel";
+        let error = InvalidField::new("method", method, allowed);
         Self { status: StatusCode::METHOD_NOT_ALLOWED, code: "method_not_allowed", ..error.into() }
     }
 
     /// It cannot be done beside what is being done.
     pub(super) fn conflict(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    /// There is no such task here.
+    pub(super) fn no_such_task(task: &TaskId) -> Self {
+        let error = InvalidField::new("task_id", task.as_str(), "one of those at /api/v1/tasks");
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", ..error.into() }
+    }
+
+    /// Nobody may.
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// Not now.
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+
+    /// Whoever asks is not let in.
+    pub(super) fn refused(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(status, code, message)
     }
 
     /// Our fault.

@@ -1,34 +1,38 @@
 //! Which path shows what.
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse};
-use axum::routing::get;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use super::Shared;
+use super::access::{self, Access};
 use super::problem::Problem;
-use super::profile;
-use super::views::{Readiness, Status, Tasks};
+use super::views::{Readiness, Status, Summary, Tasks};
+use super::{Shared, control, events, page, profile};
 use crate::domain::{Health, WorkerStatus};
 use crate::telemetry;
 
-/// The page at `/`.
-const PAGE: &str = include_str!("index.html");
+/// Longest body of a request: none of ours says much.
+const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// All routes.
-pub(super) fn router(shared: Shared) -> Router {
+pub(super) fn router(shared: Shared, access: Access) -> Router {
     Router::new()
-        .route("/", get(|| async { Html(PAGE) }))
+        .route("/", get(|| async { page::file("") }))
+        .route("/page/{name}", get(|Path(name): Path<String>| async move { page::file(&name) }))
         .route("/metrics", get(metrics))
         .route("/health", get(health))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(status))
         .route("/api/v1/tasks", get(tasks))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/tasks/{task_id}/cancel", post(control::cancel))
+        .route("/api/v1/drain", post(control::drain))
         .route("/debug/pprof", get(|| async { profile::INDEX }))
         .route("/debug/pprof/", get(|| async { profile::INDEX }))
         .route("/debug/pprof/profile", get(profile::profile))
@@ -37,6 +41,8 @@ pub(super) fn router(shared: Shared) -> Router {
             |method: Method| async move { Problem::method_not_allowed(method.as_str()) },
         )
         .with_state(shared)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(access, access::check))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
 }
 
@@ -74,9 +80,10 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>) {
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
     let status = shared.sources.handle.status();
-    Json(Status::new(&status, shared.health(&status)))
+    let tasks = shared.live.tasks(&status);
+    Json(Status { summary: Summary::new(&shared.sources, &status), tasks })
 }
 
 async fn tasks(State(shared): State<Shared>) -> Json<Tasks> {
-    Json(Tasks::from(&shared.sources.handle.status()))
+    Json(Tasks::new(&shared.sources.handle.status(), &shared.live))
 }

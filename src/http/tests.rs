@@ -38,7 +38,7 @@ fn outcome(task: &str, ending: Result<TaskResult, TaskError>) -> Arc<TaskOutcome
     })
 }
 
-fn status() -> WorkerStatus {
+pub(super) fn status() -> WorkerStatus {
     let result = TaskResult {
         train: Metrics { loss: 0.5, accuracy: f64::NAN },
         validation: None,
@@ -80,6 +80,13 @@ fn status() -> WorkerStatus {
     }
 }
 
+mod live;
+
+fn sources(handle: WorkerHandle, host: HostProbe, registry: Registry) -> Sources {
+    let orchestrator = "http://orchestrator:50051".to_owned();
+    Sources { handle, host, gpu: Arc::new(NoGpus), registry, orchestrator, control: Control::Nobody }
+}
+
 struct Running {
     worker: FixedWorker,
     shutdown: CancellationToken,
@@ -88,13 +95,18 @@ struct Running {
 }
 
 fn start_with(patience: Patience) -> Running {
+    start_as(patience, Guard::none(), Control::Nobody)
+}
+
+fn start_as(patience: Patience, guard: Guard, control: Control) -> Running {
     let (worker, handle) = WorkerHandle::fixed(status());
     let host = HostProbe::fixed(HostUsage { cpu_percent: 12.5, memory_bytes: 4096, memory_percent: 50.0 });
     let registry = telemetry::registry().unwrap();
     host.register(&registry).unwrap();
-    let sources = Sources { handle, host, gpu: Arc::new(NoGpus), registry };
+    let sources = Sources { control, ..sources(handle, host, registry) };
     let config = Config { listen: (Ipv4Addr::LOCALHOST, 0).into() };
-    let server = Server { patience, ..Server::new(config.bind().unwrap(), sources).unwrap() };
+    let server = Server::new(config.bind().unwrap(), sources).unwrap().behind(guard, Demand::Open);
+    let server = Server { patience, ..server };
     let address = server.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let server = TaskTracker::new().spawn(server.serve(shutdown.clone()));
@@ -370,7 +382,7 @@ async fn a_taken_port_and_a_second_server_of_a_registry_are_refused() {
 
     let (_worker, handle) = WorkerHandle::fixed(status());
     let registry = Registry::new();
-    let sources = Sources { handle, host: HostProbe::default(), gpu: Arc::new(NoGpus), registry };
+    let sources = sources(handle, HostProbe::default(), registry);
     let free = Config { listen: (Ipv4Addr::LOCALHOST, 0).into() };
     Server::new(free.bind().unwrap(), sources.clone()).unwrap();
     assert!(matches!(Server::new(free.bind().unwrap(), sources), Err(Error::Metrics(_))));

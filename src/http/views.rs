@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use crate::domain::{Health, Metrics, TaskOutcome, TaskView, WorkerStatus, rfc3339, unready_reasons};
+use super::live::{Job, Live, RunningTask};
+use super::{Control, Sources};
+use crate::domain::{
+    Health, Metrics, TaskOutcome, TaskPhase, TaskView, WorkerStatus, rfc3339, unready_reasons,
+};
 
 /// `GET /readyz`.
 #[derive(Debug, PartialEq, Serialize)]
@@ -17,17 +21,24 @@ impl From<&WorkerStatus> for Readiness {
     }
 }
 
-/// `GET /api/v1/status`: health and how the slots are used.
+/// Health, and how the slots are used.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Status {
+pub(super) struct Summary {
     #[serde(flatten)]
     health: Health,
     ready: bool,
+    /// What keeps it from being ready.
+    unready_reasons: Vec<String>,
     /// Whether a task without a wish of its own gets figures from a curve instead of from training.
     simulated: bool,
     slots: Slots,
     outbox_pending: u64,
-    tasks: Vec<Task>,
+    /// Training samples a second of all running tasks together.
+    samples_per_second: f64,
+    /// Where the orchestrator is looked for.
+    orchestrator: String,
+    /// Whether a token lets cancel and drain by HTTP.
+    control: &'static str,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -37,11 +48,15 @@ struct Slots {
     polling: u32,
 }
 
-impl Status {
-    pub(super) fn new(status: &WorkerStatus, health: Health) -> Self {
+impl Summary {
+    pub(super) fn new(sources: &Sources, status: &WorkerStatus) -> Self {
+        let gpus = sources.gpu.snapshot();
+        let health = Health::new(status, &sources.host.usage(), gpus.gpus.len()).and_reasons(&gpus.warnings);
+        let running = status.tasks.iter().filter(|task| task.phase == TaskPhase::Running);
         Self {
             health,
             ready: status.is_ready(),
+            unready_reasons: unready_reasons(status),
             simulated: status.backend.is_simulated(),
             slots: Slots {
                 total: status.slots_total,
@@ -49,29 +64,41 @@ impl Status {
                 polling: status.slots_polling,
             },
             outbox_pending: status.outbox_pending,
-            tasks: status.tasks.iter().map(Task::from).collect(),
+            samples_per_second: running.map(|task| task.progress.samples_per_second).sum(),
+            orchestrator: sources.orchestrator.clone(),
+            control: if sources.control == Control::Admitted { "token" } else { "none" },
         }
     }
 }
 
-/// `GET /api/v1/tasks`: held tasks, oldest first, and the latest outcomes, newest last.
+/// `GET /api/v1/status`: the summary and what is at hand.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Status {
+    #[serde(flatten)]
+    pub(super) summary: Summary,
+    pub(super) tasks: Vec<RunningTask>,
+}
+
+/// `GET /api/v1/tasks`: held tasks, oldest first; the jobs of late; and the latest outcomes, newest last.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Tasks {
-    tasks: Vec<Task>,
+    tasks: Vec<RunningTask>,
+    jobs: Vec<Job>,
     recent: Vec<Outcome>,
 }
 
-impl From<&WorkerStatus> for Tasks {
-    fn from(status: &WorkerStatus) -> Self {
+impl Tasks {
+    pub(super) fn new(status: &WorkerStatus, live: &Live) -> Self {
         Self {
-            tasks: status.tasks.iter().map(Task::from).collect(),
+            tasks: live.tasks(status),
+            jobs: live.jobs(),
             recent: status.recent.iter().map(|outcome| Outcome::from(&**outcome)).collect(),
         }
     }
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-struct Task {
+pub(super) struct Task {
     task_id: String,
     job_id: String,
     attempt: u32,
@@ -111,7 +138,7 @@ impl From<&TaskView> for Task {
 
 /// An outcome; what only a result has is null for a failure, and the other way round.
 #[derive(Debug, PartialEq, Serialize)]
-struct Outcome {
+pub(super) struct Outcome {
     task_id: String,
     job_id: String,
     attempt: u32,

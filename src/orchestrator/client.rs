@@ -12,17 +12,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::config::{Config, ConfigError, Deadlines};
+use super::config::{Config, ConfigError, Credential, Deadlines};
 use super::metrics::Metrics;
 use super::{
     ClaimRequest, Heartbeat, HeartbeatAnswer, JobState, Mode, Orchestrator, OrchestratorError, Registered,
-    Registration, status,
+    Registration, answers, status,
 };
-use crate::domain::{InvalidField, JobId, Strictness, TaskId, TaskIdentity, TaskOutcome, TaskView, WorkerId};
+use crate::domain::{JobId, Strictness, TaskIdentity, TaskOutcome, TaskView, WorkerId};
 use crate::wire::pb::{self, orchestrator_service_client::OrchestratorServiceClient};
 use crate::wire::{self, ClaimedTask, saturated};
 
@@ -38,7 +37,7 @@ pub struct Client {
     /// A connection for polls alone: each holds a stream for as long as there is no task, and a proxy that limits
     /// the streams of a connection would queue heartbeats behind them.
     polls: Grpc,
-    token: Option<MetadataValue<Ascii>>,
+    token: Option<Credential>,
     worker_id: WorkerId,
     strictness: Strictness,
     deadlines: Deadlines,
@@ -93,8 +92,8 @@ impl Client {
         let mut request = Request::new(message);
         // Told a little later than it is kept, so that the clock below decides, which counts connecting too.
         request.set_timeout(deadline + Duration::from_secs(1));
-        if let Some(token) = &self.token {
-            request.metadata_mut().insert("authorization", token.clone());
+        if let Some(header) = self.token.as_ref().and_then(Credential::header) {
+            request.metadata_mut().insert("authorization", header);
         }
         let started = Instant::now();
         let answer = match tokio::time::timeout(deadline, rpc(self.grpc.clone(), request)).await {
@@ -136,12 +135,8 @@ impl Orchestrator for Client {
             })
             .await;
         let registered = match answer {
-            Ok(answer) if answer.accepted => Registered {
-                mode: Mode::Extended,
-                heartbeat_interval: seconds(answer.heartbeat_interval_seconds),
-                lease: seconds(answer.lease_seconds),
-            },
-            Ok(answer) => return Err(OrchestratorError::Refused(answer.message)),
+            Ok(answer) if answer.accepted => answers::registered(&answer),
+            Ok(answer) => return Err(OrchestratorError::Refused(status::words(&answer.message))),
             Err(status) if status::is_unimplemented(&status) => {
                 Registered { mode: Mode::Base, heartbeat_interval: None, lease: None }
             }
@@ -196,12 +191,7 @@ impl Orchestrator for Client {
             })
             .await;
         match answer {
-            Ok(answer) => Ok(HeartbeatAnswer {
-                cancel: task_ids(&answer.cancel_task_ids),
-                drain: answer.drain,
-                reregister: answer.reregister,
-                renewed: task_ids(&answer.leases_renewed),
-            }),
+            Ok(answer) => Ok(answers::heartbeat(&answer)),
             Err(status) if status::is_unimplemented(&status) => {
                 Ok(HeartbeatAnswer { reregister: true, ..HeartbeatAnswer::default() })
             }
@@ -257,9 +247,10 @@ impl Orchestrator for Client {
         }
         match answer {
             Ok(answer) if answer.acknowledged => Ok(()),
-            Ok(answer) => {
-                Err(OrchestratorError::Busy(format!("report not acknowledged: {}", answer.message)))
-            }
+            Ok(answer) => Err(OrchestratorError::Busy(format!(
+                "report not acknowledged: {}",
+                status::words(&answer.message)
+            ))),
             Err(status) => Err(status::error(&status)),
         }
     }
@@ -296,27 +287,11 @@ impl Orchestrator for Client {
             })
             .await;
         match answer {
-            Ok(answer) => {
-                let wanted = !matches!(answer.status.as_str(), "CANCELLED" | "FAILED");
-                Ok(JobState {
-                    wanted,
-                    ended: !wanted || answer.status == "COMPLETED",
-                    total_tasks: u32::try_from(answer.total_tasks).unwrap_or(0),
-                })
-            }
+            Ok(answer) => Ok(answers::job_state(&answer)),
             Err(status) if status::is_unknown_job(&status) => {
                 Ok(JobState { wanted: true, ended: false, total_tasks: 0 })
             }
             Err(status) => Err(status::error(&status)),
         }
     }
-}
-
-fn seconds(count: u32) -> Option<Duration> {
-    (count > 0).then(|| Duration::from_secs(count.into()))
-}
-
-/// Ids that are none of ours are left out: nothing that we hold is called so.
-fn task_ids(raw: &[String]) -> Vec<TaskId> {
-    raw.iter().map(String::as_str).map(TaskId::parse).filter_map(Result::<_, InvalidField>::ok).collect()
 }

@@ -1,17 +1,21 @@
 //! Where the orchestrator is, how long it may take, and the connection to it.
 
-use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::{Service as _, ServiceExt as _};
 
 use crate::domain::InvalidField;
+use crate::guard::{ClientFiles, ClientTls, ClientTlsError, SecretFile, TokenFile};
 
 const ADDRESS: &str = "ORCHESTRATOR_ADDRESS";
-const CA_FILE: &str = "ORCHESTRATOR_TLS_CA";
-const TOKEN_FILE: &str = "AUTH_TOKEN_FILE";
+const SERVER_NAME: &str = "ORCHESTRATOR_TLS_SERVER_NAME";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -28,8 +32,12 @@ pub struct Config {
     pub endpoint: String,
     /// PEM file with the authorities to trust for `https://`; None = those of this machine.
     pub ca_file: Option<PathBuf>,
+    /// PEM files with the certificate to show over `https://`, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name in the orchestrator's certificate; None = the host of the endpoint.
+    pub server_name: Option<String>,
     /// File with the bearer token that goes with every call.
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<SecretFile>,
     /// How long calls may take.
     pub deadlines: Deadlines,
 }
@@ -63,8 +71,32 @@ pub enum ConfigError {
     #[error(transparent)]
     Invalid(#[from] InvalidField),
     /// The machine has no certificate authorities that could be used.
-    #[error("{ADDRESS}: https:// finds no authorities to trust on this machine ({0}); set {CA_FILE}")]
-    NoAuthorities(#[source] tonic::transport::Error),
+    #[error("{ADDRESS}: https:// finds no authorities to trust ({0}); set ORCHESTRATOR_TLS_CA")]
+    NoAuthorities(String),
+}
+
+impl From<ClientTlsError> for ConfigError {
+    fn from(error: ClientTlsError) -> Self {
+        match error {
+            ClientTlsError::Invalid(invalid) => Self::Invalid(invalid),
+            no_authorities @ ClientTlsError::NoAuthorities(_) => {
+                Self::NoAuthorities(no_authorities.to_string())
+            }
+        }
+    }
+}
+
+/// The credential that goes with every call.
+#[derive(Debug)]
+pub(crate) struct Credential(TokenFile);
+
+impl Credential {
+    /// The value of the `authorization` header as the file has it now, marked as sensitive so that no Debug shows it.
+    pub(crate) fn header(&self) -> Option<MetadataValue<Ascii>> {
+        let mut value = self.0.token().header().parse::<MetadataValue<Ascii>>().ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
 }
 
 impl Config {
@@ -75,19 +107,58 @@ impl Config {
     pub fn parse(raw: &str) -> Result<Self, ConfigError> {
         let allowed = "host:port, http://host:port or https://host:port, port 1 to 65535, IPv6 in brackets";
         let endpoint = parse_endpoint(raw.trim()).ok_or_else(|| InvalidField::new(ADDRESS, raw, allowed))?;
-        Ok(Self { endpoint, ca_file: None, token_file: None, deadlines: Deadlines::default() })
+        Ok(Self {
+            endpoint,
+            ca_file: None,
+            identity: None,
+            server_name: None,
+            token_file: None,
+            deadlines: Deadlines::default(),
+        })
     }
 
-    /// The channel, not connected yet: it connects when it is first used, and anew whenever it broke.
+    /// The channel, not connected yet: it connects when it is first used, and anew whenever it broke, with the
+    /// certificates that the files then hold.
     ///
     /// Must be called inside a tokio runtime.
     pub(crate) fn channel(&self) -> Result<Channel, ConfigError> {
-        Ok(self.endpoint()?.connect_lazy())
+        let endpoint = self.endpoint()?;
+        let Some(tls) = self.tls()? else { return Ok(endpoint.connect_lazy()) };
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        let connector = tower::service_fn(move |uri: Uri| {
+            let (mut tcp, tls) = (tcp.clone(), tls.clone());
+            async move {
+                let stream = tcp.ready().await?.call(uri).await?;
+                let (connector, server) = tls.connector();
+                let stream = connector.connect(server, stream.into_inner()).await?;
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(TokioIo::new(stream))
+            }
+        });
+        Ok(endpoint.connect_with_connector_lazy(connector))
+    }
+
+    /// Whether the calls are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.endpoint.starts_with("https://")
+    }
+
+    /// Whether the calls never leave this machine.
+    pub fn is_on_this_machine(&self) -> bool {
+        let host = self.host();
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    fn host(&self) -> &str {
+        let authority = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
     }
 
     /// What is wrong with the files that are named here; nothing where all can be used as they are now.
     pub(crate) fn check_files(&self) -> Vec<InvalidField> {
-        let trust = self.ca_file.as_ref().and_then(|_| self.endpoint().err());
+        let named = self.ca_file.is_some() || self.identity.is_some() || self.server_name.is_some();
+        let trust = if named { self.tls().err() } else { None };
         let errors = trust.into_iter().chain(self.token().err());
         let invalid = |error| match error {
             ConfigError::Invalid(invalid) => Some(invalid),
@@ -97,68 +168,51 @@ impl Config {
     }
 
     fn endpoint(&self) -> Result<Endpoint, ConfigError> {
-        let invalid = |error: tonic::transport::Error| {
+        let invalid = |error: &dyn std::fmt::Display| {
             InvalidField::new(ADDRESS, &self.endpoint, format!("an address that can be called ({error})"))
         };
-        let endpoint = Endpoint::from_shared(self.endpoint.clone())
-            .map_err(invalid)?
+        // TLS is the connector's, which the library must not know of; the other side hears the scheme all the same.
+        let plain = self.endpoint.replacen("https://", "http://", 1);
+        let origin = self.endpoint.parse::<Uri>().map_err(|error| invalid(&error))?;
+        let endpoint = Endpoint::from_shared(plain).map_err(|error| invalid(&error))?;
+        Ok(endpoint
+            .origin(origin)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        Ok(match (self.endpoint.starts_with("https://"), &self.ca_file) {
-            (false, None) => endpoint,
-            (false, Some(path)) => {
-                let value = path.to_string_lossy();
-                return Err(InvalidField::new(
-                    CA_FILE,
-                    value,
-                    format!("unset without https:// in {ADDRESS}"),
-                )
-                .into());
-            }
-            (true, None) => endpoint
-                .tls_config(ClientTlsConfig::new().with_native_roots())
-                .map_err(ConfigError::NoAuthorities)?,
-            (true, Some(path)) => {
-                let pem = read(CA_FILE, path)?;
-                let allowed = |why: &dyn std::fmt::Display| {
-                    InvalidField::new(
-                        CA_FILE,
-                        path.to_string_lossy(),
-                        format!("a PEM file with certificates ({why})"),
-                    )
-                };
-                if !pem.contains("BEGIN CERTIFICATE") {
-                    return Err(allowed(&"there is none in it").into());
+            .keep_alive_while_idle(true))
+    }
+
+    /// TLS as the files have it; None for `http://`.
+    fn tls(&self) -> Result<Option<ClientTls>, ConfigError> {
+        if !self.is_encrypted() {
+            let identity = self.identity.as_ref().map(|(certificate, _)| certificate);
+            let named = [("ORCHESTRATOR_TLS_CA", self.ca_file.as_ref()), ("ORCHESTRATOR_TLS_CERT", identity)];
+            let named = named.into_iter().find_map(|(name, path)| Some((name, path?)));
+            return match named {
+                None => Ok(None),
+                Some((name, path)) => {
+                    let allowed = format!("unset without https:// in {ADDRESS}");
+                    Err(InvalidField::new(name, path.to_string_lossy(), allowed).into())
                 }
-                let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-                endpoint.tls_config(trust).map_err(|error| allowed(&error))?
-            }
-        })
+            };
+        }
+        let (variable, name) = match &self.server_name {
+            Some(name) => (SERVER_NAME, name.as_str()),
+            None => (ADDRESS, self.host()),
+        };
+        let server = ServerName::try_from(name.to_owned())
+            .map_err(|_| InvalidField::new(variable, name, "a host name or an IP address"))?;
+        let files = ClientFiles { authorities: self.ca_file.clone(), identity: self.identity.clone() };
+        Ok(Some(ClientTls::open(&files, server)?))
     }
 
-    /// The value of the `authorization` header, marked as sensitive so that no Debug shows it.
-    pub(crate) fn token(&self) -> Result<Option<MetadataValue<Ascii>>, ConfigError> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let token = read(TOKEN_FILE, path)?;
-        let token = token.trim();
-        let fits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        let value = fits.then(|| format!("Bearer {token}").parse::<MetadataValue<Ascii>>().ok()).flatten();
-        let mut value = value.ok_or_else(|| {
-            let allowed = "a file with one token of printable ASCII characters without spaces";
-            InvalidField::new(TOKEN_FILE, path.to_string_lossy(), allowed)
-        })?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+    /// The credential; its file is read again when it changes.
+    pub(crate) fn token(&self) -> Result<Option<Credential>, ConfigError> {
+        let file = self.token_file.clone().map(TokenFile::open);
+        Ok(file.transpose()?.map(Credential))
     }
-}
-
-fn read(variable: &str, path: &Path) -> Result<String, InvalidField> {
-    std::fs::read_to_string(path).map_err(|error| {
-        InvalidField::new(variable, path.to_string_lossy(), format!("a readable text file ({error})"))
-    })
 }
 
 fn parse_endpoint(raw: &str) -> Option<String> {
@@ -240,20 +294,24 @@ mod tests {
     #[test]
     fn a_token_is_read_without_its_line_end_and_never_shown() {
         let (_folder, path, config) = with_file("s3cret\n", "host:1");
-        let token = Config { token_file: Some(path), ..config }.token().unwrap().unwrap();
-        assert_eq!(token.as_bytes(), b"Bearer s3cret");
-        assert!(!format!("{token:?}").contains("s3cret"));
+        let token_file = Some(SecretFile::token(&path));
+        let credential = Config { token_file, ..config }.token().unwrap().unwrap();
+        let header = credential.header().unwrap();
+        assert_eq!(header.as_bytes(), b"Bearer s3cret");
+        assert!(!format!("{header:?} {credential:?}").contains("s3cret"));
     }
 
     #[test]
     fn a_bad_token_file_is_named_and_its_text_is_not() {
         for text in ["", "  \n", "s3cret one\ns3cret two"] {
             let (_folder, path, config) = with_file(text, "host:1");
-            let error = Config { token_file: Some(path), ..config }.token().unwrap_err().to_string();
+            let token_file = Some(SecretFile::token(&path));
+            let error = Config { token_file, ..config }.token().unwrap_err().to_string();
             assert!(error.starts_with("AUTH_TOKEN_FILE: "), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
         }
-        let missing = Config { token_file: Some("/no/such/file".into()), ..Config::parse("host:1").unwrap() };
+        let token_file = Some(SecretFile::token("/no/such/file".as_ref()));
+        let missing = Config { token_file, ..Config::parse("host:1").unwrap() };
         assert!(missing.token().unwrap_err().to_string().contains("/no/such/file"));
     }
 

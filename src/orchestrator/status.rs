@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use tonic::{Code, Status};
 
 use super::OrchestratorError;
+use crate::domain::printable;
 use crate::wire::NO_TASKS_AVAILABLE;
 
 /// How tonic begins the message of a status that it made of an HTTP answer without any gRPC in it.
@@ -76,7 +77,10 @@ pub(super) fn is_too_large(status: &Status) -> bool {
     }
 }
 
-/// Code, message and what lies under it, in one line.
+/// Longest text of the other side that is repeated, in characters: it goes into logs and outcomes.
+const SHOWN_CHARS: usize = 1000;
+
+/// Code, message and what lies under it, in one line without control characters.
 fn describe(status: &Status) -> String {
     let mut text = match status.message() {
         "" => status.code().description().to_owned(),
@@ -91,7 +95,12 @@ fn describe(status: &Status) -> String {
         }
         source = cause.source();
     }
-    text
+    words(&text)
+}
+
+/// What the other side says, as it may go into a log.
+pub(super) fn words(text: &str) -> String {
+    printable(text, SHOWN_CHARS)
 }
 
 #[cfg(test)]
@@ -133,6 +142,13 @@ mod tests {
         let broken = Status::from_error(Box::new(std::io::Error::other("connection reset")));
         assert!(matches!(error(&broken), OrchestratorError::Unreachable(text) if text.contains("reset")));
         assert!(!is_unknown_job(&Status::from_error("host not found".into())));
+    }
+
+    #[test]
+    fn what_the_other_side_says_is_one_line_of_bounded_length() {
+        let status = Status::unavailable("a\n\u{1b}[2Jb".repeat(1000));
+        let OrchestratorError::Unreachable(text) = error(&status) else { panic!("{status}") };
+        assert!(!text.contains(char::is_control) && text.chars().count() <= SHOWN_CHARS + 1, "{text}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a message may say, and what survives the way to disk and back.
 
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -194,8 +194,8 @@ pub(crate) mod fixed {
     pub(crate) struct FixedWorker {
         published: watch::Sender<Arc<Published>>,
         link: FixedLink,
-        /// Kept and never read, so that whoever asks waits.
-        _requests: mpsc::UnboundedReceiver<Request>,
+        /// Kept and never answered, so that whoever asks waits.
+        requests: mpsc::UnboundedReceiver<Request>,
     }
 
     impl FixedWorker {
@@ -203,6 +203,13 @@ pub(crate) mod fixed {
         pub(crate) fn say(&self, status: WorkerStatus) {
             self.link.say(&status);
             self.published.send_replace(Arc::new(published(status)));
+        }
+    }
+
+    impl FixedWorker {
+        /// Whether anybody asked it for something since the last call.
+        pub(crate) fn was_asked(&mut self) -> bool {
+            self.requests.try_recv().is_ok()
         }
     }
 
@@ -217,7 +224,7 @@ pub(crate) mod fixed {
             let (sender, receiver) = watch::channel(Arc::new(published(status)));
             let (requests, inbox) = mpsc::unbounded_channel();
             (
-                FixedWorker { published: sender, link, _requests: inbox },
+                FixedWorker { published: sender, link, requests: inbox },
                 Self { published: receiver, link: view, requests },
             )
         }

@@ -59,10 +59,18 @@ impl WorkerProcess {
         orchestrator: SocketAddr,
         settings: &[(&str, &str)],
     ) -> Self {
-        let address = orchestrator.to_string();
+        Self::launch(state, &orchestrator.to_string(), settings)
+    }
+
+    /// Starts a worker for an orchestrator whose address is written as `orchestrator`.
+    pub fn start_at(orchestrator: &str, settings: &[(&str, &str)]) -> Self {
+        Self::launch(Arc::new(tempfile::tempdir().unwrap()), orchestrator, settings)
+    }
+
+    fn launch(state: Arc<tempfile::TempDir>, orchestrator: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = command(settings);
         command
-            .env("ORCHESTRATOR_ADDRESS", &address)
+            .env("ORCHESTRATOR_ADDRESS", orchestrator)
             .env("WORKER_PORT", "0")
             .env("METRICS_PORT", "0")
             .env("STATE_DIR", state.path())

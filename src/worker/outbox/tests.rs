@@ -1,5 +1,7 @@
 //! The outbox over real files: what is kept, what goes, what damage costs.
 
+mod fuzz;
+
 use std::sync::mpsc::channel;
 use std::time::Duration;
 

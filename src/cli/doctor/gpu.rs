@@ -1,0 +1,134 @@
+//! Whether there is a GPU, and whether it can be trained on: driver, NVML, Vulkan adapter, what the container may.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Finding;
+use crate::config::{Config, Environment};
+use crate::domain::{Backend, BackendChoice, DevicePolicy};
+use crate::engine::{self, Engine as _, TrainingEngine};
+
+/// Where a loader looks that has no other word.
+const LIBRARY_FOLDERS: &[&str] = &[
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/nvidia/lib64",
+    "/usr/lib/wsl/lib",
+];
+
+/// Where the Vulkan loader looks for drivers.
+const ICD_FOLDERS: &[&str] = &["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"];
+
+const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics";
+
+/// From the kernel's driver up to the adapter.
+pub(super) async fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let in_container = Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
+    match &driver {
+        Some(version) => {
+            let line = version.lines().next().unwrap_or_default();
+            findings.push(Finding::ok("gpu.driver", line.to_owned()));
+            findings.push(nvml(environment));
+            findings.extend(capabilities(environment, in_container));
+            findings.push(icd(environment));
+        }
+        None => findings.push(Finding::ok("gpu.driver", "no NVIDIA driver is loaded on this machine")),
+    }
+    findings.push(adapter(config, driver.is_some()).await);
+    findings
+}
+
+fn nvml(environment: &Environment) -> Finding {
+    let named = environment.get("NVML_LIBRARY").filter(|path| !path.trim().is_empty());
+    let library = match named {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.exists()),
+        None => library("libnvidia-ml.so.1", environment),
+    };
+    match library {
+        Some(path) => Finding::ok("gpu.nvml", format!("NVML is at {}", path.display())),
+        None => Finding::warning(
+            "gpu.nvml",
+            "the driver is loaded, and its library libnvidia-ml.so.1 is not found: GPUs cannot be watched",
+            format!(
+                "in a container: {CAPABILITIES}; else install the driver's libraries, or set NVML_LIBRARY"
+            ),
+        ),
+    }
+}
+
+fn library(name: &str, environment: &Environment) -> Option<PathBuf> {
+    let named = environment.get("LD_LIBRARY_PATH").map(String::as_str).unwrap_or_default();
+    let folders = named.split(':').filter(|folder| !folder.is_empty()).chain(LIBRARY_FOLDERS.iter().copied());
+    folders.map(|folder| Path::new(folder).join(name)).find(|path| path.exists())
+}
+
+fn capabilities(environment: &Environment, in_container: bool) -> Option<Finding> {
+    if !in_container {
+        return None;
+    }
+    let given = environment.get("NVIDIA_DRIVER_CAPABILITIES").map(String::as_str).unwrap_or_default();
+    let has = |name: &str| given == "all" || given.split(',').any(|one| one.trim() == name);
+    let missing: Vec<_> = ["compute", "utility", "graphics"].into_iter().filter(|name| !has(name)).collect();
+    Some(if missing.is_empty() {
+        Finding::ok("gpu.capabilities", format!("NVIDIA_DRIVER_CAPABILITIES={given}"))
+    } else {
+        let message = format!("NVIDIA_DRIVER_CAPABILITIES={given} lacks {}", missing.join(", "));
+        Finding::warning("gpu.capabilities", message, format!("run the container with {CAPABILITIES}"))
+    })
+}
+
+fn icd(environment: &Environment) -> Finding {
+    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().find_map(|name| environment.get(*name));
+    let is_there = |folder: &&str| {
+        fs::read_dir(folder).is_ok_and(|mut files| {
+            files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().contains("nvidia")))
+        })
+    };
+    if let Some(named) = named {
+        Finding::ok("gpu.vulkan_driver", format!("Vulkan drivers are those of {named}"))
+    } else if let Some(folder) = ICD_FOLDERS.iter().find(|folder| is_there(folder)) {
+        Finding::ok("gpu.vulkan_driver", format!("{folder} names NVIDIA's Vulkan driver"))
+    } else {
+        let message = "no file names NVIDIA's Vulkan driver (nvidia_icd.json), so that wgpu finds no GPU";
+        Finding::warning(
+            "gpu.vulkan_driver",
+            message,
+            format!("in a container: {CAPABILITIES}; else install the driver's Vulkan part"),
+        )
+    }
+}
+
+/// Looks for devices as the worker will.
+async fn adapter(config: &Config, has_driver: bool) -> Finding {
+    let check = "gpu.adapter";
+    let engine_config = engine::Config { state_dir: None, ..config.engine.clone() };
+    let searched = tokio::task::spawn_blocking(move || TrainingEngine::new(engine_config)).await;
+    let may_use = config.engine.device_policy != DevicePolicy::Cpu;
+    match searched {
+        Err(error) => Finding::error(
+            check,
+            format!("the search for devices ended early: {error}"),
+            "see the driver's log (dmesg)",
+        ),
+        Ok(Err(error)) => {
+            Finding::error(check, error.to_string(), "DEVICE_POLICY=prefer starts without a GPU")
+        }
+        Ok(Ok(engine)) => {
+            let found = engine.capabilities();
+            let device = format!("trains by default on {} ({})", found.default_backend.name(), found.device);
+            if found.default_backend == Backend::Analytic && config.engine.backend == BackendChoice::Auto {
+                let message = format!("{device}: no GPU was found, and results will be simulated");
+                Finding::warning(check, message, "TRAINING_BACKEND=cpu trains for real on the CPU")
+            } else if has_driver && may_use && !found.backends.contains(&Backend::Wgpu) {
+                let message = format!("{device}: there is an NVIDIA driver, and no Vulkan adapter");
+                Finding::warning(check, message, format!("{CAPABILITIES} and the driver's Vulkan part"))
+            } else {
+                Finding::ok(check, device)
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Keeps what is in memory out of core dumps and away from debuggers of the same user.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// From now on this process leaves no core dump, and others of the same user may not read its memory. Its children
+/// inherit the limit on dumps; they may be debugged, since running a program resets the rest.
+pub fn no_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    // A handler of dumps that is a program (core_pattern with |) is called whatever the limit; the flag stops it.
+    let refused = [setrlimit(Resource::Core, none), set_dumpable_behavior(DumpableBehavior::NotDumpable)];
+    for error in refused.into_iter().filter_map(Result::err) {
+        tracing::warn!(%error, "a crash may leave secrets in a core dump: the system refuses to switch dumps off");
+    }
+}
