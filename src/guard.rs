@@ -90,9 +90,10 @@ impl Config {
 
     /// What is wrong with the files that are named here.
     pub fn check_files(&self) -> Vec<InvalidField> {
-        let tls = self.tls.as_ref().and_then(|files| {
-            ServerTls::open(files, Application::Http2, ClientCertificates::Demanded).err()
-        });
+        let tls = self
+            .tls
+            .as_ref()
+            .and_then(|files| ServerTls::open(files, Application::Http2, ClientCertificates::Demanded).err());
         tls.into_iter().chain(self.token().err()).collect()
     }
 

@@ -78,10 +78,9 @@ async fn a_token_closes_everything_but_health_and_changes_without_a_restart() {
     assert_eq!(get_as(worker.http, "/nothing", TOKEN).0, 404);
 
     let mut client = worker.client().await;
-    for request in [
-        Request::new(worker_pb::GetStatusRequest {}),
-        with_token(worker_pb::GetStatusRequest {}, "wrong"),
-    ] {
+    for request in
+        [Request::new(worker_pb::GetStatusRequest {}), with_token(worker_pb::GetStatusRequest {}, "wrong")]
+    {
         assert_eq!(client.get_status(request).await.unwrap_err().code(), Code::Unauthenticated);
     }
     let drain = client.drain(worker_pb::DrainRequest { deadline_seconds: 1 }).await;
@@ -94,9 +93,7 @@ async fn a_token_closes_everything_but_health_and_changes_without_a_restart() {
     assert_eq!(listed.unwrap_err().code(), Code::Unauthenticated);
 
     replace(path.as_ref(), "another-token\n");
-    eventually("the new token is taken", || {
-        get_as(worker.http, "/api/v1/status", "another-token").0 == 200
-    });
+    eventually("the new token is taken", || get_as(worker.http, "/api/v1/status", "another-token").0 == 200);
     assert_eq!(get_as(worker.http, "/api/v1/status", TOKEN).0, 401);
     let metrics = worker.get("/metrics").1;
     assert!(metrics.contains("worker_refused_total{reason=\"token\",server=\"grpc\"} 4"), "{metrics}");
@@ -119,9 +116,10 @@ fn metrics_ask_for_the_token_where_that_is_configured() {
 fn a_worker_that_lets_everybody_in_says_so() {
     let said = |settings: &[(&str, &str)]| {
         let worker = WorkerProcess::start(NOBODY, settings);
-        worker.log().iter().any(|line| {
-            line["level"] == "WARN" && line.to_string().contains("whoever reaches WORKER_PORT")
-        })
+        worker
+            .log()
+            .iter()
+            .any(|line| line["level"] == "WARN" && line.to_string().contains("whoever reaches WORKER_PORT"))
     };
     assert!(said(&[]));
     assert!(!said(&[("LISTEN_ADDRESS", "127.0.0.1")]));
@@ -176,12 +174,11 @@ impl Fleet {
         use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).unwrap()).unwrap();
-        let builder = rustls::ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots);
+        let builder =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
             Some(Issued { certificate, key }) => {
@@ -263,12 +260,10 @@ async fn terminate_tls(fleet: &Fleet, identity: &Issued, behind: SocketAddr, at:
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(fleet.authority.pem.as_bytes()).unwrap()).unwrap();
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-        Arc::new(roots),
-        Arc::clone(&provider),
-    )
-    .build()
-    .unwrap();
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -378,13 +373,17 @@ async fn clients_that_say_little_or_too_much_are_let_go_and_the_others_served() 
         }
     }
 
-    let head = |headers: &str| format!("GET /livez HTTP/1.1\r\nHost: w\r\nConnection: close\r\n{headers}\r\n");
+    let head =
+        |headers: &str| format!("GET /livez HTTP/1.1\r\nHost: w\r\nConnection: close\r\n{headers}\r\n");
     assert_eq!(ask(worker.http, &head("")).0, 200);
     let many: String = (0..100).map(|number| format!("X-{number}: a\r\n")).collect();
     assert_eq!(ask(worker.http, &head(&many)).0, 431, "too many headers");
     let long = format!("X: {}\r\n", "a".repeat(100_000));
     assert!(matches!(ask(worker.http, &head(&long)).0, 431 | 0), "a header too long");
-    assert!(matches!(ask(worker.http, &format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000))).0, 414 | 431 | 0));
+    assert!(matches!(
+        ask(worker.http, &format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000))).0,
+        414 | 431 | 0
+    ));
     assert_eq!(ask(worker.http, "NONSENSE\r\n\r\n").0, 400);
 
     let mut client = worker.client().await;
@@ -448,8 +447,11 @@ async fn no_secret_is_in_anything_that_the_worker_says() {
     };
     let mut client = WorkerServiceClient::new(channel);
     let mut said = Vec::new();
-    let url = "https://me:marker-password@127.0.0.1:1/data.csv?X-Amz-Signature=marker-signature#marker-fragment";
-    for (number, path) in [url, &url.replace("https", "s3"), &url.replace("https://", "htp:")].iter().enumerate() {
+    let url =
+        "https://me:marker-password@127.0.0.1:1/data.csv?X-Amz-Signature=marker-signature#marker-fragment";
+    for (number, path) in
+        [url, &url.replace("https", "s3"), &url.replace("https://", "htp:")].iter().enumerate()
+    {
         let task = worker_pb::TaskRequest {
             task_id: format!("t{number}"),
             job_id: "j".into(),

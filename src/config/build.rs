@@ -5,12 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, access, parse};
-use crate::domain::{
-    Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId,
-};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::UnsupportedModels;
-use crate::telemetry::{host, logs};
-use crate::{data, engine, worker};
+use crate::telemetry::{host, logs, traces};
+use crate::{data, engine, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -95,6 +93,7 @@ pub(super) fn build(
     {
         reader.conflict("METRICS_PORT", "another port than WORKER_PORT");
     }
+    let traces = traces(&mut reader);
     let strict = reader.read("STRICT_HYPERPARAMETERS", parse::boolean);
     let isolation = reader.choice("TASK_ISOLATION");
     if isolation == Some(Isolation::Process)
@@ -115,6 +114,7 @@ pub(super) fn build(
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
         logs: logs?,
+        traces: traces?,
         strictness: if strict? { Strictness::Reject } else { Strictness::Warn },
     })
 }
@@ -188,6 +188,15 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         state_dir: None,
         data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
+}
+
+/// The worker speaks plain text to the collector, which stands beside it.
+fn traces(reader: &mut Reader<'_>) -> Option<traces::Config> {
+    let endpoint = reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", |raw| {
+        let endpoint = orchestrator::Config::parse(raw.trim().trim_end_matches('/')).ok()?;
+        (!endpoint.is_encrypted()).then_some(endpoint.endpoint)
+    });
+    Some(traces::Config { endpoint })
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

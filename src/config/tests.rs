@@ -204,6 +204,7 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
         ("ORCHESTRATOR_TLS_SERVER_NAME", "fleet"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
         ("LISTEN_ADDRESS", "localhost"),
         ("METRICS_TLS", "maybe"),
         ("METRICS_TLS", "on"),
@@ -238,7 +239,8 @@ fn all_errors_come_in_one_report() {
         "TASK_TIMEOUT (environment TASK_TIMEOUT): \"soon\"".to_owned(),
         format!("MAX_CONCURRENT_TASKS ({file}): \"0\""),
         format!("worker_prot ({file}): unknown; did you mean WORKER_PORT?"),
-        "TLS_KEY (environment TLS_KEY): \"********\" is not allowed; allowed: unset without TLS_CERT".to_owned(),
+        "TLS_KEY (environment TLS_KEY): \"********\" is not allowed; allowed: unset without TLS_CERT"
+            .to_owned(),
     ] {
         assert!(report.contains(&part), "{part} is missing in {report}");
     }
@@ -387,7 +389,10 @@ fn another_token_for_the_orchestrator_goes_before_the_common_one() {
     let (_other, own) = file("own\n");
     let (common, own) = (common.to_str().unwrap(), own.to_str().unwrap());
     let config = good(&[("AUTH_TOKEN_FILE", common), ("ORCHESTRATOR_TOKEN_FILE", own)]);
-    assert_eq!(config.orchestrator.token_file, Some(SecretFile::new("ORCHESTRATOR_TOKEN_FILE", own.as_ref())));
+    assert_eq!(
+        config.orchestrator.token_file,
+        Some(SecretFile::new("ORCHESTRATOR_TOKEN_FILE", own.as_ref()))
+    );
     assert_eq!(config.guard.token_file, Some(common.into()));
     let missing = problems(&[("AUTH_TOKEN_FILE", "/no/such/token")]);
     assert_eq!(missing.len(), 1, "one file is complained of once: {missing:?}");

@@ -240,8 +240,12 @@ pub const VARIABLES: &[Variable] = &[
         "Another library than libnvidia-ml.so.1 to watch GPUs with",
     )
     .without_effect(Support::Ignored),
-    variable("OTEL_EXPORTER_OTLP_ENDPOINT", None, "a URL", "Where traces go")
-        .without_effect(Support::Ignored),
+    variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        None,
+        "http://host:port of a collector that takes OTLP over gRPC, such as http://localhost:4317",
+        "Where traces of tasks go, by OTLP over gRPC; none by default",
+    ),
     variable(
         "TLS_CERT",
         None,

@@ -184,7 +184,12 @@ impl Arrival {
     pub async fn greet(self) -> Option<Guest> {
         let Self { stream, address, place, tls, limits, refused } = self;
         let Some(tls) = tls else {
-            return Some(Guest::new(Stream::Plain(stream), Peer { address, certified: false }, place, limits));
+            return Some(Guest::new(
+                Stream::Plain(stream),
+                Peer { address, certified: false },
+                place,
+                limits,
+            ));
         };
         let failure = match timeout(limits.greeting, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => {

@@ -18,8 +18,7 @@ impl Metrics {
     /// What the metrics library refuses; never in a correct build.
     pub fn new() -> Result<Self, prometheus::Error> {
         let about = "Connections and calls that were not let in, by server and by what was wrong with them.";
-        let refused =
-            IntCounterVec::new(Opts::new("worker_refused_total", about), &["server", "reason"])?;
+        let refused = IntCounterVec::new(Opts::new("worker_refused_total", about), &["server", "reason"])?;
         Ok(Self { refused })
     }
 

@@ -319,7 +319,8 @@ async fn only_certified_clients_come_in_where_that_is_demanded_and_authorities_c
     let anonymous = pki.client(None);
     let known = pki.client(Some(pki.authority.issue("known").write(pki.folder.path(), "known")));
     let stranger_authority = Authority::new();
-    let stranger = pki.client(Some(stranger_authority.issue("stranger").write(pki.folder.path(), "stranger")));
+    let stranger =
+        pki.client(Some(stranger_authority.issue("stranger").write(pki.folder.path(), "stranger")));
     assert!(connect(demanded, &anonymous).await.is_err());
     assert!(connect(demanded, &stranger).await.is_err());
     assert!(connect(demanded, &known).await.unwrap().2);
@@ -332,7 +333,8 @@ async fn only_certified_clients_come_in_where_that_is_demanded_and_authorities_c
     assert!(connect(demanded, &known).await.is_err(), "whom no authority certifies any more is out");
     // The client's own certificate changes as well.
     stranger_authority.issue("known").write(pki.folder.path(), "known");
-    eventually("the client shows its new certificate", async || connect(demanded, &known).await.is_ok()).await;
+    eventually("the client shows its new certificate", async || connect(demanded, &known).await.is_ok())
+        .await;
 }
 
 #[tokio::test]

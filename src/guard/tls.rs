@@ -68,8 +68,10 @@ impl ServerTls {
         let key = SecretFile::new("TLS_KEY", &files.key);
         let authorities =
             files.client_authorities.as_ref().map(|path| SecretFile::new("TLS_CLIENT_CA", path));
-        let watched: Vec<_> =
-            [Some(certificate.clone()), Some(key.clone()), authorities.clone()].into_iter().flatten().collect();
+        let watched: Vec<_> = [Some(certificate.clone()), Some(key.clone()), authorities.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
         let read = move || {
             let builder = ServerConfig::builder_with_provider(provider())
                 .with_safe_default_protocol_versions()
@@ -141,8 +143,7 @@ impl ClientTls {
     /// # Errors
     /// The variable whose file cannot be used, or a machine without authorities where none are named.
     pub fn open(files: &ClientFiles, server: ServerName<'static>) -> Result<Self, ClientTlsError> {
-        let authorities =
-            files.authorities.as_ref().map(|path| SecretFile::new("ORCHESTRATOR_TLS_CA", path));
+        let authorities = files.authorities.as_ref().map(|path| SecretFile::new("ORCHESTRATOR_TLS_CA", path));
         let identity = files.identity.as_ref().map(|(chain, key)| {
             (SecretFile::new("ORCHESTRATOR_TLS_CERT", chain), SecretFile::new("ORCHESTRATOR_TLS_KEY", key))
         });

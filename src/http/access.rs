@@ -69,7 +69,8 @@ fn refused(refusal: Refusal) -> Response {
     match refusal {
         Refusal::Token => {
             let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"tensorfleet-worker\"")];
-            (challenge, Problem::refused(StatusCode::UNAUTHORIZED, "unauthenticated", message)).into_response()
+            (challenge, Problem::refused(StatusCode::UNAUTHORIZED, "unauthenticated", message))
+                .into_response()
         }
         Refusal::Certificate => {
             Problem::refused(StatusCode::UNAUTHORIZED, "unauthenticated", message).into_response()
@@ -91,7 +92,9 @@ mod tests {
         for open in ["/", "/livez", "/readyz", "/page/main.js"] {
             assert_eq!(kind(open), Kind::Open, "{open}");
         }
-        for private in ["/api/v1/status", "/api", "/debug/pprof/", "/metrics/", "//", "/page", "/%6detrics", ""] {
+        for private in
+            ["/api/v1/status", "/api", "/debug/pprof/", "/metrics/", "//", "/page", "/%6detrics", ""]
+        {
             assert_eq!(kind(private), Kind::Private, "{private}");
         }
     }

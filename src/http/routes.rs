@@ -9,8 +9,8 @@ use serde::Serialize;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
-use super::access::{self, Access};
 use super::Shared;
+use super::access::{self, Access};
 use super::problem::Problem;
 use super::profile;
 use super::views::{Readiness, Status, Tasks};

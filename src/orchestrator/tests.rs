@@ -19,11 +19,11 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::dev::{Contract, DevConfig, DevOrchestrator, JobRequest};
-use crate::guard::SecretFile;
 use crate::domain::{
     Backend, ErrorCode, HostUsage, Metrics as Figures, ModelType, Progress, Strictness, TaskError, TaskPhase,
     TaskResult, TaskSpec,
 };
+use crate::guard::SecretFile;
 use crate::wire::pb;
 use crate::wire::pb::orchestrator_service_server::{OrchestratorService, OrchestratorServiceServer};
 
@@ -342,7 +342,8 @@ async fn a_refused_credential_is_for_good_and_a_good_one_goes_with_every_call() 
     let folder = tempfile::tempdir().unwrap();
     let token_file = folder.path().join("token");
     std::fs::write(&token_file, "s3cret\n").unwrap();
-    let client = client_with(Config { token_file: Some(SecretFile::token(&token_file)), ..config(fake.address) });
+    let client =
+        client_with(Config { token_file: Some(SecretFile::token(&token_file)), ..config(fake.address) });
     assert_eq!(client.register(&registration()).await.unwrap().mode, Mode::Base);
     assert!(!format!("{client:?}").contains("s3cret"));
 }

@@ -27,7 +27,10 @@ fn fuzz_every_message() {
             .encode_to_vec(),
         pb::RegisterWorkerRequest {
             worker_id: "w".into(),
-            capabilities: Some(pb::WorkerCapabilities { gpus: vec![Default::default()], ..Default::default() }),
+            capabilities: Some(pb::WorkerCapabilities {
+                gpus: vec![Default::default()],
+                ..Default::default()
+            }),
             ..Default::default()
         }
         .encode_to_vec(),
