@@ -87,7 +87,7 @@ async fn a_job_is_traced_from_claim_to_report() {
     for task in tasks {
         assert_eq!(text(task, "job_id"), job.as_str());
         assert_eq!(text(task, "attempt"), "1");
-        assert_eq!(text(task, "status"), "COMPLETED");
+        assert_eq!(text(task, "status"), "completed");
         let task_id = text(task, "task_id");
         let mut parts: Vec<_> = spans.iter().filter(|span| span.parent_span_id == task.span_id).collect();
         parts.sort_by_key(|span| span.start_time_unix_nano);

@@ -50,7 +50,7 @@ impl WorkerService for Service {
             .await
             .map_err(|error| Status::internal(format!("the wait for the task ended early: {error}")))?
             .map_err(|error| {
-                traces.close(&identity, "REFUSED", Some(error.to_string()));
+                traces.close(&identity, "refused", Some(error.to_string()));
                 answers::not_taken(error)
             })?;
         let mut response = Response::new(answers::task_response(&outcome));

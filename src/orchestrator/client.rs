@@ -326,7 +326,7 @@ impl Orchestrator for Client {
             .await;
         match answer {
             Ok(_) => {
-                self.traces.close(task, "RELEASED", None);
+                self.traces.close(task, "released", None);
                 Ok(true)
             }
             Err(status) if status::is_unimplemented(&status) => Ok(false),
