@@ -1,4 +1,5 @@
 //! Certificates of a fleet, clients that trust it, and TLS in front of an orchestrator that speaks plain text.
+#![allow(unreachable_pub, reason = "part of a test binary")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
