@@ -216,7 +216,7 @@ pub(crate) fn run() -> Result<TaskResult, Box<dyn Error + Send + Sync>> {
     let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
     let config = tensorfleet_worker::engine::Config { state_dir: None, ..config.engine };
 
-    // The one line. A whole worker with it: App::build_with(config, models).
+    // The one line. A whole worker with it: App::build_with(config, models, Traces::default()).
     let models = ModelRegistry::default().with(&NEAREST_CENTROID)?;
 
     let engine = TrainingEngine::new(config)?.with_models(models);

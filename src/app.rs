@@ -27,6 +27,7 @@ use crate::engine::{
 use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
+use crate::telemetry::traces::{self, Traces};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, guard, http, telemetry};
 
@@ -57,6 +58,9 @@ pub enum AppError {
     /// A metric could not be made.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// Traces cannot be sent.
+    #[error(transparent)]
+    Traces(#[from] traces::Error),
     /// The HTTP server.
     #[error(transparent)]
     Http(#[from] http::Error),
@@ -78,7 +82,7 @@ impl AppError {
     /// The exit code for it: 2 for bad configuration, 3 where the environment lacks something, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::OrchestratorConfig(_) | Self::Guard(_) => 2,
+            Self::OrchestratorConfig(_) | Self::Guard(_) | Self::Traces(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
             Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
@@ -125,6 +129,7 @@ pub struct App {
     grpc_addr: SocketAddr,
     http: http::Server,
     http_addr: SocketAddr,
+    traces: Traces,
     _host: HostSampler,
     _gpus: GpuSampler,
 }
@@ -135,14 +140,18 @@ impl App {
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
     pub async fn build(config: Config) -> Result<Self, AppError> {
-        Self::build_with(config, ModelRegistry::default()).await
+        Self::build_with(config, ModelRegistry::default(), Traces::default()).await
     }
 
-    /// As [`Self::build`], for a worker that trains `models`.
+    /// As [`Self::build`], for a worker that trains `models`, with `traces` that others may look at.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub async fn build_with(mut config: Config, models: ModelRegistry) -> Result<Self, AppError> {
+    pub async fn build_with(
+        mut config: Config,
+        models: ModelRegistry,
+        traces: Traces,
+    ) -> Result<Self, AppError> {
         let guard_metrics = guard::Metrics::new()?;
         let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
@@ -196,7 +205,9 @@ impl App {
         let orchestrator = config.orchestrator.endpoint.clone();
         let control =
             if config.guard.asks_for_credentials() { http::Control::Admitted } else { http::Control::Nobody };
-        let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?;
+        traces.start(&config.traces, &worker_id)?;
+        let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?
+            .traced(traces.clone());
         let metrics = worker::Metrics::new()?;
         metrics.register(&registry)?;
         let grpc_addr = grpc_listener.local_addr().map_err(grpc::Error::Listener)?;
@@ -207,10 +218,15 @@ impl App {
             host: host.probe(),
             address: advertised(grpc_addr),
             metrics,
+            traces: traces.clone(),
         };
         let worker = Worker::new(config.worker, folder, with);
-        let grpc_sources =
-            grpc::Sources { handle: worker.handle(), host: host.probe(), gpu: Arc::clone(&gpus) };
+        let grpc_sources = grpc::Sources {
+            handle: worker.handle(),
+            host: host.probe(),
+            gpu: Arc::clone(&gpus),
+            traces: traces.clone(),
+        };
         let http_sources = http::Sources {
             handle: worker.handle(),
             host: host.probe(),
@@ -226,6 +242,7 @@ impl App {
             http_addr: http.local_addr()?,
             http,
             worker,
+            traces,
             _host: host,
             _gpus: sampler,
         })
@@ -277,6 +294,8 @@ impl App {
         while let Some(result) = servers.join_next().await {
             served.push(result);
         }
+        // Waits for the collector, a few seconds at most.
+        let _ = tokio::task::spawn_blocking(move || self.traces.shutdown()).await;
         outcome?;
         for result in served {
             result.map_err(AppError::Server)??;

@@ -46,6 +46,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Config, Environment, Layers};
 use crate::telemetry::logs;
+use crate::telemetry::traces::Traces;
 
 /// The compute worker of TensorFleet.
 #[derive(Debug, Parser)]
@@ -158,5 +159,5 @@ where
     environment.retain(|name, text| of_logs(name) && !text.trim().is_empty());
     environment.entry("LOG_LEVEL".to_owned()).or_insert_with(|| level.to_owned());
     let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
-    Ok(logs::init_into(&config.logs, writer)?)
+    Ok(logs::init_into(&config.logs, Traces::default(), writer)?)
 }

@@ -39,7 +39,7 @@ pub use variables::{Support, VARIABLES, Variable, nearest};
 use std::net::SocketAddr;
 
 use crate::domain::Strictness;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, traces};
 use crate::{engine, gpu, guard, orchestrator, worker};
 
 /// The checked configuration: each room's own one, and what belongs to none.
@@ -63,6 +63,8 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// The logs'.
     pub logs: logs::Config,
+    /// The traces'.
+    pub traces: traces::Config,
     /// What happens to hyperparameters that nobody knows (STRICT_HYPERPARAMETERS).
     pub strictness: Strictness,
 }

@@ -34,6 +34,7 @@ use crate::domain::Strictness;
 use crate::gpu::GpuProbe;
 use crate::guard::{Door, Guard, Limits};
 use crate::telemetry::host::HostProbe;
+use crate::telemetry::traces::Traces;
 use crate::wire::{self, worker_pb};
 use crate::worker::WorkerHandle;
 
@@ -121,6 +122,8 @@ pub struct Sources {
     pub host: HostProbe,
     /// The GPUs.
     pub gpu: Arc<dyn GpuProbe>,
+    /// What each task goes through.
+    pub traces: Traces,
 }
 
 impl fmt::Debug for Sources {

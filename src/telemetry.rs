@@ -1,4 +1,4 @@
-//! Sight: metrics registry, series with an end, logs, and what the machine and the process use.
+//! Sight: metrics registry, series with an end, logs, traces, and what the machine and the process use.
 //!
 //! ```text
 //! room's Metrics --register--> Registry --render--> text of GET /metrics
@@ -16,6 +16,7 @@
 pub mod host;
 pub mod logs;
 pub mod series;
+pub mod traces;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{Encoder as _, GaugeVec, Opts, Registry, TextEncoder};

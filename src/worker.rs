@@ -45,6 +45,7 @@ use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
+use crate::telemetry::traces::Traces;
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
 use link::{Identity, Link};
@@ -115,6 +116,8 @@ pub struct Collaborators<O> {
     pub address: String,
     /// The worker's metrics.
     pub metrics: Metrics,
+    /// What each task goes through.
+    pub traces: Traces,
 }
 
 /// A worker that is built and not started.
@@ -201,6 +204,7 @@ impl<O: Orchestrator> Worker<O> {
             reports,
             link: link_view.clone(),
             metrics: with.metrics.clone(),
+            traces: with.traces.clone(),
             tracker: tracker.clone(),
             task_timeout: config.task_timeout,
             drain_timeout: config.drain_timeout,

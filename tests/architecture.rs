@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("guard", &["domain"], &["tonic", "axum", "hyper", "burn"]),
     ("fuzz", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("wire", &["domain"], &["tokio", "axum", "prometheus", "burn"]),
-    ("orchestrator", &["domain", "guard", "wire"], &["axum", "burn"]),
+    ("orchestrator", &["domain", "guard", "telemetry", "wire"], &["axum", "burn"]),
     ("worker", &["domain", "wire", "telemetry", "orchestrator", "engine", "gpu"], &["tonic", "axum", "burn"]),
     ("grpc", &["domain", "guard", "wire", "telemetry", "gpu", "worker"], &["axum", "burn"]),
     ("http", &["domain", "guard", "telemetry", "gpu", "worker"], &["tonic", "burn"]),

@@ -7,8 +7,10 @@ use super::signals::Signals;
 use super::{ConfigFlags, Exit, Failure};
 use crate::app::{App, Shutdown};
 use crate::config::{Config, Environment};
+use crate::engine::ModelRegistry;
 use crate::guard;
 use crate::telemetry::logs;
+use crate::telemetry::traces::Traces;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +26,8 @@ pub struct Args {
 /// The configuration is wrong, or the worker cannot start or go on.
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
     let resolved = Config::resolve(&args.flags.over(environment))?;
-    logs::init(&resolved.config.logs)?;
+    let traces = Traces::default();
+    logs::init_traced(&resolved.config.logs, traces.clone())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
@@ -34,7 +37,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     // Before anything is built, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;
     let app = tokio::select! {
-        app = App::build(resolved.config) => app?,
+        app = App::build_with(resolved.config, ModelRegistry::default(), traces) => app?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
     let worker_id = app.worker().status().worker_id;

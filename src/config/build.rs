@@ -9,7 +9,7 @@ use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
-use crate::telemetry::{host, logs};
+use crate::telemetry::{host, logs, traces};
 use crate::{data, engine, gpu, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -79,6 +79,7 @@ pub(super) fn build(
     {
         reader.conflict("METRICS_PORT", "another port than WORKER_PORT");
     }
+    let traces = traces(&mut reader);
     let strict = reader.read("STRICT_HYPERPARAMETERS", parse::boolean);
     let isolation = isolation(&mut reader, logs.as_ref());
     let gpu = gpu(&mut reader);
@@ -98,6 +99,7 @@ pub(super) fn build(
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
         logs: logs?,
+        traces: traces?,
         strictness: if strict? { Strictness::Reject } else { Strictness::Warn },
     })
 }
@@ -261,6 +263,15 @@ fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Iso
         }),
         false => Isolation::Thread,
     })
+}
+
+/// The worker speaks plain text to the collector, which stands beside it.
+fn traces(reader: &mut Reader<'_>) -> Option<traces::Config> {
+    let endpoint = reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", |raw| {
+        let endpoint = orchestrator::Config::parse(raw.trim().trim_end_matches('/')).ok()?;
+        (!endpoint.is_encrypted()).then_some(endpoint.endpoint)
+    });
+    Some(traces::Config { endpoint })
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

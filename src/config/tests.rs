@@ -232,6 +232,7 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
         ("ORCHESTRATOR_TLS_SERVER_NAME", "fleet"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
         ("LISTEN_ADDRESS", "localhost"),
         ("METRICS_TLS", "maybe"),
         ("METRICS_TLS", "on"),
@@ -463,8 +464,11 @@ fn secrets_and_credentials_are_never_repeated() {
     }
     let bad = problems(&[("ORCHESTRATOR_ADDRESS", "http://me:hunter2@host:1")]);
     assert!(!bad[0].contains("hunter2") && bad[0].contains("@host:1"), "{bad:?}");
-    let rows = from_environment(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@otel/x")]).unwrap().rows;
-    assert!(!format!("{rows:?}").contains("hunter2"), "{rows:?}");
+    let bad = problems(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://me:hunter2@otel/x")]);
+    assert!(!bad[0].contains("hunter2"), "{bad:?}");
+    let (_folder, path) = file("worker_port = 1\naws_key = \"hunter2\n");
+    let torn = Config::resolve(&Layers { file: Some(path), ..Layers::default() }).unwrap_err().to_string();
+    assert!(torn.contains("line 2") && !torn.contains("hunter2"), "{torn}");
 }
 
 #[test]

@@ -297,8 +297,12 @@ pub const VARIABLES: &[Variable] = &[
         SWITCH,
         "Measure the traffic of GPUs over PCIe, which takes 40 ms a GPU and second",
     ),
-    variable("OTEL_EXPORTER_OTLP_ENDPOINT", None, "a URL", "Where traces go")
-        .without_effect(Support::Ignored),
+    variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        None,
+        "http://host:port of a collector that takes OTLP over gRPC, such as http://localhost:4317",
+        "Where traces of tasks go, by OTLP over gRPC; none by default",
+    ),
     variable(
         "TLS_CERT",
         None,

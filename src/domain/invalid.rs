@@ -17,9 +17,13 @@ const SHOWN_CHARS: usize = 120;
 
 impl InvalidField {
     /// Builds the error; `value` is shortened and stripped of control characters, since it comes from outside
-    /// and goes into logs.
-    pub fn new(field: impl Into<String>, value: impl AsRef<str>, allowed: impl Into<String>) -> Self {
-        Self { field: field.into(), value: printable(value.as_ref(), SHOWN_CHARS), allowed: allowed.into() }
+    /// and goes into logs. So is `field`, which may be the name of a hyperparameter.
+    pub fn new(field: impl AsRef<str>, value: impl AsRef<str>, allowed: impl Into<String>) -> Self {
+        Self {
+            field: printable(field.as_ref(), SHOWN_CHARS),
+            value: printable(value.as_ref(), SHOWN_CHARS),
+            allowed: allowed.into(),
+        }
     }
 }
 

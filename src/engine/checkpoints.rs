@@ -102,7 +102,8 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    fn encode(&self) -> io::Result<Vec<u8>> {
+    /// As it is on disk.
+    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let header = serde_json::to_vec(&self.completed)?;
         let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + header.len() + self.state.len() + DIGEST_BYTES);
         bytes.extend_from_slice(MAGIC);

@@ -50,7 +50,7 @@ struct Running {
 async fn start() -> Running {
     let (worker, handle) = WorkerHandle::fixed(status());
     let host = HostProbe::fixed(HostUsage { cpu_percent: 12.5, memory_bytes: 4096, memory_percent: 50.0 });
-    let sources = Sources { handle, host, gpu: Arc::new(NoGpus) };
+    let sources = Sources { handle, host, gpu: Arc::new(NoGpus), traces: Traces::default() };
     let config = Config { listen: (Ipv4Addr::LOCALHOST, 0).into(), strictness: Strictness::Warn };
     let server = Server::new(config.bind().unwrap(), sources, config.strictness);
     let address = server.local_addr().unwrap();

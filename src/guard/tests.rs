@@ -218,6 +218,9 @@ async fn nobody_has_more_than_half_of_the_places() {
     assert!(text.contains("worker_refused_total{reason=\"connections\",server=\"grpc\"} 1"), "{text}");
 }
 
+/// For clients that are slow for no fault of theirs.
+const RELAXED: Limits = Limits { connections: 8, greeting: PATIENCE, first_bytes: 0 };
+
 struct Pki {
     folder: tempfile::TempDir,
     authority: Authority,
@@ -282,7 +285,7 @@ async fn certificates_change_and_connections_stay() {
     let listener = listen();
     let address = listener.local_addr().unwrap();
     let guard = Guard { tls: Some(tls), ..Guard::none() };
-    let server = answer(Door::open(listener, &guard, LIMITS).unwrap());
+    let server = answer(Door::open(listener, &guard, RELAXED).unwrap());
     let client = pki.client(None);
     let (mut standing, first, certified) = connect(address, &client).await.unwrap();
     assert!(!certified);
@@ -309,7 +312,7 @@ async fn only_certified_clients_come_in_where_that_is_demanded_and_authorities_c
         let listener = listen();
         let address = listener.local_addr().unwrap();
         let guard = Guard { tls: Some(tls), ..Guard::none() };
-        (address, answer(Door::open(listener, &guard, LIMITS).unwrap()))
+        (address, answer(Door::open(listener, &guard, RELAXED).unwrap()))
     };
     let (demanded, _server) = open(ClientCertificates::Demanded);
     let (offered, _other) = open(ClientCertificates::Offered);
@@ -348,7 +351,7 @@ async fn a_handshake_that_never_ends_costs_a_place_for_a_moment_only() {
     assert!(door.next().await.greet().await.is_none());
     assert!(began.elapsed() >= LIMITS.greeting);
     let _server = answer(door);
-    connect(address, &pki.client(None)).await.unwrap();
+    eventually("others come in", async || connect(address, &pki.client(None)).await.is_ok()).await;
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! caller, who knows what they mean for its work.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use tonic::transport::Channel;
@@ -22,6 +22,7 @@ use super::{
     Registration, answers, status,
 };
 use crate::domain::{JobId, Strictness, TaskIdentity, TaskOutcome, TaskView, WorkerId};
+use crate::telemetry::traces::{Arrival, Stage, TRACEPARENT, Traces};
 use crate::wire::pb::{self, orchestrator_service_client::OrchestratorServiceClient};
 use crate::wire::{self, ClaimedTask, saturated};
 
@@ -43,6 +44,7 @@ pub struct Client {
     deadlines: Deadlines,
     extended: AtomicBool,
     metrics: Metrics,
+    traces: Traces,
 }
 
 impl Client {
@@ -71,7 +73,13 @@ impl Client {
             deadlines: config.deadlines,
             extended: AtomicBool::new(false),
             metrics,
+            traces: Traces::default(),
         })
+    }
+
+    /// The same client, which tells `traces` of claims and reports.
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// The contract that the last answered registration found; base before the first.
@@ -89,7 +97,28 @@ impl Client {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        self.call_with(method, deadline, Request::new(message), rpc).await
+    }
+
+    /// A request about `task`, which carries the context of its trace.
+    fn about<Q>(&self, task: &TaskIdentity, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
+        if let Some(header) = self.traces.traceparent(task).and_then(|header| header.parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, header);
+        }
+        request
+    }
+
+    async fn call_with<Q, A, F>(
+        &self,
+        method: &'static str,
+        deadline: Duration,
+        mut request: Request<Q>,
+        rpc: impl FnOnce(Grpc, Request<Q>) -> F,
+    ) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         // Told a little later than it is kept, so that the clock below decides, which counts connecting too.
         request.set_timeout(deadline + Duration::from_secs(1));
         if let Some(header) = self.token.as_ref().and_then(Credential::header) {
@@ -106,11 +135,14 @@ impl Client {
 
     async fn send_report(
         &self,
-        message: pb::TaskCompletionRequest,
+        request: Request<pb::TaskCompletionRequest>,
     ) -> Result<pb::TaskCompletionResponse, Status> {
-        self.call("ReportTaskCompletion", self.deadlines.report, message, |mut grpc, request| async move {
-            grpc.report_task_completion(request).await
-        })
+        self.call_with(
+            "ReportTaskCompletion",
+            self.deadlines.report,
+            request,
+            |mut grpc, request| async move { grpc.report_task_completion(request).await },
+        )
         .await
     }
 }
@@ -156,15 +188,27 @@ impl Orchestrator for Client {
             gpu_memory_available_bytes: request.gpu_memory_available_bytes,
             job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
         };
+        let since = SystemTime::now();
         let answer = self
             .call("AssignTask", self.deadlines.claim, message, |_, request| {
                 let mut polls = self.polls.clone();
-                async move { polls.assign_task(request).await }
+                async move {
+                    let answer = polls.assign_task(request).await?;
+                    let parent = answer.metadata().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+                    let parent = parent.map(str::to_owned);
+                    Ok(answer.map(|task| (task, parent)))
+                }
             })
             .await;
         match answer {
-            Ok(task) if task.task_id.is_empty() => Ok(None),
-            Ok(task) => Ok(Some(wire::task_from_assignment(task, self.strictness))),
+            Ok((task, _)) if task.task_id.is_empty() => Ok(None),
+            Ok((task, parent)) => {
+                let claimed = wire::task_from_assignment(task, self.strictness);
+                if let Ok(task) = &claimed {
+                    self.traces.begin(task, Arrival { since, parent: parent.as_deref() });
+                }
+                Ok(Some(claimed))
+            }
             Err(status) if status::is_empty_poll(&status) => Ok(None),
             Err(status) => Err(status::error(&status)),
         }
@@ -203,10 +247,13 @@ impl Orchestrator for Client {
     async fn report_progress(&self, task: &TaskView) -> Result<bool, OrchestratorError> {
         let answer = match self.mode() {
             Mode::Extended => {
-                let message = wire::progress(task, &self.worker_id);
-                self.call("ReportProgress", self.deadlines.other, message, |mut grpc, request| async move {
-                    grpc.report_progress(request).await
-                })
+                let request = self.about(&task.identity, wire::progress(task, &self.worker_id));
+                self.call_with(
+                    "ReportProgress",
+                    self.deadlines.other,
+                    request,
+                    |mut grpc, request| async move { grpc.report_progress(request).await },
+                )
                 .await
                 .map(|answer| answer.cancel)
             }
@@ -234,7 +281,8 @@ impl Orchestrator for Client {
     /// without its weights counts, and one that never arrives does not.
     async fn report(&self, outcome: &TaskOutcome) -> Result<(), OrchestratorError> {
         let mut message = wire::completion(outcome, &self.worker_id);
-        let mut answer = self.send_report(message.clone()).await;
+        self.traces.enter(&outcome.identity, Stage::Report);
+        let mut answer = self.send_report(self.about(&outcome.identity, message.clone())).await;
         let too_large = answer.as_ref().is_err_and(status::is_too_large);
         if too_large && !message.model_weights.is_empty() {
             let bytes = std::mem::take(&mut message.model_weights).len();
@@ -243,16 +291,21 @@ impl Orchestrator for Client {
                 message.error_message.push_str("; ");
             }
             message.error_message.push_str(&note);
-            answer = self.send_report(message).await;
+            answer = self.send_report(self.about(&outcome.identity, message)).await;
         }
-        match answer {
+        let answer = match answer {
             Ok(answer) if answer.acknowledged => Ok(()),
             Ok(answer) => Err(OrchestratorError::Busy(format!(
                 "report not acknowledged: {}",
                 status::words(&answer.message)
             ))),
             Err(status) => Err(status::error(&status)),
+        };
+        match &answer {
+            Ok(()) | Err(OrchestratorError::Rejected(_)) => self.traces.end(outcome),
+            Err(error) => self.traces.leave(&outcome.identity, Some(error.to_string())),
         }
+        answer
     }
 
     async fn release(&self, task: &TaskIdentity, reason: &str) -> Result<bool, OrchestratorError> {
@@ -265,13 +318,17 @@ impl Orchestrator for Client {
             worker_id: self.worker_id.to_string(),
             reason: reason.to_owned(),
         };
+        let request = self.about(task, message);
         let answer = self
-            .call("ReleaseTask", self.deadlines.other, message, |mut grpc, request| async move {
+            .call_with("ReleaseTask", self.deadlines.other, request, |mut grpc, request| async move {
                 grpc.release_task(request).await
             })
             .await;
         match answer {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.traces.close(task, "released", None);
+                Ok(true)
+            }
             Err(status) if status::is_unimplemented(&status) => Ok(false),
             Err(status) => Err(status::error(&status)),
         }

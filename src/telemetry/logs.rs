@@ -21,6 +21,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::traces::Traces;
 use crate::domain::ParseChoiceError;
 
 /// What a filter may look like.
@@ -140,14 +141,22 @@ pub enum Error {
 /// # Errors
 /// [`Error::AlreadySet`] the second time.
 pub fn init(config: &Config) -> Result<(), Error> {
-    init_into(config, io::stderr)
+    init_into(config, Traces::default(), io::stderr)
+}
+
+/// As [`init`]; lines that name a task tell the trace that it belongs to, as `traces` knows it.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_traced(config: &Config, traces: Traces) -> Result<(), Error> {
+    init_into(config, traces, io::stderr)
 }
 
 /// As [`init`], through a `writer` that leads to standard error in a way of its own.
 ///
 /// # Errors
 /// As [`init`].
-pub fn init_into<W>(config: &Config, writer: W) -> Result<(), Error>
+pub fn init_into<W>(config: &Config, traces: Traces, writer: W) -> Result<(), Error>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -161,7 +170,7 @@ where
     };
     match format {
         LogFormat::Pretty => pretty(&config.filter, paint, writer).try_init()?,
-        LogFormat::Json | LogFormat::Auto => json(&config.filter, writer).try_init()?,
+        LogFormat::Json | LogFormat::Auto => json(&config.filter, traces, writer).try_init()?,
     }
     Ok(())
 }
@@ -185,13 +194,13 @@ where
 }
 
 /// A subscriber that writes flat JSON objects into `writer`, one a line; not installed.
-pub fn json<W>(filter: &Filter, writer: W) -> impl Subscriber + Send + Sync + use<W>
+pub fn json<W>(filter: &Filter, traces: Traces, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer()
         .fmt_fields(tracing_subscriber::fmt::format::JsonFields::new())
-        .event_format(json::Flat)
+        .event_format(json::Flat { traces })
         .with_ansi(false)
         .with_writer(writer);
     tracing_subscriber::registry().with(filter.build()).with(layer)

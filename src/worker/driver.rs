@@ -26,6 +26,7 @@ use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+use crate::telemetry::traces::{Stage, Traces};
 
 /// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ pub(super) struct Parts<O> {
     pub(super) reports: mpsc::UnboundedSender<Left>,
     pub(super) link: LinkView,
     pub(super) metrics: Metrics,
+    pub(super) traces: Traces,
     pub(super) tracker: TaskTracker,
     pub(super) task_timeout: Duration,
     pub(super) drain_timeout: Duration,
@@ -322,6 +324,8 @@ impl<O: Orchestrator> Driver<O> {
                 });
             }
             Effect::Persist { key, outcome } => {
+                let error = outcome.ending.as_ref().err().map(|error| error.message.clone());
+                self.parts.traces.leave(&outcome.identity, error);
                 let notices = self.outlets.notices.clone();
                 let left = Arc::clone(&outcome);
                 let stored = move |sequence| {
@@ -424,6 +428,7 @@ impl<O: Orchestrator> Driver<O> {
     }
 
     fn submit(&mut self, key: Key, run: RunId, task: Arc<TaskSpec>) {
+        self.parts.traces.enter(&task.identity, Stage::Train);
         let seen = self.seen.entry(key).or_insert_with(Seen::now);
         if seen.control.is_none() && !task.notes.is_empty() {
             let (task_id, notes) = (task.identity.task_id.as_str(), task.notes.join("; "));

@@ -24,12 +24,14 @@ pub(super) fn log_end(outcome: &TaskOutcome) {
             "task completed"
         ),
         Err(error) if outcome.status() == TaskStatus::Cancelled => {
-            tracing::info!(task_id, job_id, reason = error.message, seconds, "task cancelled");
+            let attempt = outcome.identity.attempt;
+            tracing::info!(task_id, job_id, attempt, reason = error.message, seconds, "task cancelled");
         }
         Err(error) => {
             tracing::warn!(
                 task_id,
                 job_id,
+                attempt = outcome.identity.attempt,
                 code = error.code.name(),
                 reason = error.message,
                 seconds,

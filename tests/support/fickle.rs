@@ -1,14 +1,24 @@
-//! An orchestrator that changes its mind: it accepts a worker, gives it one task, and then refuses every call.
+//! An orchestrator that changes its mind: it accepts a worker, gives it one task, and then refuses every
+//! call, unless it is there for the trace of that task.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tensorfleet_worker::wire::pb;
 use tensorfleet_worker::wire::pb::orchestrator_service_server::OrchestratorService;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 #[derive(Default)]
 pub struct Fickle {
     polls: AtomicU32,
+    traceparent: Option<&'static str>,
+}
+
+impl Fickle {
+    /// One that hands its task out as a part of a trace.
+    pub fn tracing(traceparent: &'static str) -> Self {
+        Self { traceparent: Some(traceparent), ..Self::default() }
+    }
 }
 
 fn refused<T>() -> Result<Response<T>, Status> {
@@ -29,9 +39,13 @@ impl OrchestratorService for Fickle {
         _: Request<pb::AssignTaskRequest>,
     ) -> Result<Response<pb::AssignTaskResponse>, Status> {
         if self.polls.fetch_add(1, Ordering::Relaxed) > 0 {
-            return refused();
+            if self.traceparent.is_none() {
+                return refused();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            return Err(Status::unknown("no tasks available"));
         }
-        Ok(Response::new(pb::AssignTaskResponse {
+        let mut answer = Response::new(pb::AssignTaskResponse {
             task_id: "t".into(),
             job_id: "j".into(),
             model_type: "test".into(),
@@ -39,7 +53,11 @@ impl OrchestratorService for Fickle {
             batch_end: 100,
             attempt: 1,
             ..Default::default()
-        }))
+        });
+        if let Some(traceparent) = self.traceparent {
+            answer.metadata_mut().insert("traceparent", MetadataValue::from_static(traceparent));
+        }
+        Ok(answer)
     }
 
     async fn create_training_job(
@@ -60,7 +78,10 @@ impl OrchestratorService for Fickle {
         &self,
         _: Request<pb::TaskCompletionRequest>,
     ) -> Result<Response<pb::TaskCompletionResponse>, Status> {
-        refused()
+        if self.traceparent.is_none() {
+            return refused();
+        }
+        Ok(Response::new(pb::TaskCompletionResponse { acknowledged: true, ..Default::default() }))
     }
 
     async fn update_job_metrics(
@@ -88,7 +109,10 @@ impl OrchestratorService for Fickle {
         &self,
         _: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
-        refused()
+        if self.traceparent.is_none() {
+            return refused();
+        }
+        Ok(Response::new(pb::HeartbeatResponse::default()))
     }
 
     async fn report_progress(

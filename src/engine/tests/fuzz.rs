@@ -7,7 +7,7 @@ use super::super::device::ComputeDevice;
 use super::super::trainer::{Blueprint, ModelEntry, Slice, Trainer};
 use super::*;
 use crate::data::LoadOptions;
-use crate::domain::TaskSpec;
+use crate::domain::{Metrics, TaskSpec};
 use crate::fuzz;
 
 /// Bytes of a SHA-256 at the end of a checkpoint.

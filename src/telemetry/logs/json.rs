@@ -14,11 +14,16 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::telemetry::traces::Traces;
+
 /// Names that fields cannot replace.
 const FIXED: [&str; 4] = ["timestamp", "level", "target", "message"];
 
 /// The format.
-pub(super) struct Flat;
+pub(super) struct Flat {
+    /// Which trace a task belongs to.
+    pub(super) traces: Traces,
+}
 
 impl<S> FormatEvent<S, JsonFields> for Flat
 where
@@ -41,6 +46,10 @@ where
             }
         }
         event.record(&mut fields);
+        let task = fields.rest.get("task_id").and_then(Value::as_str);
+        if let Some(trace_id) = task.and_then(|task| self.traces.trace_id(task)) {
+            fields.rest.insert("trace_id".to_owned(), trace_id.into());
+        }
         write!(
             writer,
             "{{\"timestamp\":{},\"level\":\"{}\",\"target\":{},\"message\":{}",

@@ -60,7 +60,7 @@ fn levels_and_filters_are_allowed_and_nothing_else() {
 #[test]
 fn a_line_is_one_flat_object() {
     let paper = Paper::default();
-    with_default(json(&filter("info"), paper.clone()), || {
+    with_default(json(&filter("info"), Traces::default(), paper.clone()), || {
         let job = tracing::info_span!("job", job_id = "j1", level = "mine");
         let _job = job.enter();
         let task = tracing::info_span!("task", task_id = %"t\"1", attempt = tracing::field::Empty);
@@ -88,7 +88,7 @@ fn a_line_is_one_flat_object() {
 fn dependencies_are_heard_from_warn_on_unless_named() {
     let heard = |raw: &str| {
         let paper = Paper::default();
-        with_default(json(&filter(raw), paper.clone()), || {
+        with_default(json(&filter(raw), Traces::default(), paper.clone()), || {
             tracing::info!(target: "h2::codec", "h2 info");
             tracing::warn!(target: "wgpu_core::device", "wgpu warn");
             tracing::debug!(target: "burn_fusion", "burn debug");

@@ -1,0 +1,186 @@
+//! Traces of a real worker: what a collector receives by OTLP, and what the orchestrator and the log see of it.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use rustix::process::Signal;
+use support::*;
+use tensorfleet_worker::dev::Contract;
+use tensorfleet_worker::wire::worker_pb;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+/// Keeps what it receives.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    async fn start(&self) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = TraceServiceServer::new(self.clone());
+        let served = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener));
+        spawn(served);
+        format!("http://{address}")
+    }
+
+    fn spans(&self) -> Vec<Span> {
+        let received = self.0.lock().unwrap();
+        let resources = received.iter().flat_map(|request| &request.resource_spans);
+        resources.flat_map(|resource| &resource.scope_spans).flat_map(|scope| scope.spans.clone()).collect()
+    }
+}
+
+fn text(span: &Span, name: &str) -> String {
+    let found = span.attributes.iter().find(|attribute| attribute.key == name);
+    match found.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
+        Some(Attribute::StringValue(text)) => text.clone(),
+        Some(Attribute::IntValue(number)) => number.to_string(),
+        other => panic!("{name}: {other:?} in {span:?}"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_traced_from_claim_to_report() {
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let mut worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+    wait_for_end(orchestrator.board(), &job).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code(), Some(0));
+    let spans = collector.spans();
+    let tasks: Vec<_> = spans.iter().filter(|span| span.name == "task").collect();
+    assert_eq!(tasks.len(), 10, "{spans:#?}");
+    for task in tasks {
+        assert_eq!(text(task, "job_id"), job.as_str());
+        assert_eq!(text(task, "attempt"), "1");
+        assert_eq!(text(task, "status"), "completed");
+        let task_id = text(task, "task_id");
+        let mut parts: Vec<_> = spans.iter().filter(|span| span.parent_span_id == task.span_id).collect();
+        parts.sort_by_key(|span| span.start_time_unix_nano);
+        let names: Vec<_> = parts.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["claim", "train", "report"], "{task_id}");
+        for part in parts {
+            assert_eq!(part.trace_id, task.trace_id);
+            assert!(part.start_time_unix_nano >= task.start_time_unix_nano);
+            assert!(part.end_time_unix_nano <= task.end_time_unix_nano);
+        }
+        let completed = worker
+            .log()
+            .into_iter()
+            .find(|line| line["message"] == "task completed" && line["task_id"] == task_id.as_str());
+        let completed = completed.unwrap_or_else(|| panic!("{task_id} is not in the log"));
+        assert_eq!(completed["trace_id"], hex(&task.trace_id).as_str());
+        assert_eq!((&completed["job_id"], &completed["attempt"]), (&job.as_str().into(), &1.into()));
+    }
+    let received = collector.0.lock().unwrap();
+    let resource = received[0].resource_spans[0].resource.as_ref().unwrap();
+    assert!(resource.attributes.iter().any(|attribute| attribute.key == "service.instance.id"));
+}
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_asked_for_belongs_to_the_callers_trace() {
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let mut worker = WorkerProcess::start(NOBODY, &settings);
+    let mut request = Request::new(worker_pb::TaskRequest {
+        task_id: "t1".into(),
+        job_id: "j1".into(),
+        model_type: "test".into(),
+        hyperparameters: [("backend".to_owned(), "analytic".to_owned())].into(),
+        batch_end: 10,
+        ..Default::default()
+    });
+    request.metadata_mut().insert("traceparent", PARENT.parse().unwrap());
+    let answer = worker.client().await.execute_task(request).await.unwrap();
+    assert!(answer.get_ref().success, "{answer:?}");
+    let back = answer.metadata().get("traceparent").unwrap().to_str().unwrap().to_owned();
+    assert!(back.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-") && back != PARENT, "{back}");
+    // Not reported, since nobody is there to report to; a worker that ends sends what it has.
+    worker.signal(Signal::TERM);
+    worker.wait();
+    let spans = collector.spans();
+    let train = spans.iter().find(|span| span.name == "train").unwrap_or_else(|| panic!("{spans:#?}"));
+    assert_eq!(hex(&train.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_orchestrators_context_comes_in_and_goes_back_with_the_report() {
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let orchestrator = Arc::new(fickle::Fickle::tracing(PARENT));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let service = {
+        let seen = Arc::clone(&seen);
+        InterceptedService::new(
+            tensorfleet_worker::wire::pb::orchestrator_service_server::OrchestratorServiceServer::from_arc(
+                orchestrator,
+            ),
+            move |request: Request<()>| {
+                if let Some(header) = request.metadata().get("traceparent") {
+                    seen.lock().unwrap().push(header.to_str().unwrap().to_owned());
+                }
+                Ok(request)
+            },
+        )
+    };
+    spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener)),
+    );
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let mut worker = WorkerProcess::start(address, &settings);
+    eventually("the report carries the context", || !seen.lock().unwrap().is_empty());
+    worker.signal(Signal::TERM);
+    worker.wait();
+    let header = seen.lock().unwrap()[0].clone();
+    assert!(header.starts_with("00-4bf92f3577b34da6a3ce929d0e0e4736-"), "{header}");
+    let spans = collector.spans();
+    let task = spans.iter().find(|span| span.name == "report").unwrap_or_else(|| panic!("{spans:#?}"));
+    assert_eq!(hex(&task.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+    let log = worker.log();
+    assert!(
+        log.iter()
+            .any(|line| line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" && line["task_id"] == "t"),
+        "{log:#?}"
+    );
+}
