@@ -8,6 +8,7 @@ pub mod data;
 pub mod dev;
 pub mod domain;
 pub mod engine;
+mod failpoint;
 pub mod gpu;
 pub mod grpc;
 pub mod http;

@@ -12,9 +12,11 @@
 //! [`Worker::new`] builds, [`Worker::run`] starts and returns when the worker is drained. The only owner of the state is
 //! the driver; everyone else holds a [`WorkerHandle`].
 
+mod clock;
 mod driver;
 mod follow;
 mod handle;
+mod held;
 mod identity;
 mod link;
 mod metrics;
@@ -39,16 +41,18 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::WorkerId;
+use crate::domain::{TaskSpec, WorkerId};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
+use clock::{Clock, Moment};
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
+use held::Held;
 use link::{Identity, Link};
 use outbox::{Left, Outbox};
-use reporter::Reporter;
+use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
 use view::About;
 
@@ -124,7 +128,9 @@ pub struct Worker<O> {
     events: mpsc::UnboundedSender<state::Event>,
     link: Link<O>,
     outbox: Arc<Outbox>,
-    reports: mpsc::UnboundedReceiver<Left>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    unreported: Unreported,
+    clock: Clock,
     handle: WorkerHandle,
     tracker: TaskTracker,
     _lock: identity::StateLock,
@@ -136,6 +142,8 @@ pub struct StateFolder {
     lock: identity::StateLock,
     outbox: Outbox,
     left: Vec<Left>,
+    held: Held,
+    resumed: Vec<TaskSpec>,
 }
 
 impl StateFolder {
@@ -151,7 +159,8 @@ impl StateFolder {
             None => identity::kept(&config.state_dir).map_err(in_folder)?,
         };
         let (outbox, left) = Outbox::open(&config.state_dir.join("outbox")).map_err(in_folder)?;
-        Ok(Self { worker_id, lock, outbox, left })
+        let (held, resumed) = Held::open(&config.state_dir.join("held")).map_err(in_folder)?;
+        Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
 
     /// The id of the worker.
@@ -163,7 +172,8 @@ impl StateFolder {
 impl<O: Orchestrator> Worker<O> {
     /// Builds a worker on its state folder.
     pub fn new(config: Config, folder: StateFolder, with: Collaborators<O>) -> Self {
-        let StateFolder { worker_id, lock, outbox, left } = folder;
+        let StateFolder { worker_id, lock, outbox, left, mut held, mut resumed } = folder;
+        let clock = Clock::Boot;
         let (events, events_inbox) = mpsc::unbounded_channel();
         let (requests, requests_inbox) = mpsc::unbounded_channel();
         let (notices, notices_inbox) = mpsc::unbounded_channel();
@@ -171,10 +181,22 @@ impl<O: Orchestrator> Worker<O> {
         if !left.is_empty() {
             tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
         }
-        let unreported = left.iter().map(|(_, outcome)| outcome.identity.clone()).collect();
-        for outcome in left {
+        // What has ended is not run again.
+        resumed.retain(|task| left.iter().all(|(_, outcome)| outcome.identity != task.identity));
+        held.keep_only(&resumed);
+        let unreported = Unreported::default();
+        for (sequence, outcome) in left {
+            // How long its lease lasted died with the process that had it.
+            let ours_until = (outcome.identity.attempt > 0).then_some(Moment::LONG_AGO);
+            let report = Report { sequence, outcome, ours_until };
+            unreported.add(&report);
             // The receiver is in our hands.
-            let _ = reports.send(outcome);
+            let _ = reports.send(report);
+        }
+        if !resumed.is_empty() {
+            tracing::info!(tasks = resumed.len(), "going on with tasks that the last run held");
+            // The receiver is in our hands.
+            let _ = events.send(state::Event::Resumed { tasks: resumed });
         }
         let outbox = Arc::new(outbox);
         let tracker = TaskTracker::new();
@@ -184,8 +206,7 @@ impl<O: Orchestrator> Worker<O> {
             slots: config.slots,
             engine: Arc::clone(&with.engine),
             gpus: Arc::clone(&with.gpus),
-            unreported,
-            outbox: outbox.state(),
+            unreported: unreported.clone(),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
         let backend = with.engine.capabilities().default_backend;
@@ -195,7 +216,10 @@ impl<O: Orchestrator> Worker<O> {
             orchestrator: Arc::clone(&with.orchestrator),
             engine: Arc::clone(&with.engine),
             outbox: Arc::clone(&outbox),
+            held,
             reports,
+            unreported: unreported.clone(),
+            clock,
             link: link_view.clone(),
             metrics: with.metrics.clone(),
             tracker: tracker.clone(),
@@ -213,6 +237,8 @@ impl<O: Orchestrator> Worker<O> {
             link,
             outbox,
             reports: reports_inbox,
+            unreported,
+            clock,
             handle: WorkerHandle { published, link: link_view, requests },
             tracker,
             config,
@@ -241,11 +267,14 @@ impl<O: Orchestrator> Worker<O> {
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
             metrics: self.with.metrics.clone(),
+            clock: self.clock,
         });
         let reporter = Reporter {
             orchestrator: Arc::clone(&self.with.orchestrator),
             link: self.handle.link.clone(),
             outbox: Arc::clone(&self.outbox),
+            unreported: self.unreported.clone(),
+            clock: self.clock,
         };
         let tracker = self.tracker.clone();
         tracker.spawn(reporter.run(self.reports, ended.clone()));

@@ -26,6 +26,8 @@ pub enum ErrorCode {
     TimedOut,
     /// The worker went away before it ended.
     Interrupted,
+    /// The orchestrator may have given the task to another worker, since no renewal of its lease was acknowledged.
+    LeaseLost,
     /// The device was lost.
     DeviceLost,
     /// The trainer panicked.
@@ -38,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for metrics and docs.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidArgument,
         Self::NotFound,
         Self::PermissionDenied,
@@ -47,6 +49,7 @@ impl ErrorCode {
         Self::Cancelled,
         Self::TimedOut,
         Self::Interrupted,
+        Self::LeaseLost,
         Self::DeviceLost,
         Self::Panic,
         Self::Unavailable,
@@ -64,6 +67,7 @@ impl ErrorCode {
             Self::Cancelled => "CANCELLED",
             Self::TimedOut => "TIMED_OUT",
             Self::Interrupted => "INTERRUPTED",
+            Self::LeaseLost => "LEASE_LOST",
             Self::DeviceLost => "DEVICE_LOST",
             Self::Panic => "PANIC",
             Self::Unavailable => "UNAVAILABLE",

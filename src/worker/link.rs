@@ -8,15 +8,16 @@
 //! loss, and a late failure of the last outage does not break the link of today.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
-use super::outbox::OutboxState;
+use super::reporter::Unreported;
 use super::state::Event;
-use crate::domain::{Capabilities, LinkState, TaskIdentity, WorkerId, WorkerStatus};
+use crate::domain::{Capabilities, LinkState, WorkerId, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
@@ -121,18 +122,17 @@ pub(super) struct Identity {
     pub(super) slots: u32,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
-    /// Tasks of the last run whose outcomes are on their way, while anything is in the outbox.
-    pub(super) unreported: Vec<TaskIdentity>,
-    /// The outbox as it is.
-    pub(super) outbox: watch::Receiver<OutboxState>,
+    /// Attempts whose outcomes are on their way.
+    pub(super) unreported: Unreported,
 }
 
 impl Identity {
     fn registration(&self, worker: &WorkerHandle) -> Registration {
         let machine = host::machine();
         let engine = self.engine.capabilities();
-        // What was acknowledged long ago is no claim on a task that is handed out anew.
-        let unreported = if self.outbox.borrow().pending > 0 { &self.unreported[..] } else { &[] };
+        // First, so that one whose outcome comes on disk meanwhile is in one of both.
+        let held: Vec<_> = worker.status().tasks.into_iter().map(|task| task.identity).collect();
+        let unreported = self.unreported.attempts();
         Registration {
             worker_id: self.worker_id.clone(),
             capabilities: Capabilities {
@@ -144,13 +144,7 @@ impl Identity {
                 backends: engine.backends,
             },
             address: self.address.clone(),
-            held: worker
-                .status()
-                .tasks
-                .into_iter()
-                .map(|task| task.identity)
-                .chain(unreported.iter().cloned())
-                .collect(),
+            held: held.into_iter().chain(unreported).collect(),
         }
     }
 }
@@ -179,6 +173,7 @@ impl<O: Orchestrator> Link<O> {
         loop {
             let registration = self.identity.registration(&worker);
             let answer = tokio::select! {
+                biased;
                 answer = self.orchestrator.register(&registration) => answer,
                 () = ended.cancelled() => return Ok(()),
             };
@@ -189,9 +184,10 @@ impl<O: Orchestrator> Link<O> {
                     // The driver ends with the worker, and so does this loop.
                     let _ = events.send(Event::LinkUp { generation, mode: registered.mode });
                     let refused = tokio::select! {
-                        refused = self.loss(generation) => refused,
-                        () = ended.cancelled() => return Ok(()),
-                    };
+                    biased;
+                            refused = self.loss(generation) => refused,
+                            () = ended.cancelled() => return Ok(()),
+                        };
                     let _ = events.send(Event::LinkDown { generation });
                     self.set(LinkState::Disconnected);
                     if let Some(error) = refused {
@@ -206,9 +202,10 @@ impl<O: Orchestrator> Link<O> {
                         "the link to the orchestrator is lost"
                     );
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = ended.cancelled() => return Ok(()),
-                    }
+                    biased;
+                            () = tokio::time::sleep(wait) => {}
+                            () = ended.cancelled() => return Ok(()),
+                        }
                     self.set(LinkState::Connecting);
                 }
                 Err(error @ OrchestratorError::Refused(_)) => return Err(error),
@@ -217,9 +214,10 @@ impl<O: Orchestrator> Link<O> {
                     let wait = backoff.next_wait();
                     log_failure(&error, wait);
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = ended.cancelled() => return Ok(()),
-                    }
+                    biased;
+                            () = tokio::time::sleep(wait) => {}
+                            () = ended.cancelled() => return Ok(()),
+                        }
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Hears from the threads that train and write, and passes it on without waiting.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::metrics::{Metrics, RunMetrics};
-use super::outbox::Left;
+use super::reporter::Report;
 use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
 use crate::engine::{Finished, Observer, Step};
@@ -19,7 +19,7 @@ pub(super) enum Notice {
     /// A try ended.
     Finished { run: RunId, finished: Finished },
     /// The outcome of a record is on disk.
-    Stored { key: Key, left: Left },
+    Stored { key: Key, report: Report },
 }
 
 /// The [`Observer`] of one try.

@@ -14,7 +14,7 @@
 //! the orchestrator counts once (extended contract).
 
 mod log;
-mod segment;
+pub(super) mod segment;
 
 #[cfg(test)]
 mod tests;
