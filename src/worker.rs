@@ -172,8 +172,11 @@ impl StateFolder {
 impl<O: Orchestrator> Worker<O> {
     /// Builds a worker on its state folder.
     pub fn new(config: Config, folder: StateFolder, with: Collaborators<O>) -> Self {
+        Self::with_clock(config, folder, with, Clock::Boot)
+    }
+
+    fn with_clock(config: Config, folder: StateFolder, with: Collaborators<O>, clock: Clock) -> Self {
         let StateFolder { worker_id, lock, outbox, left, mut held, mut resumed } = folder;
-        let clock = Clock::Boot;
         let (events, events_inbox) = mpsc::unbounded_channel();
         let (requests, requests_inbox) = mpsc::unbounded_channel();
         let (notices, notices_inbox) = mpsc::unbounded_channel();
@@ -192,11 +195,6 @@ impl<O: Orchestrator> Worker<O> {
             unreported.add(&report);
             // The receiver is in our hands.
             let _ = reports.send(report);
-        }
-        if !resumed.is_empty() {
-            tracing::info!(tasks = resumed.len(), "going on with tasks that the last run held");
-            // The receiver is in our hands.
-            let _ = events.send(state::Event::Resumed { tasks: resumed });
         }
         let outbox = Arc::new(outbox);
         let tracker = TaskTracker::new();
@@ -226,7 +224,12 @@ impl<O: Orchestrator> Worker<O> {
             task_timeout: config.task_timeout,
             drain_timeout: config.drain_timeout,
         };
-        let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
+        let mut state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
+        if !resumed.is_empty() {
+            tracing::info!(tasks = resumed.len(), "going on with tasks that the last run held");
+            // Before the first registration, which names them. Nothing is to be done before that.
+            state::transition(&mut state, clock.now(), state::Event::Resumed { tasks: resumed }, &mut Vec::new());
+        }
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
         let outlets = Outlets { events: events.clone(), notices };
@@ -258,6 +261,8 @@ impl<O: Orchestrator> Worker<O> {
     /// [`OrchestratorError::Refused`] when the orchestrator does not accept this worker.
     pub async fn run(self) -> Result<(), OrchestratorError> {
         let ended = CancellationToken::new();
+        // Whoever drops this future ends all of it.
+        let _ended_too = ended.clone().drop_guard();
         let follower = Arc::new(Follower {
             orchestrator: Arc::clone(&self.with.orchestrator),
             worker: self.handle.clone(),

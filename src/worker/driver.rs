@@ -113,7 +113,7 @@ impl<O: Orchestrator> Driver<O> {
         state: State,
         publish: watch::Sender<Arc<Published>>,
     ) -> Self {
-        Self {
+        let mut driver = Self {
             outbox_state: parts.outbox.state(),
             parts,
             outlets,
@@ -128,7 +128,9 @@ impl<O: Orchestrator> Driver<O> {
             tidings: Vec::new(),
             publish,
             drained: false,
-        }
+        };
+        driver.publish();
+        driver
     }
 
     /// Runs until drained.

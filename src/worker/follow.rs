@@ -45,6 +45,9 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest limit for a heartbeat: a slow answer is not taken for a lost link.
 const SHORTEST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Heartbeats in one lease at most, where the orchestrator renews nothing.
+const MOST_HEARTBEATS_PER_LEASE: u32 = 30;
+
 /// Shortest time between two heartbeats, whatever the leases.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -105,9 +108,11 @@ impl<O: Orchestrator> Follower<O> {
         let mut worker = self.worker.clone();
         loop {
             let due = began + self.interval(link);
-            let renewal_due = worker.published.borrow_and_update().renewal_due;
-            let renewal = renewal_due.map(|due| Instant::now() + due.since(self.clock.now()));
-            let due = renewal.map_or(due, |renewal| due.min(renewal.max(began + SHORTEST_INTERVAL)));
+            let published = Arc::clone(&worker.published.borrow_and_update());
+            let renewal = published.renewal_due.map(|due| Instant::now() + due.since(self.clock.now()));
+            let of_lease = published.shortest_lease.unwrap_or_default() / MOST_HEARTBEATS_PER_LEASE;
+            let shortest = of_lease.max(SHORTEST_INTERVAL);
+            let due = renewal.map_or(due, |renewal| due.min(renewal.max(began + shortest)));
             tokio::select! {
                biased;
                 () = sleep_until(due) => return,

@@ -41,7 +41,11 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
         Event::PollEnded { generation, asked, polled } => {
             state.polls = state.polls.saturating_sub(1);
             match polled {
-                Polled::Task(Ok(task)) => arrive_by_poll(state, task, asked, effects),
+                Polled::Task(Ok(task)) => {
+                    // A registration since then did not name it: the orchestrator may have given it away.
+                    let renamed = state.link.is_none_or(|(current, _)| current != generation);
+                    arrive_by_poll(state, task, if renamed { Moment::LONG_AGO } else { asked }, effects);
+                }
                 Polled::Task(Err(rejected)) => {
                     let outcome = TaskOutcome {
                         identity: rejected.identity,
