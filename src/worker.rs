@@ -26,6 +26,9 @@ mod reporter;
 mod state;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
 
@@ -163,6 +166,16 @@ impl StateFolder {
         Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
 
+    /// As [`Self::open`]; whatever is written is written on the thread of the caller.
+    #[cfg(test)]
+    fn open_here(config: &Config, worker_id: WorkerId) -> Result<Self, WorkerError> {
+        let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
+        let lock = identity::lock(&config.state_dir)?;
+        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox")).map_err(in_folder)?;
+        let (held, resumed) = Held::open_here(&config.state_dir.join("held")).map_err(in_folder)?;
+        Ok(Self { worker_id, lock, outbox, left, held, resumed })
+    }
+
     /// The id of the worker.
     pub fn worker_id(&self) -> &WorkerId {
         &self.worker_id
@@ -228,7 +241,12 @@ impl<O: Orchestrator> Worker<O> {
         if !resumed.is_empty() {
             tracing::info!(tasks = resumed.len(), "going on with tasks that the last run held");
             // Before the first registration, which names them. Nothing is to be done before that.
-            state::transition(&mut state, clock.now(), state::Event::Resumed { tasks: resumed }, &mut Vec::new());
+            state::transition(
+                &mut state,
+                clock.now(),
+                state::Event::Resumed { tasks: resumed },
+                &mut Vec::new(),
+            );
         }
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
@@ -296,6 +314,7 @@ impl<O: Orchestrator> Worker<O> {
         let driver = self.driver.run(self.inboxes);
         tokio::pin!(link, driver);
         let refused = tokio::select! {
+            biased;
             () = &mut driver => None,
             answer = &mut link => answer.err(),
         };
@@ -303,6 +322,7 @@ impl<O: Orchestrator> Worker<O> {
             None => {
                 // The link goes on meanwhile: an orchestrator that comes back in time still gets the last outcomes.
                 tokio::select! {
+                    biased;
                     () = flush(&self.outbox) => Ok(()),
                     answer = &mut link => answer,
                 }

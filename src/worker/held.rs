@@ -40,6 +40,9 @@ enum Order {
 pub(super) struct Held {
     orders: Option<mpsc::Sender<Order>>,
     writer: Option<JoinHandle<()>>,
+    /// In a simulation there is no other thread, which would write when it likes.
+    #[cfg(test)]
+    here: Option<std::sync::Mutex<Writer>>,
     next_number: u64,
     /// Tasks of an earlier process that nobody has spoken of yet.
     inherited: BTreeMap<Bytes, u64>,
@@ -51,6 +54,37 @@ impl Held {
     /// # Errors
     /// When the folder cannot be read or written. Damage is logged and costs what is damaged.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
+        let (writer, orders, tasks) = Self::read(folder)?;
+        let writer = std::thread::Builder::new().name("held".into()).spawn(move || writer.run())?;
+        let held = Self {
+            orders: Some(orders),
+            writer: Some(writer),
+            #[cfg(test)]
+            here: None,
+            next_number: 1,
+            inherited: BTreeMap::new(),
+        };
+        Ok((held.inheriting(&tasks), tasks))
+    }
+
+    /// As [`Self::open`]; writes on the thread of the caller.
+    #[cfg(test)]
+    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
+        let (writer, _, tasks) = Self::read(folder)?;
+        let here = Some(std::sync::Mutex::new(writer));
+        let held = Self { orders: None, writer: None, here, next_number: 1, inherited: BTreeMap::new() };
+        Ok((held.inheriting(&tasks), tasks))
+    }
+
+    fn inheriting(mut self, tasks: &[TaskSpec]) -> Self {
+        for task in tasks {
+            let number = self.keep(task.received.clone());
+            self.inherited.insert(task.received.clone(), number);
+        }
+        self
+    }
+
+    fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<TaskSpec>)> {
         fs::create_dir_all(folder)?;
         let path = folder.join("tasks.log");
         let mut left = BTreeMap::new();
@@ -79,14 +113,7 @@ impl Held {
         }
         let (orders, inbox) = mpsc::channel();
         let writer = Writer { path, file: None, end: 0, kept: BTreeMap::new(), inbox };
-        let writer = std::thread::Builder::new().name("held".into()).spawn(move || writer.run())?;
-        let mut held =
-            Self { orders: Some(orders), writer: Some(writer), next_number: 1, inherited: BTreeMap::new() };
-        for task in &tasks {
-            let number = held.keep(task.received.clone());
-            held.inherited.insert(task.received.clone(), number);
-        }
-        Ok((held, tasks))
+        Ok((writer, orders, tasks))
     }
 
     /// A task is in hand; returns its number.
@@ -115,6 +142,11 @@ impl Held {
     }
 
     fn order(&self, order: Order) {
+        #[cfg(test)]
+        if let Some(writer) = &self.here {
+            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(vec![order]);
+            return;
+        }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
             let _ = orders.send(order);
@@ -143,26 +175,31 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         while let Ok(first) = self.inbox.recv() {
-            let mut buffer = Vec::new();
-            let more: Vec<_> = self.inbox.try_iter().take(MOST_IN_ONE_WRITE).collect();
-            for order in std::iter::once(first).chain(more) {
-                match order {
-                    Order::Keep { number, received } => {
-                        segment::encode(&entry(number, &received), &mut buffer);
-                        self.kept.insert(number, received);
-                    }
-                    Order::LetGo { number } => {
-                        if self.kept.remove(&number).is_some() {
-                            segment::encode(&Entry::Acknowledged { sequence: number }, &mut buffer);
-                        }
+            let mut batch = vec![first];
+            batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_WRITE));
+            self.work_off(batch);
+        }
+    }
+
+    fn work_off(&mut self, batch: Vec<Order>) {
+        let mut buffer = Vec::new();
+        for order in batch {
+            match order {
+                Order::Keep { number, received } => {
+                    segment::encode(&entry(number, &received), &mut buffer);
+                    self.kept.insert(number, received);
+                }
+                Order::LetGo { number } => {
+                    if self.kept.remove(&number).is_some() {
+                        segment::encode(&Entry::Acknowledged { sequence: number }, &mut buffer);
                     }
                 }
             }
-            if let Err(error) = self.write(&buffer) {
-                // The next one writes all of it anew.
-                self.file = None;
-                tracing::warn!(%error, "the list of held tasks cannot be written; a restart would not go on with them");
-            }
+        }
+        if let Err(error) = self.write(&buffer) {
+            // The next one writes all of it anew.
+            self.file = None;
+            tracing::warn!(%error, "the list of held tasks cannot be written; a restart would not go on with them");
         }
     }
 

@@ -38,7 +38,11 @@ async fn at_the_deadline_of_a_drain_a_task_is_given_back_or_reported_as_failed()
                 assert_each_once(board, &job, 10);
             }
             Contract::Base => {
-                assert_eq!((releases, reports, summary.failed, summary.completed), (0, 1, 1, 0), "{summary:?}");
+                assert_eq!(
+                    (releases, reports, summary.failed, summary.completed),
+                    (0, 1, 1, 0),
+                    "{summary:?}"
+                );
             }
         }
     }

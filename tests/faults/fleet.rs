@@ -89,9 +89,13 @@ async fn two_hundred_workers_come_back_after_an_outage_without_a_spike() {
     };
     eventually("all are back", || returned().len() >= WORKERS);
     let times = returned();
-    let window = |from: &Instant| times.iter().filter(|time| *time >= from && **time < *from + WINDOW).count();
+    let window =
+        |from: &Instant| times.iter().filter(|time| *time >= from && **time < *from + WINDOW).count();
     let most = times.iter().map(window).max().unwrap();
-    println!("{WORKERS} registrations in {:?}, at most {most} in {WINDOW:?}", *times.last().unwrap() - times[0]);
+    println!(
+        "{WORKERS} registrations in {:?}, at most {most} in {WINDOW:?}",
+        *times.last().unwrap() - times[0]
+    );
     assert!(most <= MOST_IN_A_WINDOW, "{most} came within {WINDOW:?}");
     wait_for_end(&board, &job).await;
     assert_each_once(&board, &job, 1_000);

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::middleman::{Deed, Middleman};
 use crate::support::*;
 
-/// Each step, and the how manieth time it ends the worker.
+/// Each step, and at which passage it ends the worker.
 const STEPS: [&str; 10] = [
     "outbox-before-write:3",
     "outbox-torn:3",
@@ -70,12 +70,12 @@ async fn die_at_each_step(contract: Contract) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn killed_at_any_step_each_task_is_counted_once() {
     die_at_each_step(Contract::Extended).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn killed_at_any_step_with_the_base_contract_each_task_is_counted_and_one_at_most_twice() {
     die_at_each_step(Contract::Base).await;
 }
@@ -93,9 +93,9 @@ async fn a_killed_worker_tells_what_it_can_resume_and_goes_on_with_it() {
         let file = worker.state.path().join("held/tasks.log");
         eventually("both are written down", || {
             let bytes = std::fs::read(&file).unwrap_or_default();
-            ["-e0-b0", "-e0-b1"].iter().all(|name| {
-                bytes.windows(name.len()).any(|window| window == name.as_bytes())
-            })
+            ["-e0-b0", "-e0-b1"]
+                .iter()
+                .all(|name| bytes.windows(name.len()).any(|window| window == name.as_bytes()))
         });
         worker.signal(Signal::KILL);
         worker.wait();
@@ -105,7 +105,8 @@ async fn a_killed_worker_tells_what_it_can_resume_and_goes_on_with_it() {
         assert_each_once(board, &job, 10);
         assert_eq!(summary.reports, 10);
         if contract == Contract::Extended {
-            let resumed = middleman.resumed();
+            let mut resumed = middleman.resumed();
+            resumed.sort();
             assert_eq!(resumed, [(format!("{job}-e0-b0"), 1), (format!("{job}-e0-b1"), 1)]);
         }
         eventually("both were done under the attempt that the killed process had", || {
@@ -114,7 +115,9 @@ async fn a_killed_worker_tells_what_it_can_resume_and_goes_on_with_it() {
                 let name = format!("{job}-e0-b{slice}");
                 log.iter().any(|line| {
                     let attempt = u64::from(contract == Contract::Extended);
-                    line["message"] == "task completed" && line["task_id"] == name.as_str() && line["attempt"] == attempt
+                    line["message"] == "task completed"
+                        && line["task_id"] == name.as_str()
+                        && line["attempt"] == attempt
                 })
             };
             done(0) && done(1)

@@ -18,7 +18,7 @@ use crate::support::spawn;
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Deed {
+pub(crate) enum Deed {
     /// It is carried, and its answer, too.
     Carry,
     /// It is carried, and its answer is lost.
@@ -43,14 +43,17 @@ struct Seen {
 
 /// What passed.
 #[derive(Clone)]
-pub struct Middleman {
-    pub address: SocketAddr,
+pub(crate) struct Middleman {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Middleman {
     /// Listens, and carries to `target` as `decide` says.
-    pub async fn start(target: SocketAddr, decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        target: SocketAddr,
+        decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static,
+    ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Seen>>::default();
@@ -65,17 +68,17 @@ impl Middleman {
     }
 
     /// When `method` was called.
-    pub fn calls(&self, method: &str) -> Vec<Instant> {
+    pub(crate) fn calls(&self, method: &str) -> Vec<Instant> {
         self.seen.lock().unwrap().calls.get(method).cloned().unwrap_or_default()
     }
 
     /// How many calls were not simply carried.
-    pub fn deeds(&self) -> u64 {
+    pub(crate) fn deeds(&self) -> u64 {
         self.seen.lock().unwrap().deeds
     }
 
     /// What registrations said of attempts that can be resumed.
-    pub fn resumed(&self) -> Vec<(String, u32)> {
+    pub(crate) fn resumed(&self) -> Vec<(String, u32)> {
         self.seen.lock().unwrap().resumed.clone()
     }
 }
@@ -144,7 +147,8 @@ macro_rules! pass {
 
 impl Passing {
     fn note<Q: std::any::Any>(&self, _: &str, request: &Request<Q>) {
-        let registration = (request.get_ref() as &dyn std::any::Any).downcast_ref::<pb::RegisterWorkerRequest>();
+        let registration =
+            (request.get_ref() as &dyn std::any::Any).downcast_ref::<pb::RegisterWorkerRequest>();
         if let Some(registration) = registration {
             let resumed = registration.resume.iter().map(|task| (task.task_id.clone(), task.attempt));
             self.seen.lock().unwrap().resumed.extend(resumed);

@@ -48,12 +48,12 @@ async fn fail(wire: Wire, contract: Contract) {
             assert!(counted <= tasks + SLOTS, "{wire:?}: {counted} counts of {tasks} tasks");
         }
     }
-    worker.signal(Signal::CONT);
     assert_eq!(worker.get("/livez").0, 200, "{wire:?}");
 }
 
 async fn fail_in_all_ways(contract: Contract) {
-    let wires = [Wire::Dead, Wire::Cut, Wire::HalfClosed, Wire::Damaged, Wire::Slow(Duration::from_millis(400))];
+    let wires =
+        [Wire::Dead, Wire::Cut, Wire::HalfClosed, Wire::Damaged, Wire::Slow(Duration::from_millis(400))];
     let mut cases = JoinSet::new();
     for wire in wires {
         cases.spawn(fail(wire, contract));
@@ -63,12 +63,12 @@ async fn fail_in_all_ways(contract: Contract) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn a_partition_longer_than_a_lease_counts_each_task_once() {
     fail_in_all_ways(Contract::Extended).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
 async fn a_partition_with_the_base_contract_loses_at_most_the_answers_under_way() {
     fail_in_all_ways(Contract::Base).await;
 }

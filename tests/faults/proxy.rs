@@ -1,8 +1,6 @@
 //! A wire with faults: a TCP proxy whose connections can be cut, held up, half closed or damaged.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,7 +13,7 @@ use crate::support::spawn;
 
 /// What the wire does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Wire {
+pub(crate) enum Wire {
     /// Carries.
     Good,
     /// Carries each piece this much later.
@@ -31,34 +29,30 @@ pub enum Wire {
 }
 
 /// The proxy.
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     wire: watch::Sender<Wire>,
-    pub connections: Arc<AtomicU64>,
 }
 
 impl Proxy {
     /// Listens, and carries to `target`.
-    pub async fn start(target: SocketAddr) -> Self {
+    pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (wire, seen) = watch::channel(Wire::Good);
-        let connections = Arc::<AtomicU64>::default();
-        let count = Arc::clone(&connections);
         spawn(async move {
             let mut carried = JoinSet::new();
             loop {
                 let Ok((near, _)) = listener.accept().await else { return };
-                count.fetch_add(1, Ordering::Relaxed);
                 carried.spawn(carry(near, target, seen.clone()));
                 while carried.try_join_next().is_some() {}
             }
         });
-        Self { address, wire, connections }
+        Self { address, wire }
     }
 
     /// From now on, connections that exist included.
-    pub fn set(&self, wire: Wire) {
+    pub(crate) fn set(&self, wire: Wire) {
         self.wire.send_replace(wire);
     }
 }

@@ -48,9 +48,10 @@ async fn a_reply_that_is_lost_after_the_task_was_dequeued() {
     assert_eq!(case.middleman.deeds(), 2);
 
     let case = start(Contract::Base, lost()).await;
-    let rest = case.orchestrator.board().wait_for(|board| {
-        board.progress_of(&case.job).ok().filter(|job| job.completed == 8)
-    });
+    let rest = case
+        .orchestrator
+        .board()
+        .wait_for(|board| board.progress_of(&case.job).ok().filter(|job| job.completed == 8));
     tokio::time::timeout(PATIENCE, rest).await.expect("all that were not lost");
     assert_eq!(counts(&case), (8, 8, 8), "each of the others once");
 }
@@ -103,7 +104,11 @@ async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
         let polls = case.middleman.calls("assign_task").len() as f64;
         let rate = polls / began.elapsed().as_secs_f64().max(1.0);
         assert!(rate < 20.0, "{polls} polls, {rate} a second");
-        let lost = case.worker.log().iter().any(|line| line.to_string().contains("the link to the orchestrator is lost"));
+        let lost = case
+            .worker
+            .log()
+            .iter()
+            .any(|line| line.to_string().contains("the link to the orchestrator is lost"));
         assert!(!lost, "an orchestrator that refuses is there");
     }
 }
@@ -115,9 +120,10 @@ async fn calls_that_are_never_answered_cost_time_and_no_task() {
         _ => Deed::Carry,
     };
     let case = start(Contract::Extended, keeps).await;
-    let ended = case.orchestrator.board().wait_for(|board| {
-        board.job(&case.job).ok().filter(|job| job.status.is_final())
-    });
+    let ended = case
+        .orchestrator
+        .board()
+        .wait_for(|board| board.job(&case.job).ok().filter(|job| job.status.is_final()));
     // A report is given up after a minute, and sent again.
     tokio::time::timeout(PATIENCE + Duration::from_secs(60), ended).await.expect("the job ends");
     assert_each_once(case.orchestrator.board(), &case.job, 10);

@@ -66,7 +66,9 @@ async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_report
 fn faketime() -> PathBuf {
     let places = std::fs::read_dir("/usr/lib").unwrap().flatten();
     let found = places.map(|place| place.path().join("faketime/libfaketime.so.1")).find(|path| path.exists());
-    found.expect("libfaketime is not installed; `apt-get install libfaketime`, or run scripts/test, which does so")
+    found.expect(
+        "libfaketime is not installed; `apt-get install libfaketime`, or run scripts/test, which does so",
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
