@@ -18,6 +18,7 @@ mod follow;
 mod handle;
 mod held;
 mod identity;
+mod latest;
 mod link;
 mod metrics;
 mod observer;

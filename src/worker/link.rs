@@ -10,11 +10,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
+use super::latest;
 use super::reporter::Unreported;
 use super::state::Event;
 use crate::domain::{Capabilities, LinkState, WorkerId, WorkerStatus};
@@ -39,7 +40,7 @@ pub(super) struct LinkNow {
 /// Reads the link, and tells it what calls found out.
 #[derive(Debug, Clone)]
 pub(super) struct LinkView {
-    now: watch::Receiver<LinkNow>,
+    now: latest::Receiver<LinkNow>,
     losses: mpsc::UnboundedSender<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -54,7 +55,7 @@ struct Loss {
 
 impl LinkView {
     pub(super) fn now(&self) -> LinkNow {
-        *self.now.borrow()
+        self.now.get()
     }
 
     /// The contract of the orchestrator, while the link is up.
@@ -65,12 +66,12 @@ impl LinkView {
 
     /// Waits until the link is up and returns its generation; None when the link has ended.
     pub(super) async fn up(&mut self) -> Option<LinkNow> {
-        self.now.wait_for(|now| now.state == LinkState::Connected).await.ok().map(|now| *now)
+        self.now.wait_for(|now| now.state == LinkState::Connected).await
     }
 
     /// Waits for the next change.
     pub(super) async fn changed(&mut self) -> Option<()> {
-        self.now.changed().await.ok()
+        self.now.changed().await
     }
 
     /// The orchestrator answered.
@@ -110,7 +111,8 @@ impl LinkView {
 pub(super) struct Link<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) identity: Identity,
-    now: watch::Sender<LinkNow>,
+    machine: host::Machine,
+    now: latest::Sender<LinkNow>,
     losses: mpsc::UnboundedReceiver<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -127,8 +129,7 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    fn registration(&self, worker: &WorkerHandle) -> Registration {
-        let machine = host::machine();
+    fn registration(&self, machine: host::Machine, worker: &WorkerHandle) -> Registration {
         let engine = self.engine.capabilities();
         // First, so that one whose outcome comes on disk meanwhile is in one of both.
         let held: Vec<_> = worker.status().tasks.into_iter().map(|task| task.identity).collect();
@@ -152,11 +153,12 @@ impl Identity {
 impl<O: Orchestrator> Link<O> {
     pub(super) fn new(orchestrator: Arc<O>, identity: Identity) -> (Self, LinkView) {
         let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = watch::channel(first);
+        let (now, view) = latest::channel(first);
         let (tell_loss, losses) = mpsc::unbounded_channel();
         let last_contact = Arc::<Mutex<Option<SystemTime>>>::default();
         let view = LinkView { now: view, losses: tell_loss, last_contact: Arc::clone(&last_contact) };
-        (Self { orchestrator, identity, now, losses, last_contact }, view)
+        let machine = host::machine();
+        (Self { orchestrator, identity, machine, now, losses, last_contact }, view)
     }
 
     /// Runs until `ended`.
@@ -171,7 +173,7 @@ impl<O: Orchestrator> Link<O> {
     ) -> Result<(), OrchestratorError> {
         let mut backoff = Backoff::reconnect();
         loop {
-            let registration = self.identity.registration(&worker);
+            let registration = self.identity.registration(self.machine, &worker);
             let answer = tokio::select! {
                 biased;
                 answer = self.orchestrator.register(&registration) => answer,
@@ -261,7 +263,7 @@ fn log_failure(error: &OrchestratorError, wait: Duration) {
 /// The link of a worker that does nothing but say what it is told to.
 #[cfg(test)]
 pub(super) struct FixedLink {
-    now: watch::Sender<LinkNow>,
+    now: latest::Sender<LinkNow>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
 
@@ -269,7 +271,7 @@ pub(super) struct FixedLink {
 impl FixedLink {
     pub(super) fn new(status: &WorkerStatus) -> (Self, LinkView) {
         let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = watch::channel(first);
+        let (now, view) = latest::channel(first);
         let link = Self { now, last_contact: Arc::default() };
         link.say(status);
         let view = LinkView {

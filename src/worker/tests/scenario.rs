@@ -1,4 +1,4 @@
-//! One history: a job, some workers, a minute of trouble, and then time to recover.
+//! One history: a job, some workers, half a minute of trouble, and then time to recover.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::worker::{Collaborators, Config, Metrics, StateFolder, Worker, WorkerH
 const LEASE: Duration = Duration::from_secs(6);
 
 /// How long everything goes wrong.
-const TROUBLE: Duration = Duration::from_secs(60);
+const TROUBLE: Duration = Duration::from_secs(30);
 
 /// By when all has to be done.
 const RECOVERY: Duration = Duration::from_secs(900);
@@ -157,7 +157,7 @@ async fn history(seed: u64, folder: &Path) -> History {
         model: ModelType::parse("test").unwrap(),
         dataset_path: String::new(),
         hyperparameters: BTreeMap::new(),
-        epochs: chance.random_range(1..5),
+        epochs: chance.random_range(1..4),
     };
     board.update(|board| board.create_job(request)).unwrap();
     let workers = chance.random_range(1..4);
