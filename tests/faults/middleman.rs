@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -57,9 +58,11 @@ impl Middleman {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Mutex<Seen>>::default();
-        let far = Channel::from_shared(format!("http://{target}")).unwrap().connect_lazy();
-        let far = OrchestratorServiceClient::new(far);
-        let passing = Passing { far, decide: Box::new(decide), seen: Arc::clone(&seen) };
+        // Several, since one connection carries 200 calls at once, and a fleet has more polls.
+        let connection = || Channel::from_shared(format!("http://{target}")).unwrap().connect_lazy();
+        let far = (0..CONNECTIONS).map(|_| OrchestratorServiceClient::new(connection())).collect();
+        let passing =
+            Passing { far, next: AtomicUsize::new(0), decide: Box::new(decide), seen: Arc::clone(&seen) };
         let served = Server::builder()
             .add_service(OrchestratorServiceServer::new(passing))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
@@ -83,8 +86,12 @@ impl Middleman {
     }
 }
 
+/// Connections to the orchestrator.
+const CONNECTIONS: usize = 8;
+
 struct Passing {
-    far: OrchestratorServiceClient<Channel>,
+    far: Vec<OrchestratorServiceClient<Channel>>,
+    next: AtomicUsize,
     decide: Decide,
     seen: Arc<Mutex<Seen>>,
 }
@@ -110,7 +117,8 @@ impl Passing {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let message = request.into_inner();
-        let once = || call(self.far.clone(), Request::new(message.clone()));
+        let far = &self.far[self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS];
+        let once = || call(far.clone(), Request::new(message.clone()));
         match self.decide(method) {
             Deed::Carry => once().await,
             Deed::LoseAnswer => {

@@ -26,8 +26,11 @@ const LEASE: Duration = Duration::from_secs(6);
 /// How long everything goes wrong.
 const TROUBLE: Duration = Duration::from_secs(30);
 
-/// By when all has to be done.
+/// By when the next report has to come.
 const RECOVERY: Duration = Duration::from_secs(900);
+
+/// A poll is given up after 30 s, a link is tried again after as much, and the longest task takes 12 s.
+const QUIET: Duration = Duration::from_secs(90);
 
 /// What a seed led to.
 pub(super) struct History {
@@ -213,11 +216,24 @@ async fn history(seed: u64, folder: &Path) -> History {
     }
 }
 
+/// Waits for the end of the job; with the base contract, whose orchestrator waits for ever for what was lost with an answer,
+/// until nothing has come for a while.
 async fn recover(board: &BoardHandle, job: &JobId, contract: Contract) {
-    let ended = board.wait_for(|board| board.progress_of(job).ok().filter(|job| job.status.is_final()));
-    if tokio::time::timeout(RECOVERY, ended).await.is_err() {
-        // A base orchestrator whose answers were lost waits for ever; the count tells whether that is why.
-        let summary = board.read(|board| board.job(job));
-        assert_eq!(contract, Contract::Base, "the job does not end: {summary:?}");
+    let patience = if contract == Contract::Base { QUIET } else { RECOVERY };
+    let reports = || board.read(|board| board.progress_of(job).map_or(0, |job| job.reports));
+    loop {
+        let before = reports();
+        let moved = board.wait_for(|board| {
+            board.progress_of(job).ok().filter(|job| job.status.is_final() || job.reports != before)
+        });
+        match tokio::time::timeout(patience, moved).await {
+            Ok(job) if job.status.is_final() => return,
+            Ok(_) => {}
+            Err(_) => {
+                let summary = board.read(|board| board.job(job));
+                assert_eq!(contract, Contract::Base, "the job does not end: {summary:?}");
+                return;
+            }
+        }
     }
 }
