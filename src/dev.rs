@@ -28,7 +28,7 @@ pub use terms::{Assignment, BoardError, Contract, Failure, HeartbeatReply, Recei
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -150,6 +150,28 @@ impl DevOrchestrator {
     }
 }
 
+/// The orchestrator without a socket, for simulations: calls go to it as to any service.
+#[cfg(test)]
+pub(crate) fn without_socket(config: &DevConfig) -> (BoardHandle, crate::orchestrator::Transport) {
+    let board = BoardHandle::new(Board::new(config.contract, config.lease));
+    let stop = CancellationToken::new();
+    let service = Service {
+        board: board.clone(),
+        long_poll: config.long_poll,
+        heartbeat_interval: config.heartbeat_interval,
+        stop: stop.clone(),
+    };
+    TaskTracker::new().spawn(take_lost_tasks_back(board.clone(), stop));
+    let service = OrchestratorServiceServer::new(service);
+    let answer = move |request| tower::ServiceExt::oneshot(service.clone(), request);
+    let service =
+        tower::ServiceExt::map_err(
+            tower::service_fn(answer),
+            |never: std::convert::Infallible| match never {},
+        );
+    (board, crate::orchestrator::Transport::new(service))
+}
+
 async fn serve(server: impl Future<Output = Result<(), tonic::transport::Error>>, stop: CancellationToken) {
     let mut server = std::pin::pin!(server);
     let ended = tokio::select! {
@@ -166,7 +188,7 @@ async fn take_lost_tasks_back(board: BoardHandle, stop: CancellationToken) {
     let mut tick = tokio::time::interval((lease / 8).clamp(Duration::from_millis(5), Duration::from_secs(1)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now().into_std();
         // Looked at first, since an update wakes everybody who waits for a change.
         if board.read(|board| board.has_expired(now)) {
             let lost = board.update(|board| board.expire(now));

@@ -8,6 +8,7 @@ pub mod data;
 pub mod dev;
 pub mod domain;
 pub mod engine;
+mod failpoint;
 #[cfg(test)]
 mod fuzz;
 pub mod gpu;

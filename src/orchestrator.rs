@@ -24,7 +24,11 @@ mod status;
 mod tests;
 
 pub use backoff::Backoff;
+#[cfg(test)]
+pub(crate) use backoff::seed_waits;
 pub use client::Client;
+#[cfg(test)]
+pub(crate) use client::{BrokenWay, Transport};
 pub(crate) use config::Credential;
 pub use config::{Config, ConfigError, Deadlines};
 pub use error::OrchestratorError;

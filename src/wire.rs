@@ -13,7 +13,7 @@ mod tests;
 
 pub use convert::{
     ClaimedTask, RejectedTask, completion, decode_outcome, encode_outcome, progress, saturated,
-    task_from_assignment, task_from_request,
+    task_from_assignment, task_from_received, task_from_request,
 };
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -12,11 +12,14 @@
 //! [`Worker::new`] builds, [`Worker::run`] starts and returns when the worker is drained. The only owner of the state is
 //! the driver; everyone else holds a [`WorkerHandle`].
 
+mod clock;
 mod driver;
 mod ending;
 mod follow;
 mod handle;
+mod held;
 mod identity;
+mod latest;
 mod link;
 mod metrics;
 mod observer;
@@ -24,6 +27,9 @@ mod outbox;
 mod reporter;
 mod state;
 mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
@@ -40,18 +46,20 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::WorkerId;
+use crate::domain::{TaskSpec, WorkerId};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
 use crate::telemetry::traces::Traces;
+use clock::{Clock, Moment};
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
+use held::Held;
 use link::{Identity, Link};
 use observer::EngineWatcher;
 use outbox::{Left, Outbox};
-use reporter::Reporter;
+use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
 use view::About;
 
@@ -129,7 +137,9 @@ pub struct Worker<O> {
     events: mpsc::UnboundedSender<state::Event>,
     link: Link<O>,
     outbox: Arc<Outbox>,
-    reports: mpsc::UnboundedReceiver<Left>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    unreported: Unreported,
+    clock: Clock,
     handle: WorkerHandle,
     tracker: TaskTracker,
     _lock: identity::StateLock,
@@ -141,6 +151,8 @@ pub struct StateFolder {
     lock: identity::StateLock,
     outbox: Outbox,
     left: Vec<Left>,
+    held: Held,
+    resumed: Vec<TaskSpec>,
 }
 
 impl StateFolder {
@@ -156,7 +168,18 @@ impl StateFolder {
             None => identity::kept(&config.state_dir).map_err(in_folder)?,
         };
         let (outbox, left) = Outbox::open(&config.state_dir.join("outbox")).map_err(in_folder)?;
-        Ok(Self { worker_id, lock, outbox, left })
+        let (held, resumed) = Held::open(&config.state_dir.join("held")).map_err(in_folder)?;
+        Ok(Self { worker_id, lock, outbox, left, held, resumed })
+    }
+
+    /// As [`Self::open`]; whatever is written is written on the thread of the caller.
+    #[cfg(test)]
+    fn open_here(config: &Config, worker_id: WorkerId) -> Result<Self, WorkerError> {
+        let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
+        let lock = identity::lock(&config.state_dir)?;
+        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox")).map_err(in_folder)?;
+        let (held, resumed) = Held::open_here(&config.state_dir.join("held")).map_err(in_folder)?;
+        Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
 
     /// The id of the worker.
@@ -168,7 +191,11 @@ impl StateFolder {
 impl<O: Orchestrator> Worker<O> {
     /// Builds a worker on its state folder.
     pub fn new(config: Config, folder: StateFolder, with: Collaborators<O>) -> Self {
-        let StateFolder { worker_id, lock, outbox, left } = folder;
+        Self::with_clock(config, folder, with, Clock::Boot)
+    }
+
+    fn with_clock(config: Config, folder: StateFolder, with: Collaborators<O>, clock: Clock) -> Self {
+        let StateFolder { worker_id, lock, outbox, left, mut held, mut resumed } = folder;
         let (events, events_inbox) = mpsc::unbounded_channel();
         let (requests, requests_inbox) = mpsc::unbounded_channel();
         let (notices, notices_inbox) = mpsc::unbounded_channel();
@@ -176,10 +203,17 @@ impl<O: Orchestrator> Worker<O> {
         if !left.is_empty() {
             tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
         }
-        let unreported = left.iter().map(|(_, outcome)| outcome.identity.clone()).collect();
-        for outcome in left {
+        // What has ended is not run again.
+        resumed.retain(|task| left.iter().all(|(_, outcome)| outcome.identity != task.identity));
+        held.keep_only(&resumed);
+        let unreported = Unreported::default();
+        for (sequence, outcome) in left {
+            // How long its lease lasted died with the process that had it.
+            let ours_until = (outcome.identity.attempt > 0).then_some(Moment::LONG_AGO);
+            let report = Report { sequence, outcome, ours_until };
+            unreported.add(&report);
             // The receiver is in our hands.
-            let _ = reports.send(outcome);
+            let _ = reports.send(report);
         }
         let outbox = Arc::new(outbox);
         let tracker = TaskTracker::new();
@@ -189,8 +223,7 @@ impl<O: Orchestrator> Worker<O> {
             slots: config.slots,
             engine: Arc::clone(&with.engine),
             gpus: Arc::clone(&with.gpus),
-            unreported,
-            outbox: outbox.state(),
+            unreported: unreported.clone(),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
         let backend = with.engine.capabilities().default_backend;
@@ -201,7 +234,10 @@ impl<O: Orchestrator> Worker<O> {
             engine: Arc::clone(&with.engine),
             gpus: Arc::clone(&with.gpus),
             outbox: Arc::clone(&outbox),
+            held,
             reports,
+            unreported: unreported.clone(),
+            clock,
             link: link_view.clone(),
             metrics: with.metrics.clone(),
             traces: with.traces.clone(),
@@ -209,7 +245,17 @@ impl<O: Orchestrator> Worker<O> {
             task_timeout: config.task_timeout,
             drain_timeout: config.drain_timeout,
         };
-        let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
+        let mut state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
+        if !resumed.is_empty() {
+            tracing::info!(tasks = resumed.len(), "going on with tasks that the last run held");
+            // Before the first registration, which names them. Nothing is to be done before that.
+            state::transition(
+                &mut state,
+                clock.now(),
+                state::Event::Resumed { tasks: resumed },
+                &mut Vec::new(),
+            );
+        }
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
         with.engine
@@ -222,6 +268,8 @@ impl<O: Orchestrator> Worker<O> {
             link,
             outbox,
             reports: reports_inbox,
+            unreported,
+            clock,
             handle: WorkerHandle { published, link: link_view, requests },
             tracker,
             config,
@@ -241,6 +289,8 @@ impl<O: Orchestrator> Worker<O> {
     /// [`OrchestratorError::Refused`] when the orchestrator does not accept this worker.
     pub async fn run(self) -> Result<(), OrchestratorError> {
         let ended = CancellationToken::new();
+        // Whoever drops this future ends all of it.
+        let _ended_too = ended.clone().drop_guard();
         let follower = Arc::new(Follower {
             orchestrator: Arc::clone(&self.with.orchestrator),
             worker: self.handle.clone(),
@@ -250,11 +300,14 @@ impl<O: Orchestrator> Worker<O> {
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
             metrics: self.with.metrics.clone(),
+            clock: self.clock,
         });
         let reporter = Reporter {
             orchestrator: Arc::clone(&self.with.orchestrator),
             link: self.handle.link.clone(),
             outbox: Arc::clone(&self.outbox),
+            unreported: self.unreported.clone(),
+            clock: self.clock,
         };
         let tracker = self.tracker.clone();
         tracker.spawn(reporter.run(self.reports, ended.clone()));
@@ -271,6 +324,7 @@ impl<O: Orchestrator> Worker<O> {
         let driver = self.driver.run(self.inboxes);
         tokio::pin!(link, driver);
         let refused = tokio::select! {
+            biased;
             () = &mut driver => None,
             answer = &mut link => answer.err(),
         };
@@ -278,6 +332,7 @@ impl<O: Orchestrator> Worker<O> {
             None => {
                 // The link goes on meanwhile: an orchestrator that comes back in time still gets the last outcomes.
                 tokio::select! {
+                    biased;
                     () = flush(&self.outbox) => Ok(()),
                     answer = &mut link => answer,
                 }

@@ -9,16 +9,21 @@ use std::path::{Path, PathBuf};
 
 /// Room, rooms of ours it may import, crates it must not import.
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
+    ("failpoint", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("domain", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("data", &["domain"], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("gpu", &["domain"], &["tonic", "axum", "burn"]),
     ("telemetry", &["domain"], &["tonic", "axum", "burn"]),
-    ("engine", &["domain", "data"], &["tokio", "tonic", "axum", "prometheus"]),
+    ("engine", &["domain", "data", "failpoint"], &["tokio", "tonic", "axum", "prometheus"]),
     ("guard", &["domain"], &["tonic", "axum", "hyper", "burn"]),
     ("fuzz", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("wire", &["domain"], &["tokio", "axum", "prometheus", "burn"]),
     ("orchestrator", &["domain", "guard", "telemetry", "wire"], &["axum", "burn"]),
-    ("worker", &["domain", "wire", "telemetry", "orchestrator", "engine", "gpu"], &["tonic", "axum", "burn"]),
+    (
+        "worker",
+        &["domain", "wire", "telemetry", "orchestrator", "engine", "gpu", "failpoint"],
+        &["tonic", "axum", "burn"],
+    ),
     ("grpc", &["domain", "guard", "wire", "telemetry", "gpu", "worker"], &["axum", "burn"]),
     ("http", &["domain", "guard", "telemetry", "gpu", "worker"], &["tonic", "burn"]),
     ("dev", &["domain", "wire"], &["axum", "burn"]),

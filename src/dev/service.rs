@@ -34,7 +34,7 @@ type Reply<T> = Result<Response<T>, Status>;
 
 impl Service {
     fn update<R>(&self, change: impl FnOnce(&mut Board, Instant) -> R) -> R {
-        self.board.update(|board| change(board, Instant::now()))
+        self.board.update(|board| change(board, tokio::time::Instant::now().into_std()))
     }
 
     fn contract(&self) -> Contract {
@@ -62,6 +62,7 @@ impl Service {
                 return Ok(Some(task));
             }
             tokio::select! {
+                biased;
                 () = work => {}
                 () = self.stop.cancelled() => {}
                 () = sleep_until(end) => return Ok(None),

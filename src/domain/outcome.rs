@@ -26,6 +26,8 @@ pub enum ErrorCode {
     TimedOut,
     /// The worker went away before it ended.
     Interrupted,
+    /// The orchestrator may have given the task to another worker, since no renewal of its lease was acknowledged.
+    LeaseLost,
     /// The device was lost.
     DeviceLost,
     /// The trainer panicked.
@@ -44,7 +46,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for metrics and docs.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidArgument,
         Self::NotFound,
         Self::PermissionDenied,
@@ -53,6 +55,7 @@ impl ErrorCode {
         Self::Cancelled,
         Self::TimedOut,
         Self::Interrupted,
+        Self::LeaseLost,
         Self::DeviceLost,
         Self::Panic,
         Self::Abort,
@@ -73,6 +76,7 @@ impl ErrorCode {
             Self::Cancelled => "CANCELLED",
             Self::TimedOut => "TIMED_OUT",
             Self::Interrupted => "INTERRUPTED",
+            Self::LeaseLost => "LEASE_LOST",
             Self::DeviceLost => "DEVICE_LOST",
             Self::Panic => "PANIC",
             Self::Abort => "ABORT",

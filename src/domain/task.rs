@@ -49,6 +49,8 @@ pub struct TaskSpec {
     pub lease: Option<Duration>,
     /// State to start from, as model_weights of an earlier task; empty for none.
     pub initial_weights: Bytes,
+    /// The assignment as it came, to be read again after a restart; empty for a task that came by ExecuteTask.
+    pub received: Bytes,
 }
 
 impl TaskSpec {

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::{JobId, Metrics, TaskResult, TaskSpec};
+use crate::failpoint;
 
 const MAGIC: &[u8; 8] = b"TFCKPT01";
 
@@ -285,9 +286,13 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     // One thread writes for a session; what a killed process left behind is written over.
     let temporary = folder.join(format!("{name}.part"));
     let mut file = File::create(&temporary)?;
+    failpoint::pass("checkpoint-before-write");
+    failpoint::tear("checkpoint-torn", bytes, |half| drop((&file).write_all(half)));
     file.write_all(bytes)?;
     file.sync_all()?;
+    failpoint::pass("checkpoint-written");
     fs::rename(&temporary, folder.join(name))?;
+    failpoint::pass("checkpoint-renamed");
     File::open(folder)?.sync_all()
 }
 

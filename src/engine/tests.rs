@@ -87,6 +87,7 @@ pub(super) fn task(job: &str, model: &str, epoch: u32, batches: Range<u32>) -> T
         timeout: None,
         lease: None,
         initial_weights: Bytes::new(),
+        received: Bytes::new(),
     }
 }
 

@@ -38,7 +38,7 @@ impl Backoff {
 
     /// Draws the next wait and raises the ceiling of the one after it.
     pub fn next_wait(&mut self) -> Duration {
-        let wait = self.ceiling().mul_f64(rand::rng().random::<f64>());
+        let wait = self.ceiling().mul_f64(chance());
         self.tries = self.tries.saturating_add(1);
         wait
     }
@@ -47,6 +47,32 @@ impl Backoff {
     pub fn reset(&mut self) {
         self.tries = 0;
     }
+}
+
+/// Uniform in [0, 1).
+#[cfg(not(test))]
+fn chance() -> f64 {
+    rand::rng().random()
+}
+
+/// As above; the same on each run of a simulation.
+#[cfg(test)]
+fn chance() -> f64 {
+    SEEDED.with_borrow_mut(|seeded| match seeded {
+        Some(generator) => generator.random(),
+        None => rand::rng().random(),
+    })
+}
+
+#[cfg(test)]
+thread_local! {
+    static SEEDED: std::cell::RefCell<Option<rand_chacha::ChaCha8Rng>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Makes the waits that this thread draws those of `seed`.
+#[cfg(test)]
+pub(crate) fn seed_waits(seed: u64) {
+    SEEDED.set(Some(rand::SeedableRng::seed_from_u64(seed)));
 }
 
 #[cfg(test)]

@@ -29,7 +29,36 @@ use crate::wire::{self, ClaimedTask, saturated};
 /// Largest message in bytes: weights travel in reports and in tasks that go on from a state.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-type Grpc = OrchestratorServiceClient<Channel>;
+type Grpc = OrchestratorServiceClient<Transport>;
+
+#[cfg(not(test))]
+type Transport = Channel;
+
+/// In tests the calls can go to a service of the same process, through a network that is made of rules.
+#[cfg(test)]
+pub(crate) type Transport = tower::util::BoxCloneSyncService<
+    tonic::codegen::http::Request<tonic::body::Body>,
+    tonic::codegen::http::Response<tonic::body::Body>,
+    BrokenWay,
+>;
+
+/// Why a call did not get through.
+#[cfg(test)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BrokenWay(#[source] pub(crate) Box<dyn std::error::Error + Send + Sync>);
+
+#[cfg(not(test))]
+fn transport(channel: Channel) -> Transport {
+    channel
+}
+
+#[cfg(test)]
+fn transport(channel: Channel) -> Transport {
+    Transport::new(tower::ServiceExt::map_err(channel, |error: tonic::transport::Error| {
+        BrokenWay(error.into())
+    }))
+}
 
 /// The orchestrator behind an address.
 #[derive(Debug)]
@@ -61,7 +90,7 @@ impl Client {
         metrics: Metrics,
     ) -> Result<Self, ConfigError> {
         let connection = || -> Result<Grpc, ConfigError> {
-            let grpc = Grpc::new(config.channel()?);
+            let grpc = Grpc::new(transport(config.channel()?));
             Ok(grpc.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
         };
         Ok(Self {
@@ -80,6 +109,22 @@ impl Client {
     /// The same client, which tells `traces` of claims and reports.
     pub fn traced(self, traces: Traces) -> Self {
         Self { traces, ..self }
+    }
+
+    /// A client whose calls go through `transport`.
+    #[cfg(test)]
+    pub(crate) fn over(transport: Transport, worker_id: WorkerId) -> Self {
+        Self {
+            grpc: Grpc::new(transport.clone()),
+            polls: Grpc::new(transport),
+            token: None,
+            worker_id,
+            strictness: Strictness::Warn,
+            deadlines: Deadlines::default(),
+            extended: AtomicBool::new(false),
+            metrics: Metrics::new(),
+            traces: Traces::default(),
+        }
     }
 
     /// The contract that the last answered registration found; base before the first.

@@ -54,6 +54,7 @@ struct RawTask {
 /// # Errors
 /// [`RejectedTask`] names the first field that is not right.
 pub fn task_from_assignment(message: pb::AssignTaskResponse, strictness: Strictness) -> ClaimedTask {
+    let received = Bytes::from(message.encode_to_vec());
     let raw = RawTask {
         task_id: message.task_id,
         job_id: message.job_id,
@@ -70,7 +71,17 @@ pub fn task_from_assignment(message: pb::AssignTaskResponse, strictness: Strictn
     task.timeout = seconds(message.timeout_seconds);
     task.lease = seconds(message.lease_seconds);
     task.initial_weights = message.model_weights;
+    task.received = received;
     Ok(task)
+}
+
+/// Reads an assignment that an earlier process was given. Names that nobody understands were said then.
+///
+/// # Errors
+/// A text that says which part could not be read.
+pub fn task_from_received(bytes: &[u8]) -> Result<Box<TaskSpec>, String> {
+    let message = pb::AssignTaskResponse::decode(bytes).map_err(|error| error.to_string())?;
+    task_from_assignment(message, Strictness::Warn).map_err(|rejected| rejected.error.to_string())
 }
 
 /// Checks a task that came by ExecuteTask.
@@ -136,6 +147,7 @@ fn check(raw: RawTask, strictness: Strictness) -> ClaimedTask {
         timeout: None,
         lease: None,
         initial_weights: Bytes::new(),
+        received: Bytes::new(),
     }))
 }
 

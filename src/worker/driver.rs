@@ -6,20 +6,23 @@
 //!                                                            +--publishes--> status (http, grpc, heartbeats)
 //! ```
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::clock::Clock;
 use super::ending::log_end;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
+use super::held::Held;
 use super::link::LinkView;
 use super::metrics::Metrics;
 use super::observer::{Account, MeasuredRun, Notice, RunObserver};
-use super::outbox::{Left, Outbox, OutboxState};
+use super::outbox::{Outbox, OutboxState};
+use super::reporter::{Report, Unreported};
 use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
 use super::view::{self, About, Seen};
 use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec};
@@ -31,6 +34,10 @@ use crate::telemetry::traces::{Stage, Traces};
 /// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
+/// Longest time between two looks at the leases: the timers of the runtime stand still while the machine is suspended,
+/// and leases do not.
+const LEASE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Events that are applied before the status is published once.
 const EVENTS_PER_PUBLISH: usize = 64;
 
@@ -41,7 +48,10 @@ pub(super) struct Parts<O> {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) reports: mpsc::UnboundedSender<Left>,
+    pub(super) held: Held,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) unreported: Unreported,
+    pub(super) clock: Clock,
     pub(super) link: LinkView,
     pub(super) metrics: Metrics,
     pub(super) traces: Traces,
@@ -68,7 +78,7 @@ pub(super) struct Outlets {
 enum Tiding {
     Outcome(oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>, Result<Arc<TaskOutcome>, ExecuteError>),
     Cancel(oneshot::Sender<CancelAnswer>, CancelAnswer),
-    Report(Left),
+    Report(Report),
 }
 
 /// A try in the engine.
@@ -87,15 +97,15 @@ pub(super) struct Driver<O> {
     parts: Parts<O>,
     outlets: Outlets,
     state: State,
-    runs: HashMap<RunId, Run>,
-    seen: HashMap<Key, Seen>,
-    executing: HashMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
-    cancelling: HashMap<Waiter, oneshot::Sender<CancelAnswer>>,
+    runs: BTreeMap<RunId, Run>,
+    seen: BTreeMap<Key, Seen>,
+    executing: BTreeMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
+    cancelling: BTreeMap<Waiter, oneshot::Sender<CancelAnswer>>,
     next_waiter: u64,
     /// When running tasks are told to stop.
-    drain_deadline: Option<tokio::time::Instant>,
+    drain_deadline: Option<Instant>,
     /// When those that did not are left behind.
-    stop_deadline: Option<tokio::time::Instant>,
+    stop_deadline: Option<Instant>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
@@ -110,22 +120,24 @@ impl<O: Orchestrator> Driver<O> {
         state: State,
         publish: watch::Sender<Arc<Published>>,
     ) -> Self {
-        Self {
+        let mut driver = Self {
             outbox_state: parts.outbox.state(),
             parts,
             outlets,
             state,
-            runs: HashMap::new(),
-            seen: HashMap::new(),
-            executing: HashMap::new(),
-            cancelling: HashMap::new(),
+            runs: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            executing: BTreeMap::new(),
+            cancelling: BTreeMap::new(),
             next_waiter: 0,
             drain_deadline: None,
             stop_deadline: None,
             tidings: Vec::new(),
             publish,
             drained: false,
-        }
+        };
+        driver.publish();
+        driver
     }
 
     /// Runs until drained.
@@ -136,9 +148,11 @@ impl<O: Orchestrator> Driver<O> {
         while !self.drained {
             let next_timeout = self.next_timeout();
             let (drain_deadline, stop_deadline) = (self.drain_deadline, self.stop_deadline);
+            let lease_look = self.next_lease_look();
             // Clocks first: they are ready only when due, and no flood of requests may hold them up.
             tokio::select! {
                 biased;
+                () = at(lease_look) => self.apply(Event::Tick, &mut effects),
                 () = at(next_timeout) => self.time_out(&mut effects),
                 () = at(drain_deadline) => self.abort("the worker was stopped before the task ended", &mut effects),
                 () = at(stop_deadline) => {
@@ -170,7 +184,7 @@ impl<O: Orchestrator> Driver<O> {
     }
 
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
-        transition(&mut self.state, event, effects);
+        transition(&mut self.state, self.parts.clock.now(), event, effects);
         for effect in effects.drain(..) {
             self.carry_out(effect);
         }
@@ -178,7 +192,7 @@ impl<O: Orchestrator> Driver<O> {
 
     fn abort(&mut self, reason: &'static str, effects: &mut Vec<Effect>) {
         self.drain_deadline = None;
-        self.stop_deadline.get_or_insert_with(|| tokio::time::Instant::now() + STOP_GRACE);
+        self.stop_deadline.get_or_insert_with(|| Instant::now() + STOP_GRACE);
         self.apply(Event::Abort { reason }, effects);
     }
 
@@ -216,7 +230,7 @@ impl<O: Orchestrator> Driver<O> {
                 let _ = reply.send(watched);
             }
             Request::Drain { deadline } if self.state.admission <= Admission::Draining => {
-                let deadline = tokio::time::Instant::now() + deadline.unwrap_or(self.parts.drain_timeout);
+                let deadline = Instant::now() + deadline.unwrap_or(self.parts.drain_timeout);
                 self.drain_deadline =
                     Some(self.drain_deadline.map_or(deadline, |earlier| earlier.min(deadline)));
                 if self.state.admission == Admission::Draining {
@@ -248,8 +262,9 @@ impl<O: Orchestrator> Driver<O> {
                 }
                 self.apply(Event::Engine { trouble }, effects);
             }
-            Notice::Stored { key, left } => {
-                self.tidings.push(Tiding::Report(left));
+            Notice::Stored { key, report } => {
+                self.parts.unreported.add(&report);
+                self.tidings.push(Tiding::Report(report));
                 self.apply(Event::Persisted { key }, effects);
             }
             Notice::Finished { run, finished } => {
@@ -281,9 +296,14 @@ impl<O: Orchestrator> Driver<O> {
         }
     }
 
-    fn next_timeout(&self) -> Option<tokio::time::Instant> {
+    fn next_lease_look(&self) -> Option<Instant> {
+        let left = self.state.next_look()?.since(self.parts.clock.now());
+        Some(Instant::now() + left.min(LEASE_LOOK_INTERVAL))
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
         let open = self.runs.values().filter(|run| !run.timed_out);
-        open.filter_map(|run| Some(run.started? + run.limit)).min().map(Into::into)
+        open.filter_map(|run| Some(run.started? + run.limit)).min()
     }
 
     fn time_out(&mut self, effects: &mut Vec<Effect>) {
@@ -323,14 +343,17 @@ impl<O: Orchestrator> Driver<O> {
                     let _ = events.send(Event::RetryDue { run });
                 });
             }
-            Effect::Persist { key, outcome } => {
+            Effect::Persist { key, outcome, lease } => {
                 let error = outcome.ending.as_ref().err().map(|error| error.message.clone());
                 self.parts.traces.leave(&outcome.identity, error);
                 let notices = self.outlets.notices.clone();
-                let left = Arc::clone(&outcome);
-                let stored = move |sequence| {
-                    // The driver is gone only when the whole worker is.
-                    let _ = notices.send(Notice::Stored { key, left: (sequence, left) });
+                let stored = {
+                    let outcome = Arc::clone(&outcome);
+                    move |sequence| {
+                        let report = Report { sequence, outcome, ours_until: lease };
+                        // The driver is gone only when the whole worker is.
+                        let _ = notices.send(Notice::Stored { key, report });
+                    }
                 };
                 self.parts.outbox.append(outcome, Box::new(stored));
             }
@@ -394,6 +417,7 @@ impl<O: Orchestrator> Driver<O> {
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);
+        let asked = self.parts.clock.now();
         self.parts.tracker.spawn(async move {
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
@@ -414,7 +438,7 @@ impl<O: Orchestrator> Driver<O> {
                     }
                 }
             };
-            let _ = events.send(Event::PollEnded { generation, polled });
+            let _ = events.send(Event::PollEnded { generation, asked, polled });
         });
     }
 
@@ -465,10 +489,19 @@ impl<O: Orchestrator> Driver<O> {
 
     fn publish(&mut self) {
         let records = &self.state.records;
-        for key in records.keys() {
-            self.seen.entry(*key).or_insert_with(Seen::now);
+        for (key, record) in records {
+            let seen = self.seen.entry(*key).or_insert_with(Seen::now);
+            if record.polled && seen.kept.is_none() && !record.task.received.is_empty() {
+                seen.kept = Some(self.parts.held.keep(record.task.received.clone()));
+            }
         }
-        self.seen.retain(|key, _| records.contains_key(key));
+        self.seen.retain(|key, seen| {
+            let held = records.contains_key(key);
+            if let Some(number) = seen.kept.filter(|_| !held) {
+                self.parts.held.let_go(number);
+            }
+            held
+        });
         let outbox = self.outbox_state.borrow().clone();
         let published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
         self.publish.send_replace(Arc::new(published));
@@ -477,14 +510,14 @@ impl<O: Orchestrator> Driver<O> {
             match tiding {
                 Tiding::Outcome(reply, answer) => drop(reply.send(answer)),
                 Tiding::Cancel(reply, answer) => drop(reply.send(answer)),
-                Tiding::Report(left) => drop(self.parts.reports.send(left)),
+                Tiding::Report(report) => drop(self.parts.reports.send(report)),
             }
         }
     }
 }
 
 /// Waits until `when`; for ever where there is no such time.
-async fn at(when: Option<tokio::time::Instant>) {
+async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,

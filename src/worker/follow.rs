@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::handle::WorkerHandle;
 use super::link::LinkNow;
 use super::metrics::Metrics;
-use super::state::Event;
+use super::state::{Event, RENEWALS_PER_LEASE};
 use crate::domain::{JobId, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
@@ -38,12 +39,17 @@ const CALLS_AT_ONCE: usize = 128;
 /// cancelled task running.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest time that a heartbeat may take. A lost link is found out soon enough for a usual lease, and a slow answer
-/// is not taken for one.
+/// Longest time that a heartbeat may take; a third of a shorter lease, so that a lost link is found out before that ends.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Heartbeats in one lease: two may be lost before it ends.
-const HEARTBEATS_PER_LEASE: u32 = 3;
+/// Shortest limit for a heartbeat: a slow answer is not taken for a lost link.
+const SHORTEST_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Heartbeats in one lease at most, where the orchestrator renews nothing.
+const MOST_HEARTBEATS_PER_LEASE: u32 = 30;
+
+/// Shortest time between two heartbeats, whatever the leases.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What both beats need.
 pub(super) struct Follower<O> {
@@ -55,6 +61,7 @@ pub(super) struct Follower<O> {
     pub(super) host: HostProbe,
     pub(super) heartbeat_interval: Duration,
     pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
 }
 
 impl<O: Orchestrator> Follower<O> {
@@ -64,6 +71,7 @@ impl<O: Orchestrator> Follower<O> {
         let mut worker = self.worker.clone();
         loop {
             let up = tokio::select! {
+                biased;
                 up = link.up() => up,
                 () = ended.cancelled() => return,
             };
@@ -81,7 +89,8 @@ impl<O: Orchestrator> Follower<O> {
                 std::future::pending().await
             };
             tokio::select! {
-                () = sleep_until(began + self.interval(now)) => {}
+               biased;
+                () = self.next_beat(now, began) => {}
                 () = drain_began => {}
                 changed = link.changed() => {
                     if changed.is_none() {
@@ -93,13 +102,41 @@ impl<O: Orchestrator> Follower<O> {
         }
     }
 
-    fn interval(&self, now: LinkNow) -> Duration {
-        let wishes = now.registered.map(|registered| (registered.heartbeat_interval, registered.lease));
+    /// Waits until the heartbeat after the one that was sent at `began` is due: after the interval, or as soon as a third
+    /// of a lease has passed. Tasks come and go meanwhile.
+    async fn next_beat(&self, link: LinkNow, began: Instant) {
+        let mut worker = self.worker.clone();
+        loop {
+            let due = began + self.interval(link);
+            let published = Arc::clone(&worker.published.borrow_and_update());
+            let renewal = published.renewal_due.map(|due| Instant::now() + due.since(self.clock.now()));
+            let of_lease = published.shortest_lease.unwrap_or_default() / MOST_HEARTBEATS_PER_LEASE;
+            let shortest = of_lease.max(SHORTEST_INTERVAL);
+            let due = renewal.map_or(due, |renewal| due.min(renewal.max(began + shortest)));
+            tokio::select! {
+               biased;
+                () = sleep_until(due) => return,
+                changed = worker.changed() => {
+                    if !changed {
+                        return std::future::pending().await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn interval(&self, link: LinkNow) -> Duration {
+        let wishes = link.registered.map(|registered| (registered.heartbeat_interval, registered.lease));
         let (wished, lease) = wishes.unwrap_or_default();
-        let tasks = Arc::clone(&self.worker.published.borrow());
-        let leases = tasks.status.tasks.iter().filter_map(|task| task.lease).chain(lease);
         let interval = wished.unwrap_or(self.heartbeat_interval);
-        leases.map(|lease| lease / HEARTBEATS_PER_LEASE).fold(interval, Duration::min)
+        lease.map_or(interval, |lease| interval.min(lease / RENEWALS_PER_LEASE))
+    }
+
+    /// How long a heartbeat may take.
+    fn limit(&self) -> Duration {
+        let lease = self.worker.published.borrow().shortest_lease;
+        let third = lease.map_or(HEARTBEAT_TIMEOUT, |lease| lease / RENEWALS_PER_LEASE);
+        third.clamp(SHORTEST_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT)
     }
 
     async fn heartbeat(&self, now: LinkNow) {
@@ -115,9 +152,11 @@ impl<O: Orchestrator> Follower<O> {
             host: self.host.usage(),
             gpus: self.gpus.snapshot().usage.clone(),
         };
-        let sent = timeout(HEARTBEAT_TIMEOUT, self.orchestrator.heartbeat(&heartbeat)).await;
+        let limit = self.limit();
+        let asked = self.clock.now();
+        let sent = timeout(limit, self.orchestrator.heartbeat(&heartbeat)).await;
         let late = |_| {
-            let said = format!("no answer to a heartbeat within {HEARTBEAT_TIMEOUT:?}");
+            let said = format!("no answer to a heartbeat within {limit:?}");
             Err(OrchestratorError::Unreachable(said))
         };
         let answer = sent.unwrap_or_else(late);
@@ -125,6 +164,13 @@ impl<O: Orchestrator> Follower<O> {
         match answer {
             Ok(answer) => {
                 self.worker.link.contact();
+                let renewed = heartbeat.tasks.iter().map(|task| &task.identity);
+                let renewed = renewed.filter(|task| answer.renewed.contains(&task.task_id));
+                let tasks: Vec<_> = renewed.map(|task| (task.task_id.clone(), task.attempt)).collect();
+                if !tasks.is_empty() {
+                    // The driver ends with the worker, and so does this loop.
+                    let _ = self.events.send(Event::Renewed { tasks, asked });
+                }
                 for task in heartbeat.tasks {
                     // The answer names a task; what it means is the attempt that was told of.
                     if answer.cancel.contains(&task.identity.task_id) {
@@ -152,6 +198,7 @@ impl<O: Orchestrator> Follower<O> {
         let mut glances = 0_u32;
         loop {
             tokio::select! {
+                biased;
                 _ = ticks.tick() => {}
                 () = ended.cancelled() => return,
             }

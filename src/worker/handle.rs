@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::clock::Moment;
 use super::link::LinkView;
 use crate::domain::{
     Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerPhase, WorkerStatus,
@@ -77,6 +78,10 @@ pub(super) enum Request {
 pub(super) struct Published {
     pub(super) status: WorkerStatus,
     pub(super) running: HashMap<TaskIdentity, Arc<Control>>,
+    /// When the first lease should be renewed.
+    pub(super) renewal_due: Option<Moment>,
+    /// The shortest lease that is held.
+    pub(super) shortest_lease: Option<Duration>,
 }
 
 /// Asks the running worker; cheap to clone.
@@ -214,7 +219,7 @@ pub(crate) mod fixed {
     }
 
     fn published(status: WorkerStatus) -> Published {
-        Published { status, running: HashMap::new() }
+        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None }
     }
 
     impl WorkerHandle {

@@ -8,13 +8,15 @@
 //! loss, and a late failure of the last outage does not break the link of today.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::WorkerHandle;
-use super::outbox::OutboxState;
+use super::latest;
+use super::reporter::Unreported;
 use super::state::Event;
 use crate::domain::{Capabilities, GpuInfo, LinkState, TaskIdentity, WorkerId, WorkerStatus};
 use crate::engine::Engine;
@@ -38,7 +40,7 @@ pub(super) struct LinkNow {
 /// Reads the link, and tells it what calls found out.
 #[derive(Debug, Clone)]
 pub(super) struct LinkView {
-    now: watch::Receiver<LinkNow>,
+    now: latest::Receiver<LinkNow>,
     losses: mpsc::UnboundedSender<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -53,7 +55,7 @@ struct Loss {
 
 impl LinkView {
     pub(super) fn now(&self) -> LinkNow {
-        *self.now.borrow()
+        self.now.get()
     }
 
     /// The contract of the orchestrator, while the link is up.
@@ -64,12 +66,12 @@ impl LinkView {
 
     /// Waits until the link is up and returns its generation; None when the link has ended.
     pub(super) async fn up(&mut self) -> Option<LinkNow> {
-        self.now.wait_for(|now| now.state == LinkState::Connected).await.ok().map(|now| *now)
+        self.now.wait_for(|now| now.state == LinkState::Connected).await
     }
 
     /// Waits for the next change.
     pub(super) async fn changed(&mut self) -> Option<()> {
-        self.now.changed().await.ok()
+        self.now.changed().await
     }
 
     /// The orchestrator answered.
@@ -109,7 +111,8 @@ impl LinkView {
 pub(super) struct Link<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) identity: Identity,
-    now: watch::Sender<LinkNow>,
+    machine: host::Machine,
+    now: latest::Sender<LinkNow>,
     losses: mpsc::UnboundedReceiver<Loss>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
@@ -121,18 +124,16 @@ pub(super) struct Identity {
     pub(super) slots: u32,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
-    /// Tasks of the last run whose outcomes are on their way, while anything is in the outbox.
-    pub(super) unreported: Vec<TaskIdentity>,
-    /// The outbox as it is.
-    pub(super) outbox: watch::Receiver<OutboxState>,
+    /// Attempts whose outcomes are on their way.
+    pub(super) unreported: Unreported,
 }
 
 impl Identity {
-    fn registration(&self, worker: &WorkerHandle) -> Registration {
-        let machine = host::machine();
+    fn registration(&self, machine: host::Machine, worker: &WorkerHandle) -> Registration {
         let engine = self.engine.capabilities();
-        // What was acknowledged long ago is no claim on a task that is handed out anew.
-        let unreported = if self.outbox.borrow().pending > 0 { &self.unreported[..] } else { &[] };
+        // First, so that one whose outcome comes on disk meanwhile is in one of both.
+        let held: Vec<_> = worker.status().tasks.into_iter().map(|task| task.identity).collect();
+        let unreported = self.unreported.attempts();
         Registration {
             worker_id: self.worker_id.clone(),
             capabilities: Capabilities {
@@ -144,13 +145,7 @@ impl Identity {
                 backends: engine.backends,
             },
             address: self.address.clone(),
-            held: worker
-                .status()
-                .tasks
-                .into_iter()
-                .map(|task| task.identity)
-                .chain(unreported.iter().cloned())
-                .collect(),
+            held: held.into_iter().chain(unreported).collect(),
         }
     }
 }
@@ -158,11 +153,12 @@ impl Identity {
 impl<O: Orchestrator> Link<O> {
     pub(super) fn new(orchestrator: Arc<O>, identity: Identity) -> (Self, LinkView) {
         let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = watch::channel(first);
+        let (now, view) = latest::channel(first);
         let (tell_loss, losses) = mpsc::unbounded_channel();
         let last_contact = Arc::<Mutex<Option<SystemTime>>>::default();
         let view = LinkView { now: view, losses: tell_loss, last_contact: Arc::clone(&last_contact) };
-        (Self { orchestrator, identity, now, losses, last_contact }, view)
+        let machine = host::machine();
+        (Self { orchestrator, identity, machine, now, losses, last_contact }, view)
     }
 
     /// Runs until `ended`.
@@ -178,8 +174,9 @@ impl<O: Orchestrator> Link<O> {
         let mut backoff = Backoff::reconnect();
         let mut gpus = self.identity.gpus.watch();
         loop {
-            let registration = self.identity.registration(&worker);
+            let registration = self.identity.registration(self.machine, &worker);
             let answer = tokio::select! {
+                biased;
                 answer = self.orchestrator.register(&registration) => answer,
                 () = ended.cancelled() => return Ok(()),
             };
@@ -192,9 +189,10 @@ impl<O: Orchestrator> Link<O> {
                     let mut told = registration.capabilities.gpus;
                     let refused = loop {
                         tokio::select! {
+                            biased;
                             refused = self.loss(generation) => break refused,
                             () = other_gpus(&mut gpus, &told), if registered.mode == Mode::Extended => {
-                                let again = self.identity.registration(&worker);
+                                let again = self.identity.registration(self.machine, &worker);
                                 tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; registering again");
                                 match self.orchestrator.register(&again).await {
                                     Ok(_) => told = again.capabilities.gpus,
@@ -222,9 +220,10 @@ impl<O: Orchestrator> Link<O> {
                         "the link to the orchestrator is lost"
                     );
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = ended.cancelled() => return Ok(()),
-                    }
+                    biased;
+                            () = tokio::time::sleep(wait) => {}
+                            () = ended.cancelled() => return Ok(()),
+                        }
                     self.set(LinkState::Connecting);
                 }
                 Err(error @ OrchestratorError::Refused(_)) => return Err(error),
@@ -233,9 +232,10 @@ impl<O: Orchestrator> Link<O> {
                     let wait = backoff.next_wait();
                     log_failure(&error, wait);
                     tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = ended.cancelled() => return Ok(()),
-                    }
+                    biased;
+                            () = tokio::time::sleep(wait) => {}
+                            () = ended.cancelled() => return Ok(()),
+                        }
                 }
             }
         }
@@ -287,7 +287,7 @@ fn log_failure(error: &OrchestratorError, wait: Duration) {
 /// The link of a worker that does nothing but say what it is told to.
 #[cfg(test)]
 pub(super) struct FixedLink {
-    now: watch::Sender<LinkNow>,
+    now: latest::Sender<LinkNow>,
     last_contact: Arc<Mutex<Option<SystemTime>>>,
 }
 
@@ -295,7 +295,7 @@ pub(super) struct FixedLink {
 impl FixedLink {
     pub(super) fn new(status: &WorkerStatus) -> (Self, LinkView) {
         let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = watch::channel(first);
+        let (now, view) = latest::channel(first);
         let link = Self { now, last_contact: Arc::default() };
         link.say(status);
         let view = LinkView {

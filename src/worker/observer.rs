@@ -1,12 +1,13 @@
 //! Hears from the threads that train and write, and passes it on without waiting.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::metrics::{Metrics, RunMetrics};
-use super::outbox::Left;
+use super::reporter::Report;
 use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
 use crate::engine::{ExitCause, Finished, Observer, Step, Watcher};
@@ -24,7 +25,7 @@ pub(super) enum Notice {
     /// What a try that ended took of its GPU.
     Measured { ended: Box<MeasuredRun>, share: GpuShare },
     /// The outcome of a record is on disk.
-    Stored { key: Key, left: Left },
+    Stored { key: Key, report: Report },
 }
 
 /// A try that ended on a GPU.

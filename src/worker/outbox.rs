@@ -14,7 +14,7 @@
 //! the orchestrator counts once (extended contract).
 
 mod log;
-mod segment;
+pub(super) mod segment;
 
 #[cfg(test)]
 mod tests;
@@ -83,6 +83,9 @@ pub(super) struct Outbox {
     orders: Option<mpsc::Sender<Order>>,
     state: watch::Receiver<OutboxState>,
     writer: Option<JoinHandle<()>>,
+    /// In a simulation there is no other thread, which would write when it likes.
+    #[cfg(test)]
+    here: Option<std::sync::Mutex<Writer>>,
 }
 
 /// An outcome that an earlier process left.
@@ -94,6 +97,29 @@ impl Outbox {
     /// # Errors
     /// When the folder cannot be read or written. Damage inside of it is logged and set aside.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
+        let (writer, orders, left) = Self::read(folder)?;
+        let state = writer.tell.subscribe();
+        let writer = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
+        let outbox = Self {
+            orders: Some(orders),
+            state,
+            writer: Some(writer),
+            #[cfg(test)]
+            here: None,
+        };
+        Ok((outbox, left))
+    }
+
+    /// As [`Self::open`]; writes on the thread of the caller.
+    #[cfg(test)]
+    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
+        let (writer, _, left) = Self::read(folder)?;
+        let state = writer.tell.subscribe();
+        let here = Some(std::sync::Mutex::new(writer));
+        Ok((Self { orders: None, state, writer: None, here }, left))
+    }
+
+    fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<Left>)> {
         let (mut log, entries) = Log::open(folder)?;
         let mut left = Vec::with_capacity(entries.len());
         for (sequence, payload) in entries {
@@ -106,11 +132,8 @@ impl Outbox {
             }
         }
         let (orders, inbox) = mpsc::channel();
-        let (tell, state) = watch::channel(state_of(&log, None));
-        let writer = std::thread::Builder::new()
-            .name("outbox".into())
-            .spawn(move || Writer { log, tell, inbox, backlog: VecDeque::new() }.run())?;
-        Ok((Self { orders: Some(orders), state, writer: Some(writer) }, left))
+        let tell = watch::Sender::new(state_of(&log, None));
+        Ok((Writer { log, tell, inbox, backlog: VecDeque::new() }, orders, left))
     }
 
     /// Puts `outcome` on disk; `stored` is called when it is there. Returns at once.
@@ -134,6 +157,11 @@ impl Outbox {
     }
 
     fn order(&self, order: Order) {
+        #[cfg(test)]
+        if let Some(writer) = &self.here {
+            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(vec![order]);
+            return;
+        }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
             let _ = orders.send(order);
@@ -166,31 +194,38 @@ impl Writer {
             let mut batch = vec![first];
             batch.extend(self.backlog.drain(..));
             batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_SYNC));
-            let mut stored = Vec::new();
-            for order in batch {
-                match order {
-                    Order::Append { outcome, stored: call } => {
-                        let sequence = self.log.push(wire::encode_outcome(&outcome));
-                        stored.push((sequence, call));
-                    }
-                    Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
-                    Order::SetAside { sequence, outcome } => {
-                        if let Err(error) = self.log.set_aside(sequence, &wire::encode_outcome(&outcome)) {
-                            tracing::error!(sequence, %error, "an outcome cannot be set aside; it stays in the outbox");
-                        }
+            if self.work_off(batch) == Flushed::GaveUp {
+                return;
+            }
+        }
+    }
+
+    fn work_off(&mut self, batch: Vec<Order>) -> Flushed {
+        let mut stored = Vec::new();
+        for order in batch {
+            match order {
+                Order::Append { outcome, stored: call } => {
+                    let sequence = self.log.push(wire::encode_outcome(&outcome));
+                    stored.push((sequence, call));
+                }
+                Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
+                Order::SetAside { sequence, outcome } => {
+                    if let Err(error) = self.log.set_aside(sequence, &wire::encode_outcome(&outcome)) {
+                        tracing::error!(sequence, %error, "an outcome cannot be set aside; it stays in the outbox");
                     }
                 }
             }
-            if self.flush() == Flushed::GaveUp {
-                tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
-                return;
-            }
-            let now = state_of(&self.log, None);
-            self.tell.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
-            for (sequence, call) in stored {
-                call(sequence);
-            }
         }
+        if self.flush() == Flushed::GaveUp {
+            tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
+            return Flushed::GaveUp;
+        }
+        let now = state_of(&self.log, None);
+        self.tell.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
+        for (sequence, call) in stored {
+            call(sequence);
+        }
+        Flushed::Whole
     }
 
     /// Writes until it succeeds: an outcome is worth waiting for a disk that has room again.

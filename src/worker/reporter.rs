@@ -3,19 +3,26 @@
 //! An outcome is sent again until the orchestrator has answered for it: a job that never ends is worse than a task
 //! counted twice (base contract), and the extended contract counts it once by (task_id, attempt). What it will never take
 //! is set aside in a file; nothing is deleted that was not acknowledged.
+//!
+//! An outcome whose lease has ended since is not reported before the orchestrator was asked whether the attempt is still
+//! ours: one that was given to another worker is let go.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::link::LinkView;
-use super::outbox::{Left, Outbox};
-use crate::domain::TaskOutcome;
-use crate::orchestrator::{Backoff, Orchestrator, OrchestratorError};
+use super::clock::{Clock, Moment};
+use super::link::{LinkNow, LinkView};
+use super::outbox::Outbox;
+use crate::domain::{Progress, TaskIdentity, TaskOutcome, TaskPhase, TaskView};
+use crate::failpoint;
+use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError};
 
 /// Reports that are under way at once.
 const REPORTS_AT_ONCE: usize = 64;
@@ -28,34 +35,88 @@ pub(super) struct Reporter<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) link: LinkView,
     pub(super) outbox: Arc<Outbox>,
+    pub(super) unreported: Unreported,
+    pub(super) clock: Clock,
+}
+
+/// An outcome on disk, to be reported.
+#[derive(Debug, Clone)]
+pub(super) struct Report {
+    pub(super) sequence: u64,
+    pub(super) outcome: Arc<TaskOutcome>,
+    /// Until when nobody else can have been given the task; None = it cannot be given away.
+    pub(super) ours_until: Option<Moment>,
+}
+
+/// Attempts whose outcomes are on their way; told at registration, so that nobody else is given their tasks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unreported(Arc<Mutex<BTreeMap<u64, TaskIdentity>>>);
+
+impl Unreported {
+    pub(super) fn add(&self, report: &Report) {
+        self.lock().insert(report.sequence, report.outcome.identity.clone());
+    }
+
+    fn remove(&self, sequence: u64) {
+        self.lock().remove(&sequence);
+    }
+
+    pub(super) fn attempts(&self) -> Vec<TaskIdentity> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, TaskIdentity>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<O: Orchestrator> Reporter<O> {
     /// Reports what comes in until `ended`. What is not acknowledged by then stays on disk.
-    pub(super) async fn run(self, mut inbox: mpsc::UnboundedReceiver<Left>, ended: CancellationToken) {
+    pub(super) async fn run(self, mut inbox: mpsc::UnboundedReceiver<Report>, ended: CancellationToken) {
         let places = Semaphore::new(REPORTS_AT_ONCE);
         let mut reports = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 () = ended.cancelled() => return,
                 Some(()) = reports.next(), if !reports.is_empty() => {}
-                Some((sequence, outcome)) = inbox.recv() => reports.push(self.deliver(sequence, outcome, &places)),
+                Some(report) = inbox.recv() => reports.push(self.deliver(report, &places)),
             }
         }
     }
 
     /// Sends one outcome until it is acknowledged or refused for good, or the link ends.
-    async fn deliver(&self, sequence: u64, outcome: Arc<TaskOutcome>, places: &Semaphore) {
+    async fn deliver(&self, report: Report, places: &Semaphore) {
+        let sequence = report.sequence;
+        self.deliver_one(report, places).await;
+        self.unreported.remove(sequence);
+    }
+
+    async fn deliver_one(&self, report: Report, places: &Semaphore) {
+        let Report { sequence, outcome, ours_until } = report;
         let mut link = self.link.clone();
         let mut backoff = Backoff::reconnect();
         let mut unwilling_since = None;
         while let Some(now) = link.up().await {
             // Held for the call alone, so that one that has to wait does not keep others from being sent.
             let Ok(place) = places.acquire().await else { return };
-            let answer = self.orchestrator.report(&outcome).await;
+            let answer = match self.standing(&outcome, ours_until, now).await {
+                Ok(Standing::Ours) => self.orchestrator.report(&outcome).await,
+                Ok(Standing::GivenAway) => {
+                    let (task_id, attempt) = (outcome.identity.task_id.as_str(), outcome.identity.attempt);
+                    tracing::warn!(
+                        task_id,
+                        attempt,
+                        "the attempt was given away; its outcome is not reported"
+                    );
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
             drop(place);
             let Err(error) = answer else {
                 link.contact();
+                failpoint::pass("report-acknowledged");
                 self.outbox.acknowledge(sequence);
                 return;
             };
@@ -83,4 +144,40 @@ impl<O: Orchestrator> Reporter<O> {
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
+
+    /// Whether the attempt is still ours: by our own clock, or once that says no more, by a question.
+    async fn standing(
+        &self,
+        outcome: &TaskOutcome,
+        ours_until: Option<Moment>,
+        link: LinkNow,
+    ) -> Result<Standing, OrchestratorError> {
+        let extended = link.registered.is_some_and(|registered| registered.mode == Mode::Extended);
+        if !extended || ours_until.is_none_or(|until| self.clock.now() < until) {
+            return Ok(Standing::Ours);
+        }
+        let view = TaskView {
+            identity: outcome.identity.clone(),
+            model: outcome.model.clone(),
+            epoch: outcome.epoch,
+            phase: TaskPhase::Reporting,
+            progress: Progress::default(),
+            claimed_at: SystemTime::now(),
+            retries: 0,
+            lease: None,
+        };
+        match self.orchestrator.report_progress(&view).await {
+            Ok(true) => Ok(Standing::GivenAway),
+            // One that does not know the task says so to the report itself, too.
+            Ok(false) | Err(OrchestratorError::Rejected(_)) => Ok(Standing::Ours),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whose an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Ours,
+    GivenAway,
 }

@@ -1,4 +1,4 @@
-//! The life of tasks as a pure state machine: events in, effects out; no clock, no lock, no I/O.
+//! The life of tasks as a pure state machine: events and their time in, effects out; no clock, no lock, no I/O.
 //!
 //! ```text
 //! poll or ExecuteTask
@@ -13,26 +13,32 @@
 //! Invariants, checked by the property tests:
 //! - every record holds exactly one slot; free slots are what is left, never counted apart;
 //! - at most `slots` tasks run; a task that a poll brought beyond that waits, since it cannot be given back;
-//! - a polled task is persisted once or released once, and every waiter is answered once;
+//! - a polled task is persisted once, released once, or given up once under a lost lease; every waiter is answered once;
+//! - no task runs, and no outcome is persisted, under a lease that has ended: what runs is told to stop;
 //! - after a drain the machine comes to rest, with no record and no poll left.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::Moment;
 use super::handle::{CancelAnswer, ExecuteError};
 use crate::domain::{JobId, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec};
 use crate::engine::Finished;
 use crate::orchestrator::Mode;
 use crate::wire::ClaimedTask;
 
+mod lease;
 mod transition;
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
 
+pub(super) use lease::{Lease, RENEWALS_PER_LEASE};
 pub(super) use transition::transition;
 
 /// Outcomes that are kept to answer a task that arrives again, and to be shown.
@@ -68,8 +74,14 @@ pub(super) enum Event {
     LinkUp { generation: u64, mode: Mode },
     /// The link of that generation is lost.
     LinkDown { generation: u64 },
-    /// A poll that was started under that generation of the link came back.
-    PollEnded { generation: u64, polled: Polled },
+    /// A poll that was started under that generation of the link, at `asked`, came back.
+    PollEnded { generation: u64, asked: Moment, polled: Polled },
+    /// Tasks that an earlier process held when it ended; they go on when the link is up.
+    Resumed { tasks: Vec<TaskSpec> },
+    /// The orchestrator renewed the leases of these attempts, which it was asked for at `asked`.
+    Renewed { tasks: Vec<(TaskId, u32)>, asked: Moment },
+    /// Time has passed.
+    Tick,
     /// A task came by ExecuteTask.
     Execute { task: Box<TaskSpec>, waiter: Waiter },
     /// The orchestrator said whether the tasks of a job are wanted.
@@ -120,8 +132,8 @@ pub(super) enum Effect {
     Stop { run: RunId, reason: TaskError },
     /// Send [`Event::RetryDue`] after a wait that grows with `retries`.
     Retry { run: RunId, retries: u32 },
-    /// Put an outcome on disk and report it; answered by [`Event::Persisted`].
-    Persist { key: Key, outcome: Arc<TaskOutcome> },
+    /// Put an outcome on disk and report it, without asking first until `lease`; answered by [`Event::Persisted`].
+    Persist { key: Key, outcome: Arc<TaskOutcome>, lease: Option<Moment> },
     /// Give a task back; answered by [`Event::Released`].
     Release { key: Key, identity: TaskIdentity, reason: &'static str },
     /// Tell those who wait how a task ended.
@@ -152,6 +164,8 @@ pub(super) enum Admission {
 /// Where a record is on its way.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Stage {
+    /// Of an earlier process; waits for the link.
+    Resuming,
     Checking,
     Ready,
     Running(RunId),
@@ -171,14 +185,28 @@ pub(super) struct Record {
     pub(super) stopping: bool,
     /// It was handed out anew while it was being stopped: the new attempt runs after the old one has stopped.
     renewed: bool,
-    polled: bool,
+    /// Somebody cancelled it while it was being stopped for its lease.
+    unwanted: bool,
+    pub(super) polled: bool,
     waiters: Vec<Waiter>,
+    /// For how long it is ours; None = for ever (base contract, ExecuteTask).
+    pub(super) lease: Option<Lease>,
 }
 
 impl Record {
     /// The task under the attempt that counts.
     pub(super) fn identity(&self) -> TaskIdentity {
         TaskIdentity { attempt: self.attempt, ..self.task.identity.clone() }
+    }
+
+    /// Whether it may run, as far as its lease goes.
+    fn holds(&self, now: Moment) -> bool {
+        self.lease.is_none_or(|lease| lease.holds(now))
+    }
+
+    /// Whether it may be another worker's by now.
+    fn is_lost(&self, now: Moment) -> bool {
+        self.stage != Stage::Resuming && self.lease.is_some_and(|lease| lease.is_over(now))
     }
 }
 
@@ -202,6 +230,8 @@ pub(super) struct State {
     pub(super) records: BTreeMap<Key, Record>,
     /// Ended tasks with the work they did, newest last.
     recent: VecDeque<(Arc<TaskSpec>, Arc<TaskOutcome>)>,
+    /// Results of tasks whose lease was lost: not reported, and good for the same task if it comes again.
+    unclaimed: VecDeque<(Arc<TaskSpec>, Arc<TaskOutcome>)>,
     pub(super) completed: u64,
     pub(super) failed: u64,
     pub(super) cancelled: u64,
@@ -211,6 +241,7 @@ pub(super) struct State {
     pub(super) engine_trouble: Option<String>,
     next_id: u64,
     drained: bool,
+    now: Moment,
 }
 
 impl State {
@@ -222,6 +253,8 @@ impl State {
             polls: 0,
             records: BTreeMap::new(),
             recent: VecDeque::new(),
+            unclaimed: VecDeque::new(),
+            now: Moment::LONG_AGO,
             completed: 0,
             failed: 0,
             cancelled: 0,
@@ -247,6 +280,11 @@ impl State {
     pub(super) fn free_slots(&self) -> u32 {
         let held = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
         self.limits.slots.saturating_sub(held.saturating_add(self.polls))
+    }
+
+    /// When a lease has to be looked at.
+    pub(super) fn next_look(&self) -> Option<Moment> {
+        self.records.values().filter_map(|record| record.lease?.next_look(self.now)).min()
     }
 
     fn fresh_id(&mut self) -> u64 {

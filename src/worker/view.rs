@@ -1,6 +1,6 @@
 //! The state as others see it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -17,12 +17,19 @@ pub(super) struct Seen {
     pub(super) claimed: SystemTime,
     pub(super) progress: Arc<watch::Sender<Progress>>,
     pub(super) control: Option<Arc<Control>>,
+    /// Its number among the tasks that are held on disk.
+    pub(super) kept: Option<u64>,
 }
 
 impl Seen {
     /// For a record that appeared now.
     pub(super) fn now() -> Self {
-        Self { claimed: SystemTime::now(), progress: Arc::new(watch::Sender::default()), control: None }
+        Self {
+            claimed: SystemTime::now(),
+            progress: Arc::new(watch::Sender::default()),
+            control: None,
+            kept: None,
+        }
     }
 }
 
@@ -37,7 +44,7 @@ pub(super) struct About {
 /// One record.
 pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
     let phase = match record.stage {
-        Stage::Checking | Stage::Ready | Stage::Backoff(_) => TaskPhase::Waiting,
+        Stage::Resuming | Stage::Checking | Stage::Ready | Stage::Backoff(_) => TaskPhase::Waiting,
         Stage::Running(_) if record.stopping => TaskPhase::Stopping,
         Stage::Running(_) => TaskPhase::Running,
         Stage::Persisting(_) | Stage::Releasing => TaskPhase::Reporting,
@@ -59,7 +66,7 @@ pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
 pub(super) fn publish(
     about: &About,
     state: &State,
-    seen: &HashMap<Key, Seen>,
+    seen: &BTreeMap<Key, Seen>,
     outbox: &OutboxState,
 ) -> Published {
     let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
@@ -94,5 +101,7 @@ pub(super) fn publish(
     let running = tracked()
         .filter_map(|(record, seen)| Some((record.identity(), Arc::clone(seen.control.as_ref()?))))
         .collect();
-    Published { status, running }
+    let renewal_due = state.records.values().filter_map(|record| Some(record.lease?.renewal_due())).min();
+    let shortest_lease = state.records.values().filter_map(|record| Some(record.lease?.length())).min();
+    Published { status, running, renewal_due, shortest_lease }
 }

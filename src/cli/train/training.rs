@@ -110,6 +110,7 @@ fn simulate(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<
             timeout: None,
             lease: None,
             initial_weights: Bytes::new(),
+            received: Bytes::new(),
         };
         record.add(watcher, |_| run(&engine, task, control))?;
     }

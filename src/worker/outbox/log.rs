@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::segment::{self, Durability, Entry};
+use crate::failpoint;
 
 /// Size from which on a new segment is begun.
 const SEGMENT_BYTES: u64 = 8 << 20;
@@ -165,7 +166,15 @@ impl Log {
             self.end = 0;
         }
         let durability = if self.buffered.is_empty() { Durability::Written } else { Durability::Synced };
+        failpoint::pass("outbox-before-write");
+        failpoint::tear("outbox-torn", &self.buffer, |half| {
+            let _ = segment::append(&self.file, self.end, half, Durability::Synced);
+        });
         segment::append(&self.file, self.end, &self.buffer, durability)?;
+        failpoint::pass(match durability {
+            Durability::Synced => "outbox-written",
+            Durability::Written => "outbox-acknowledged",
+        });
         self.end += self.buffer.len() as u64;
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BUFFER_BYTES);

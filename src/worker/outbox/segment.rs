@@ -23,7 +23,7 @@ const MAX_RECORD_BYTES: usize = 256 << 20;
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(in crate::worker) enum Entry {
     /// An outcome that waits.
     Outcome { sequence: u64, payload: Vec<u8> },
     /// The orchestrator acknowledged it.
@@ -34,7 +34,7 @@ const KIND_OUTCOME: u8 = 1;
 const KIND_ACKNOWLEDGED: u8 = 2;
 
 /// Appends `entry` to `buffer`.
-pub(super) fn encode(entry: &Entry, buffer: &mut Vec<u8>) {
+pub(in crate::worker) fn encode(entry: &Entry, buffer: &mut Vec<u8>) {
     let (kind, sequence, payload): (u8, u64, &[u8]) = match entry {
         Entry::Outcome { sequence, payload } => (KIND_OUTCOME, *sequence, payload),
         Entry::Acknowledged { sequence } => (KIND_ACKNOWLEDGED, *sequence, &[]),
@@ -53,17 +53,17 @@ pub(super) fn encode(entry: &Entry, buffer: &mut Vec<u8>) {
 
 /// What a file says, and up to which byte it is whole.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) entries: Vec<Entry>,
-    pub(super) whole_bytes: u64,
-    pub(super) file_bytes: u64,
+pub(in crate::worker) struct Contents {
+    pub(in crate::worker) entries: Vec<Entry>,
+    pub(in crate::worker) whole_bytes: u64,
+    pub(in crate::worker) file_bytes: u64,
 }
 
 /// Reads all whole records of the file.
 ///
 /// # Errors
 /// When the file cannot be read; damage inside of it is not an error.
-pub(super) fn read(path: &Path) -> io::Result<Contents> {
+pub(in crate::worker) fn read(path: &Path) -> io::Result<Contents> {
     let mut bytes = Vec::new();
     File::open(path)?.read_to_end(&mut bytes)?;
     let mut contents = Contents { file_bytes: bytes.len() as u64, ..Contents::default() };
@@ -105,7 +105,12 @@ fn decode(bytes: &[u8]) -> Option<(Entry, &[u8])> {
 ///
 /// # Errors
 /// Of the file system, a full disk among them.
-pub(super) fn append(file: &File, end: u64, buffer: &[u8], durability: Durability) -> io::Result<()> {
+pub(in crate::worker) fn append(
+    file: &File,
+    end: u64,
+    buffer: &[u8],
+    durability: Durability,
+) -> io::Result<()> {
     file.write_all_at(buffer, end)?;
     match durability {
         Durability::Synced => file.sync_data(),
@@ -115,7 +120,7 @@ pub(super) fn append(file: &File, end: u64, buffer: &[u8], durability: Durabilit
 
 /// How sure a write has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
+pub(in crate::worker) enum Durability {
     /// On disk.
     Synced,
     /// In the hands of the system.

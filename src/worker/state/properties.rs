@@ -35,6 +35,9 @@ enum Chance {
     Drain,
     Abort,
     Abandon,
+    Pass { seconds: u8 },
+    Renew { which: u8, late: u8 },
+    Resume { which: u8, attempt: u8 },
 }
 
 fn chance() -> impl Strategy<Value = Chance> {
@@ -58,6 +61,9 @@ fn chance() -> impl Strategy<Value = Chance> {
         1 => Just(Chance::Drain),
         1 => Just(Chance::Abort),
         1 => Just(Chance::Abandon),
+        3 => (0..12_u8).prop_map(|seconds| Chance::Pass { seconds }),
+        5 => (0..12_u8, 0..12_u8).prop_map(|(which, late)| Chance::Renew { which, late }),
+        1 => (0..12_u8, 0..4_u8).prop_map(|(which, attempt)| Chance::Resume { which, attempt }),
     ]
 }
 
@@ -65,6 +71,10 @@ const SLOTS: u32 = 3;
 
 struct World {
     state: State,
+    now: Moment,
+    /// Records that ended under a lost lease.
+    given_up: BTreeSet<Key>,
+    resumed: u32,
     generation: u64,
     polls: Vec<u64>,
     questions: Vec<JobId>,
@@ -88,6 +98,9 @@ impl World {
     fn new() -> Self {
         Self {
             state: State::new(Limits { slots: SLOTS, max_task_retries: 2 }),
+            now: Moment::LONG_AGO.after(Duration::from_secs(1_000)),
+            given_up: BTreeSet::new(),
+            resumed: 0,
             generation: 0,
             polls: Vec::new(),
             questions: Vec::new(),
@@ -108,8 +121,9 @@ impl World {
 
     fn on(&mut self, event: Event) {
         let ended_before = self.all_ended();
+        let before: BTreeSet<Key> = self.state.records.keys().copied().collect();
         let mut effects = Vec::new();
-        transition(&mut self.state, event, &mut effects);
+        transition(&mut self.state, self.now, event, &mut effects);
         let mut ended = 0;
         for effect in effects {
             match effect {
@@ -123,6 +137,11 @@ impl World {
                 }
                 Effect::Retry { run, .. } => self.waits.push(run),
                 Effect::Persist { key, .. } => {
+                    let lease = self.state.records.get(&key).and_then(|record| record.lease);
+                    assert!(
+                        !lease.is_some_and(|lease| lease.is_over(self.now)),
+                        "written under a lost lease"
+                    );
                     *self.persisted.entry(key).or_default() += 1;
                     self.writes.push(key);
                 }
@@ -143,6 +162,9 @@ impl World {
             }
         }
         assert_eq!(self.all_ended() - ended_before, ended);
+        let gone = before.iter().filter(|key| !self.state.records.contains_key(key));
+        let settled = |key: &Key| self.persisted.contains_key(key) || self.released.contains_key(key);
+        self.given_up.extend(gone.filter(|key| !settled(key)));
         self.owed.extend(self.state.records.iter().filter(|(_, record)| record.polled).map(|(key, _)| *key));
         self.check();
     }
@@ -159,7 +181,7 @@ impl World {
         assert_eq!(self.state.polls as usize, self.polls.len());
         assert!(self.polls.len() <= SLOTS as usize);
         assert!(
-            self.state.records.len() <= 2 * SLOTS as usize,
+            self.state.records.len() <= (2 * SLOTS + self.resumed) as usize,
             "each slot holds one task, or a poll may bring one"
         );
         let writing = self.state.records.values().filter(|r| matches!(r.stage, Stage::Persisting(_))).count();
@@ -171,7 +193,14 @@ impl World {
         assert!(!both, "a task is reported or given back");
         let waiters: usize = self.state.records.values().map(|record| record.waiters.len()).sum();
         assert_eq!(waiters, self.waiting.len(), "everyone who waits is known to a record");
-        let ready = self.state.records.values().any(|record| record.stage == Stage::Ready);
+        for record in self.state.records.values() {
+            if let Stage::Running(run) = record.stage {
+                let lost = record.lease.is_some_and(|lease| lease.is_over(self.now));
+                assert!(!lost || self.tries[&run].is_some(), "nothing runs on under a lost lease");
+            }
+        }
+        let runnable = |record: &Record| record.stage == Stage::Ready && record.holds(self.now);
+        let ready = self.state.records.values().any(runnable);
         assert!(!ready || running == SLOTS as usize, "a task that is ready runs when there is a place");
     }
 
@@ -185,7 +214,7 @@ impl World {
             }
             Chance::LinkDown => self.on(Event::LinkDown { generation: self.generation }),
             Chance::PollBrings { which, attempt } => {
-                let task = task(&format!("t{which}"), attempt.into());
+                let task = leased(which, attempt);
                 self.end_poll(Polled::Task(Ok(task)));
             }
             Chance::PollEmpty => self.end_poll(Polled::Empty),
@@ -257,6 +286,26 @@ impl World {
             Chance::Storage { writable } => self.on(Event::Storage { writable }),
             Chance::Drain => self.on(Event::Drain),
             Chance::Abort => self.on(Event::Abort { reason: "the worker was stopped" }),
+            Chance::Pass { seconds } => {
+                self.now = self.now.after(Duration::from_secs(seconds.into()));
+                self.on(Event::Tick);
+            }
+            Chance::Renew { which, late } => {
+                let asked = self.now;
+                self.now = self.now.after(Duration::from_secs(late.into()));
+                let task = TaskId::parse(&format!("t{which}")).expect("a valid id");
+                self.on(Event::Renewed {
+                    tasks: (1..4).map(|attempt| (task.clone(), attempt)).collect(),
+                    asked,
+                });
+            }
+            Chance::Resume { which, attempt } => {
+                // Only a process that has just started has any.
+                if self.generation == 0 && self.state.records.is_empty() && self.ended_tries.is_empty() {
+                    self.resumed += 1;
+                    self.on(Event::Resumed { tasks: vec![*leased(which, attempt)] });
+                }
+            }
             Chance::Abandon => {
                 self.on(Event::Abort { reason: "the worker was stopped" });
                 // What the engine still works on is left behind, and may end late.
@@ -268,7 +317,7 @@ impl World {
 
     fn end_poll(&mut self, polled: Polled) {
         if let Some(generation) = self.polls.pop() {
-            self.on(Event::PollEnded { generation, polled });
+            self.on(Event::PollEnded { generation, asked: self.now, polled });
         }
     }
 
@@ -288,7 +337,10 @@ impl World {
     /// Drains and lets come back what is under way, until nothing is.
     fn come_to_rest(&mut self) {
         self.on(Event::Drain);
+        self.generation += 1;
+        self.on(Event::LinkUp { generation: self.generation, mode: Mode::Extended });
         for _ in 0..1_000 {
+            self.happen(Chance::Pass { seconds: 1 });
             self.happen(Chance::PollEmpty);
             self.happen(Chance::JobAnswer { wanted: true });
             self.happen(Chance::Finish { pick: 0, how: 0 });
@@ -306,11 +358,24 @@ impl World {
             assert_eq!(self.state.free_slots(), SLOTS);
         }
         let settled: BTreeSet<Key> = self.persisted.keys().chain(self.released.keys()).copied().collect();
-        assert_eq!(settled, self.owed, "what a poll brought is reported or given back, and nothing else is");
+        let given_up: BTreeSet<Key> = self.given_up.intersection(&self.owed).copied().collect();
+        assert!(settled.is_disjoint(&given_up));
+        let all: BTreeSet<Key> = settled.union(&given_up).copied().collect();
+        assert_eq!(
+            all, self.owed,
+            "what a poll brought is reported, given back or lost, and nothing else is"
+        );
         self.on(Event::Drain);
         self.on(Event::Abort { reason: "again" });
         assert_eq!(self.drained, 1);
     }
+}
+
+/// A task whose lease lasts ten seconds, where the orchestrator counts attempts.
+fn leased(which: u8, attempt: u8) -> Box<TaskSpec> {
+    let mut task = task(&format!("t{which}"), attempt.into());
+    task.lease = (attempt > 0).then_some(Duration::from_secs(10));
+    task
 }
 
 proptest! {

@@ -25,6 +25,7 @@ pub(super) fn task(name: &str, attempt: u32) -> Box<TaskSpec> {
         timeout: None,
         lease: None,
         initial_weights: bytes::Bytes::new(),
+        received: bytes::Bytes::new(),
     })
 }
 
@@ -45,34 +46,42 @@ pub(super) fn failure(code: ErrorCode) -> Finished {
     Finished { ending: Err(TaskError::new(code, "because")), notes: Vec::new() }
 }
 
-struct Bench {
-    state: State,
+pub(super) struct Bench {
+    pub(super) state: State,
+    pub(super) now: Moment,
 }
 
 impl Bench {
-    fn new(slots: u32, mode: Mode) -> Self {
-        let mut bench = Self { state: State::new(Limits { slots, max_task_retries: 1 }) };
+    pub(super) fn new(slots: u32, mode: Mode) -> Self {
+        let state = State::new(Limits { slots, max_task_retries: 1 });
+        let mut bench = Self { state, now: Moment::LONG_AGO.after(Duration::from_secs(1_000)) };
         let polls = bench.on(Event::LinkUp { generation: 1, mode });
         assert_eq!(polls.len(), slots as usize, "one poll for each free slot");
         bench
     }
 
-    fn on(&mut self, event: Event) -> Vec<Effect> {
+    pub(super) fn on(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
-        transition(&mut self.state, event, &mut effects);
+        transition(&mut self.state, self.now, event, &mut effects);
         effects
     }
 
-    fn polled(&mut self, task: Box<TaskSpec>) -> Vec<Effect> {
-        self.on(Event::PollEnded { generation: 1, polled: Polled::Task(Ok(task)) })
+    pub(super) fn pass(&mut self, seconds: u64) -> Vec<Effect> {
+        self.now = self.now.after(Duration::from_secs(seconds));
+        self.on(Event::Tick)
     }
 
-    fn finish(&mut self, run: RunId, finished: Finished) -> Vec<Effect> {
+    pub(super) fn polled(&mut self, task: Box<TaskSpec>) -> Vec<Effect> {
+        let asked = self.now;
+        self.on(Event::PollEnded { generation: 1, asked, polled: Polled::Task(Ok(task)) })
+    }
+
+    pub(super) fn finish(&mut self, run: RunId, finished: Finished) -> Vec<Effect> {
         self.on(Event::Finished { run, finished, duration: Duration::from_secs(1), energy_joules: None })
     }
 }
 
-fn submitted(effects: &[Effect]) -> RunId {
+pub(super) fn submitted(effects: &[Effect]) -> RunId {
     let run = effects.iter().find_map(|effect| match effect {
         Effect::Submit { run, .. } => Some(*run),
         _ => None,
@@ -80,9 +89,9 @@ fn submitted(effects: &[Effect]) -> RunId {
     run.unwrap_or_else(|| panic!("nothing was submitted: {effects:?}"))
 }
 
-fn persisted(effects: &[Effect]) -> (Key, &TaskOutcome) {
+pub(super) fn persisted(effects: &[Effect]) -> (Key, &TaskOutcome) {
     let found = effects.iter().find_map(|effect| match effect {
-        Effect::Persist { key, outcome } => Some((*key, &**outcome)),
+        Effect::Persist { key, outcome, .. } => Some((*key, &**outcome)),
         _ => None,
     });
     found.unwrap_or_else(|| panic!("nothing was persisted: {effects:?}"))
@@ -96,7 +105,7 @@ fn answered(effects: &[Effect], who: Waiter) -> &Result<Arc<TaskOutcome>, Execut
     found.unwrap_or_else(|| panic!("{who:?} was not answered: {effects:?}"))
 }
 
-fn is_poll(effect: &Effect) -> bool {
+pub(super) fn is_poll(effect: &Effect) -> bool {
     matches!(effect, Effect::Poll { .. })
 }
 
@@ -115,17 +124,31 @@ fn a_polled_task_runs_is_persisted_and_makes_room_for_the_next_poll() {
 #[test]
 fn an_empty_poll_is_followed_by_the_next_and_a_failed_one_waits_for_the_link() {
     let mut bench = Bench::new(1, Mode::Base);
-    assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Empty }).iter().any(is_poll));
-    assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Failed }).is_empty());
+    assert!(
+        bench
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty })
+            .iter()
+            .any(is_poll)
+    );
+    assert!(
+        bench
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed })
+            .is_empty()
+    );
     assert!(bench.on(Event::LinkUp { generation: 2, mode: Mode::Base }).iter().any(is_poll));
 }
 
 #[test]
 fn a_late_failure_of_an_old_link_does_not_break_the_new_one() {
     let mut bench = Bench::new(2, Mode::Extended);
-    bench.on(Event::PollEnded { generation: 1, polled: Polled::Failed });
+    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed });
     bench.on(Event::LinkUp { generation: 2, mode: Mode::Extended });
-    assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Failed }).iter().any(is_poll));
+    assert!(
+        bench
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed })
+            .iter()
+            .any(is_poll)
+    );
 }
 
 #[test]
@@ -208,7 +231,11 @@ fn a_wrong_task_is_reported_at_once_and_not_tried_again() {
         epoch: 0,
         error: InvalidField::new("batch_end", "3", "more than batch_start (5)"),
     };
-    let effects = bench.on(Event::PollEnded { generation: 1, polled: Polled::Task(Err(Box::new(rejected))) });
+    let effects = bench.on(Event::PollEnded {
+        generation: 1,
+        asked: Moment::LONG_AGO,
+        polled: Polled::Task(Err(Box::new(rejected))),
+    });
     let error = persisted(&effects).1.ending.clone().unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidArgument);
     assert!(error.message.contains("batch_end") && error.message.contains("more than batch_start"));
@@ -268,7 +295,7 @@ fn a_drain_finishes_what_is_held_and_what_a_poll_still_brings() {
     assert!(effects.is_empty(), "two polls are out");
     bench.polled(task("t", 0));
     let run = submitted(&bench.on(Event::JobChecked { job: JobId::parse("job").unwrap(), wanted: true }));
-    bench.on(Event::PollEnded { generation: 1, polled: Polled::Empty });
+    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty });
     let effects = bench.finish(run, success());
     let key = persisted(&effects).0;
     assert!(matches!(bench.on(Event::Persisted { key })[..], [Effect::Drained]));
@@ -303,7 +330,11 @@ fn at_the_end_of_a_drain_tasks_are_given_back_or_reported_as_interrupted() {
 fn nothing_is_polled_while_outcomes_cannot_be_written() {
     let mut bench = Bench::new(1, Mode::Extended);
     bench.on(Event::Storage { writable: false });
-    assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Empty }).is_empty());
+    assert!(
+        bench
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty })
+            .is_empty()
+    );
     assert!(bench.on(Event::Storage { writable: true }).iter().any(is_poll));
 }
 
@@ -375,12 +406,14 @@ fn what_does_not_stop_is_left_behind_and_still_given_back() {
 fn polls_are_limited_and_the_rest_follows() {
     let mut state = State::new(Limits { slots: 1_000, max_task_retries: 0 });
     let mut effects = Vec::new();
-    transition(&mut state, Event::LinkUp { generation: 1, mode: Mode::Extended }, &mut effects);
+    let up = Event::LinkUp { generation: 1, mode: Mode::Extended };
+    transition(&mut state, Moment::LONG_AGO, up, &mut effects);
     assert_eq!(effects.len(), MOST_POLLS as usize);
     effects.clear();
     transition(
         &mut state,
-        Event::PollEnded { generation: 1, polled: Polled::Task(Ok(task("t", 1))) },
+        Moment::LONG_AGO,
+        Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Task(Ok(task("t", 1))) },
         &mut effects,
     );
     assert_eq!(effects.iter().filter(|effect| is_poll(effect)).count(), 1);

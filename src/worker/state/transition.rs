@@ -1,26 +1,51 @@
 //! The rules: what each event does to the state.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{
-    Admission, Effect, Event, Key, MOST_POLLS, Polled, RECENT, Record, RunId, Stage, State, Taken, Waiter,
+    Admission, Effect, Event, Key, Lease, MOST_POLLS, Polled, RECENT, Record, RunId, Stage, State, Taken,
+    Waiter,
 };
 use crate::domain::{ErrorCode, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::Finished;
+use crate::orchestrator::Mode;
+use crate::worker::clock::Moment;
 use crate::worker::handle::{CancelAnswer, ExecuteError};
 
-/// Applies `event`; what has to be done is added to `effects`.
-pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &mut Vec<Effect>) {
+/// Applies `event`, which happened `now`; what has to be done is added to `effects`.
+pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event, effects: &mut Vec<Effect>) {
+    state.now = state.now.max(now);
     match event {
-        Event::LinkUp { generation, mode } => state.link = Some((generation, mode)),
+        Event::LinkUp { generation, mode } => link_up(state, generation, mode, effects),
         Event::LinkDown { generation } => lose_link(state, generation),
-        Event::PollEnded { generation, polled } => {
+        Event::Resumed { tasks } => {
+            for task in tasks {
+                let (_, record) = hold(state, Arc::new(task), Stage::Resuming);
+                record.polled = true;
+            }
+        }
+        Event::Renewed { tasks, asked } => {
+            for record in state.records.values_mut() {
+                let name = &record.task.identity.task_id;
+                let renewed = tasks.iter().any(|(task, attempt)| task == name && *attempt == record.attempt);
+                if let Some(lease) = record.lease.as_mut().filter(|_| renewed) {
+                    lease.renew(asked);
+                }
+            }
+        }
+        Event::Tick => {}
+        Event::PollEnded { generation, asked, polled } => {
             state.polls = state.polls.saturating_sub(1);
             match polled {
-                Polled::Task(Ok(task)) => arrive_by_poll(state, task, effects),
+                Polled::Task(Ok(task)) => {
+                    // A registration since then did not name it: the orchestrator may have given it away.
+                    let renamed = state.link.is_none_or(|(current, _)| current != generation);
+                    arrive_by_poll(state, task, if renamed { Moment::LONG_AGO } else { asked }, effects);
+                }
                 Polled::Task(Err(rejected)) => {
                     let outcome = TaskOutcome {
                         identity: rejected.identity,
@@ -31,7 +56,7 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
                         duration: Duration::ZERO,
                         energy_joules: None,
                     };
-                    hold_outcome(state, rejected_task(&outcome), outcome, effects);
+                    hold_outcome(state, rejected_task(&outcome), outcome, None, effects);
                 }
                 Polled::Empty => {}
                 Polled::Failed => lose_link(state, generation),
@@ -110,9 +135,12 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
 
 /// Starts what can start: tasks that are ready, polls for free slots; and notices the end of a drain.
 fn settle(state: &mut State, effects: &mut Vec<Effect>) {
+    give_up_lost(state, effects);
     let running = state.records.values().filter(|record| matches!(record.stage, Stage::Running(_))).count();
     let places = (state.limits.slots as usize).saturating_sub(running);
-    for key in keys(state, |record| record.stage == Stage::Ready).into_iter().take(places) {
+    let now = state.now;
+    let ready = |record: &Record| record.stage == Stage::Ready && record.holds(now);
+    for key in keys(state, ready).into_iter().take(places) {
         let run = RunId(state.fresh_id());
         if let Some(record) = state.records.get_mut(&key) {
             record.stage = Stage::Running(run);
@@ -145,17 +173,62 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
     }
 }
 
+/// Stops what may be another worker's by now.
+fn give_up_lost(state: &mut State, effects: &mut Vec<Effect>) {
+    let now = state.now;
+    for key in keys(state, |record| record.is_lost(now) && !record.stopping) {
+        stop(state, key, lease_lost(), effects);
+    }
+}
+
+fn lease_lost() -> TaskError {
+    let why =
+        "no renewal of the lease was acknowledged in time, so that the task may be another worker's by now";
+    TaskError::new(ErrorCode::LeaseLost, why)
+}
+
+/// The orchestrator accepted this worker. What an earlier process held goes on: at once where nobody else can have it,
+/// else when the lease is renewed.
+fn link_up(state: &mut State, generation: u64, mode: Mode, effects: &mut Vec<Effect>) {
+    state.link = Some((generation, mode));
+    if mode == Mode::Base {
+        // It gives nothing away that it has handed out.
+        for record in state.records.values_mut() {
+            record.lease = None;
+        }
+    }
+    for key in keys(state, |record| record.stage == Stage::Resuming) {
+        let lease = lease_of(state, key, Moment::LONG_AGO);
+        if let Some(record) = state.records.get_mut(&key) {
+            record.lease = lease;
+        }
+        begin(state, key, effects);
+    }
+}
+
+/// The lease of the task of a record, if the orchestrator gives any.
+fn lease_of(state: &State, key: Key, asked: Moment) -> Option<Lease> {
+    let length = state.records.get(&key)?.task.lease.filter(|_| !state.speaks_base())?;
+    Some(Lease::new(length, asked, state.now))
+}
+
 fn lose_link(state: &mut State, generation: u64) {
     if state.link.is_some_and(|(current, _)| current == generation) {
         state.link = None;
     }
 }
 
-fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, effects: &mut Vec<Effect>) {
+fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, asked: Moment, effects: &mut Vec<Effect>) {
     let attempt = task.identity.attempt;
+    let now = state.now;
+    let lease = task.lease.filter(|_| !state.speaks_base()).map(|length| Lease::new(length, asked, now));
     if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
         let ends = matches!(record.stage, Stage::Persisting(_) | Stage::Releasing);
         if !ends && record.task.is_same_work(&task) {
+            if attempt >= record.attempt {
+                record.lease = lease;
+            }
+            record.unwanted &= attempt <= record.attempt;
             record.renewed |= record.stopping && attempt > record.attempt;
             record.polled = true;
             record.attempt = record.attempt.max(attempt);
@@ -164,11 +237,12 @@ fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, effects: &mut Vec<Effe
     }
     if let Some(known) = known_outcome(state, &task) {
         let outcome = TaskOutcome { identity: task.identity.clone(), ..TaskOutcome::clone(&known) };
-        hold_outcome(state, Arc::from(task), outcome, effects);
+        hold_outcome(state, Arc::from(task), outcome, lease, effects);
         return;
     }
     let (key, record) = hold(state, Arc::from(task), Stage::Ready);
     record.polled = true;
+    record.lease = lease;
     begin(state, key, effects);
 }
 
@@ -205,8 +279,10 @@ fn known_outcome(state: &State, task: &TaskSpec) -> Option<Arc<TaskOutcome>> {
         _ => None,
     });
     let recent = state.recent.iter().rev().map(|(task, outcome)| (task, outcome));
+    let unclaimed = state.unclaimed.iter().rev().map(|(task, outcome)| (task, outcome));
     persisting
         .chain(recent)
+        .chain(unclaimed)
         .find(|(done, outcome)| done.is_same_work(task) && outcome.ending.is_ok())
         .map(|(_, outcome)| Arc::clone(outcome))
 }
@@ -222,19 +298,28 @@ fn hold(state: &mut State, task: Arc<TaskSpec>, stage: Stage) -> (Key, &mut Reco
         retries: 0,
         stopping: false,
         renewed: false,
+        unwanted: false,
         polled: false,
         waiters: Vec::new(),
+        lease: None,
     };
     (key, state.records.entry(key).insert_entry(record).into_mut())
 }
 
 /// A record for an outcome that is known before anything ran.
-fn hold_outcome(state: &mut State, task: Arc<TaskSpec>, outcome: TaskOutcome, effects: &mut Vec<Effect>) {
+fn hold_outcome(
+    state: &mut State,
+    task: Arc<TaskSpec>,
+    outcome: TaskOutcome,
+    lease: Option<Lease>,
+    effects: &mut Vec<Effect>,
+) {
     let outcome = Arc::new(outcome);
     let (key, record) = hold(state, task, Stage::Persisting(Arc::clone(&outcome)));
     record.polled = true;
+    record.lease = lease;
     count(state, &outcome, effects);
-    effects.push(Effect::Persist { key, outcome });
+    effects.push(Effect::Persist { key, outcome, lease: lease.map(|lease| lease.ends()) });
 }
 
 /// First step of a record, or of a new attempt of it: ask for its job where only the base contract can tell.
@@ -257,6 +342,7 @@ fn begin(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
 }
 
 fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>) {
+    let now = state.now;
     let Some(key) = state.find_run(&Stage::Running(run)) else { return };
     let Some(record) = state.records.get_mut(&key) else { return };
     let code = ended.finished.ending.as_ref().err().map(|error| error.code);
@@ -264,7 +350,10 @@ fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>
         && record.retries < state.limits.max_task_retries
         && !record.stopping
         && state.admission < Admission::Stopping;
-    let starts_anew = matches!(code, Some(ErrorCode::Cancelled | ErrorCode::TimedOut)) && record.renewed;
+    let ended_by_worker = matches!(code, Some(ErrorCode::Cancelled | ErrorCode::TimedOut));
+    // Stopped for a lease that is ours again: by a late answer, or since the task was handed out anew.
+    let regained = code == Some(ErrorCode::LeaseLost) && !record.is_lost(now) && !record.unwanted;
+    let starts_anew = (ended_by_worker && record.renewed) || regained;
     if may_retry {
         record.retries += 1;
         record.stage = Stage::Backoff(run);
@@ -272,6 +361,10 @@ fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>
     } else if starts_anew {
         (record.renewed, record.stopping) = (false, false);
         begin(state, key, effects);
+    } else if code == Some(ErrorCode::LeaseLost) && record.unwanted {
+        let error =
+            TaskError::new(ErrorCode::Cancelled, "the task was cancelled while its lease was in doubt");
+        end(state, key, Ended { finished: failed(error), ..ended }, effects);
     } else if code == Some(ErrorCode::Interrupted) {
         give_back(state, key, ended.duration, effects);
     } else {
@@ -283,7 +376,7 @@ fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>
 fn stop(state: &mut State, key: Key, reason: TaskError, effects: &mut Vec<Effect>) {
     let Some(record) = state.records.get_mut(&key) else { return };
     match record.stage {
-        Stage::Checking | Stage::Ready | Stage::Backoff(_) => {
+        Stage::Resuming | Stage::Checking | Stage::Ready | Stage::Backoff(_) => {
             if reason.code == ErrorCode::Interrupted {
                 give_back(state, key, Duration::ZERO, effects);
             } else {
@@ -325,16 +418,17 @@ fn cancel(
 fn forget_renewal(state: &mut State, key: Key) {
     if let Some(record) = state.records.get_mut(&key) {
         record.renewed = false;
+        record.unwanted = true;
     }
 }
 
 /// An interrupted task goes back to the orchestrator, or where that cannot take it, fails as retryable.
 fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<Effect>) {
-    let reason = state.interruption;
+    let (reason, now) = (state.interruption, state.now);
     let extended = !state.speaks_base();
     let Some(record) = state.records.get_mut(&key) else { return };
     let error = TaskError::new(ErrorCode::Interrupted, reason);
-    if record.polled && extended && record.attempt > 0 {
+    if record.polled && extended && record.attempt > 0 && !record.is_lost(now) {
         let identity = record.identity();
         let waiters = std::mem::take(&mut record.waiters);
         record.stage = Stage::Releasing;
@@ -382,14 +476,26 @@ fn answers(waiters: Vec<Waiter>, outcome: &Arc<TaskOutcome>) -> impl Iterator<It
     waiters.into_iter().map(|waiter| Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) })
 }
 
-/// Ends a record: tells those who wait, and persists the outcome of a polled one.
-fn end(state: &mut State, key: Key, ended: Ended, effects: &mut Vec<Effect>) {
+/// Ends a record: tells those who wait, and persists the outcome of a polled one that is still ours. Nothing is reported
+/// under a lost lease: whoever has the task now reports it.
+fn end(state: &mut State, key: Key, mut ended: Ended, effects: &mut Vec<Effect>) {
+    let now = state.now;
+    let Some(record) = state.records.get_mut(&key) else { return };
+    let lost = record.is_lost(now);
+    if lost && ended.finished.ending.is_ok() {
+        let duration = ended.duration;
+        let outcome = outcome_of(&record.task, record.identity(), ended);
+        let task = without_weights(Arc::clone(&record.task));
+        keep_newest(&mut state.unclaimed, (task, Arc::new(outcome)));
+        ended = Ended { finished: failed(lease_lost()), duration };
+    }
     let Some(record) = state.records.get_mut(&key) else { return };
     let outcome = Arc::new(outcome_of(&record.task, record.identity(), ended));
     effects.extend(answers(std::mem::take(&mut record.waiters), &outcome));
-    if record.polled {
+    if record.polled && !lost {
         record.stage = Stage::Persisting(Arc::clone(&outcome));
-        effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome) });
+        let lease = record.lease.map(|lease| lease.ends());
+        effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome), lease });
     } else if let Some(record) = state.records.remove(&key) {
         remember(state, record.task, Arc::clone(&outcome));
     }
@@ -405,15 +511,23 @@ fn count(state: &mut State, outcome: &Arc<TaskOutcome>, effects: &mut Vec<Effect
     effects.push(Effect::Ended { outcome: Arc::clone(outcome) });
 }
 
-fn remember(state: &mut State, mut task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
-    if !task.initial_weights.is_empty() {
-        // What it started from is large and of no more use.
-        task = Arc::new(TaskSpec { initial_weights: Bytes::new(), ..TaskSpec::clone(&task) });
+fn remember(state: &mut State, task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
+    keep_newest(&mut state.recent, (without_weights(task), outcome));
+}
+
+/// What a task started from is large and of no more use.
+fn without_weights(task: Arc<TaskSpec>) -> Arc<TaskSpec> {
+    if task.initial_weights.is_empty() && task.received.is_empty() {
+        return task;
     }
-    if state.recent.len() == RECENT {
-        state.recent.pop_front();
+    Arc::new(TaskSpec { initial_weights: Bytes::new(), received: Bytes::new(), ..TaskSpec::clone(&task) })
+}
+
+fn keep_newest<T>(kept: &mut VecDeque<T>, one: T) {
+    if kept.len() == RECENT {
+        kept.pop_front();
     }
-    state.recent.push_back((task, outcome));
+    kept.push_back(one);
 }
 
 fn set_stage(state: &mut State, key: Key, stage: Stage) {
@@ -441,5 +555,6 @@ fn rejected_task(outcome: &TaskOutcome) -> Arc<TaskSpec> {
         timeout: None,
         lease: None,
         initial_weights: Bytes::new(),
+        received: Bytes::new(),
     })
 }

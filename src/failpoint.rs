@@ -1,0 +1,56 @@
+//! Places at which a debug build ends itself as by `kill -9`, for the tests of what survives that.
+//!
+//! `FAILPOINT=NAME` ends the process when it first passes the place NAME, `FAILPOINT=NAME:3` when it passes it for the
+//! third time. A release build has no such places.
+
+/// Passes the place `name`.
+#[cfg(debug_assertions)]
+pub(crate) fn pass(name: &str) {
+    if is_due(name) {
+        end();
+    }
+}
+
+/// Passes the place `name`, at which `bytes` are about to be written: `write` gets half of them before the end.
+#[cfg(debug_assertions)]
+pub(crate) fn tear(name: &str, bytes: &[u8], write: impl FnOnce(&[u8])) {
+    if is_due(name) {
+        write(bytes.get(..bytes.len() / 2).unwrap_or_default());
+        end();
+    }
+}
+
+/// Nothing, in a release build.
+#[cfg(not(debug_assertions))]
+pub(crate) fn pass(_: &str) {}
+
+/// Nothing, in a release build.
+#[cfg(not(debug_assertions))]
+pub(crate) fn tear(_: &str, _: &[u8], _: impl FnOnce(&[u8])) {}
+
+#[cfg(debug_assertions)]
+fn is_due(name: &str) -> bool {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static WISH: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static PASSED: AtomicU32 = AtomicU32::new(0);
+    let wish = WISH.get_or_init(|| {
+        let raw = std::env::var("FAILPOINT").ok()?;
+        match raw.split_once(':') {
+            Some((name, times)) => Some((name.to_owned(), times.parse().ok()?)),
+            None => Some((raw, 1)),
+        }
+    });
+    let Some((wished, times)) = wish else { return false };
+    wished == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *times
+}
+
+#[cfg(debug_assertions)]
+fn end() -> ! {
+    // Not an exit, which would run destructors; and not an abort, which would leave a core.
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}

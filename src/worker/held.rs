@@ -1,0 +1,307 @@
+//! Tasks in hand, on disk: what a process that was killed had, the next one goes on with.
+//!
+//! ```text
+//! driver --keep, let go--> writer thread --one write for what waits--> STATE_DIR/held/tasks.log
+//!                                                   |
+//!                      larger than 4 MiB: what is still held goes into a new file, which takes its place
+//! ```
+//!
+//! A base orchestrator never hands a task out again, so that without this a killed worker would end no job. With the
+//! extended contract the task keeps its attempt, unless the orchestrator has given it away since.
+//!
+//! Invariants: nothing waits for it, and a disk that refuses costs only what it is for. It is not synced: it survives the
+//! end of the process, not of the machine.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use super::outbox::segment::{self, Durability, Entry};
+use crate::domain::TaskSpec;
+use crate::{failpoint, wire};
+
+/// Size from which on the file is written anew.
+const MOST_BYTES: u64 = 4 << 20;
+
+/// Orders that share one write at most.
+const MOST_IN_ONE_WRITE: usize = 1024;
+
+enum Order {
+    Keep { number: u64, received: Bytes },
+    LetGo { number: u64 },
+}
+
+/// The tasks of one worker.
+pub(super) struct Held {
+    orders: Option<mpsc::Sender<Order>>,
+    writer: Option<JoinHandle<()>>,
+    /// In a simulation there is no other thread, which would write when it likes.
+    #[cfg(test)]
+    here: Option<std::sync::Mutex<Writer>>,
+    next_number: u64,
+    /// Tasks of an earlier process that nobody has spoken of yet.
+    inherited: BTreeMap<Bytes, u64>,
+}
+
+impl Held {
+    /// Opens the file in `folder` and returns the tasks that an earlier process held, oldest first.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written. Damage is logged and costs what is damaged.
+    pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
+        let (writer, orders, tasks) = Self::read(folder)?;
+        let writer = std::thread::Builder::new().name("held".into()).spawn(move || writer.run())?;
+        let held = Self {
+            orders: Some(orders),
+            writer: Some(writer),
+            #[cfg(test)]
+            here: None,
+            next_number: 1,
+            inherited: BTreeMap::new(),
+        };
+        Ok((held.inheriting(&tasks), tasks))
+    }
+
+    /// As [`Self::open`]; writes on the thread of the caller.
+    #[cfg(test)]
+    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
+        let (writer, _, tasks) = Self::read(folder)?;
+        let here = Some(std::sync::Mutex::new(writer));
+        let held = Self { orders: None, writer: None, here, next_number: 1, inherited: BTreeMap::new() };
+        Ok((held.inheriting(&tasks), tasks))
+    }
+
+    fn inheriting(mut self, tasks: &[TaskSpec]) -> Self {
+        for task in tasks {
+            let number = self.keep(task.received.clone());
+            self.inherited.insert(task.received.clone(), number);
+        }
+        self
+    }
+
+    fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<TaskSpec>)> {
+        fs::create_dir_all(folder)?;
+        let path = folder.join("tasks.log");
+        let mut left = BTreeMap::new();
+        if path.exists() {
+            let contents = segment::read(&path)?;
+            if contents.whole_bytes < contents.file_bytes {
+                tracing::warn!(path = %path.display(), "the end of the list of held tasks cannot be read");
+            }
+            for entry in contents.entries {
+                match entry {
+                    Entry::Outcome { sequence, payload } => drop(left.insert(sequence, payload)),
+                    Entry::Acknowledged { sequence } => drop(left.remove(&sequence)),
+                }
+            }
+        }
+        let mut tasks: Vec<TaskSpec> = Vec::with_capacity(left.len());
+        for payload in left.into_values() {
+            match wire::task_from_received(&payload) {
+                Ok(task) => {
+                    // Kept anew when it came again under a later attempt.
+                    tasks.retain(|known| known.identity.task_id != task.identity.task_id);
+                    tasks.push(*task);
+                }
+                Err(error) => tracing::error!(error, "a held task cannot be read"),
+            }
+        }
+        let (orders, inbox) = mpsc::channel();
+        let writer = Writer { path, file: None, end: 0, kept: BTreeMap::new(), inbox };
+        Ok((writer, orders, tasks))
+    }
+
+    /// A task is in hand; returns its number.
+    pub(super) fn keep(&mut self, received: Bytes) -> u64 {
+        if let Some(number) = self.inherited.remove(&received) {
+            return number;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.order(Order::Keep { number, received });
+        number
+    }
+
+    /// Of what an earlier process held, only `tasks` are still in hand.
+    pub(super) fn keep_only(&mut self, tasks: &[TaskSpec]) {
+        let gone =
+            self.inherited.extract_if(.., |received, _| tasks.iter().all(|task| task.received != *received));
+        for number in gone.map(|(_, number)| number).collect::<Vec<_>>() {
+            self.let_go(number);
+        }
+    }
+
+    /// It is no longer.
+    pub(super) fn let_go(&self, number: u64) {
+        self.order(Order::LetGo { number });
+    }
+
+    fn order(&self, order: Order) {
+        #[cfg(test)]
+        if let Some(writer) = &self.here {
+            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(vec![order]);
+            return;
+        }
+        if let Some(orders) = &self.orders {
+            // The writer ends only when this sender is dropped.
+            let _ = orders.send(order);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has said so already.
+            let _ = writer.join();
+        }
+    }
+}
+
+struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+    end: u64,
+    kept: BTreeMap<u64, Bytes>,
+    inbox: mpsc::Receiver<Order>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Ok(first) = self.inbox.recv() {
+            let mut batch = vec![first];
+            batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_WRITE));
+            self.work_off(batch);
+        }
+    }
+
+    fn work_off(&mut self, batch: Vec<Order>) {
+        let mut buffer = Vec::new();
+        for order in batch {
+            match order {
+                Order::Keep { number, received } => {
+                    segment::encode(&entry(number, &received), &mut buffer);
+                    self.kept.insert(number, received);
+                }
+                Order::LetGo { number } => {
+                    if self.kept.remove(&number).is_some() {
+                        segment::encode(&Entry::Acknowledged { sequence: number }, &mut buffer);
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.write(&buffer) {
+            // The next one writes all of it anew.
+            self.file = None;
+            tracing::warn!(%error, "the list of held tasks cannot be written; a restart would not go on with them");
+        }
+    }
+
+    fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) if self.end + (buffer.len() as u64) <= MOST_BYTES => file,
+            _ => return self.write_anew(),
+        };
+        segment::append(file, self.end, buffer, Durability::Written)?;
+        self.end += buffer.len() as u64;
+        failpoint::pass("held-written");
+        Ok(())
+    }
+
+    fn write_anew(&mut self) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        for (number, received) in &self.kept {
+            segment::encode(&entry(*number, received), &mut buffer);
+        }
+        let fresh = self.path.with_extension("new");
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&fresh)?;
+        segment::append(&file, 0, &buffer, Durability::Written)?;
+        fs::rename(&fresh, &self.path)?;
+        self.end = buffer.len() as u64;
+        self.file = Some(file);
+        failpoint::pass("held-written");
+        Ok(())
+    }
+}
+
+fn entry(number: u64, received: &Bytes) -> Entry {
+    Entry::Outcome { sequence: number, payload: received.to_vec() }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::wire::pb;
+
+    fn received(task: &str, attempt: u32) -> Bytes {
+        let message = pb::AssignTaskResponse {
+            task_id: task.to_owned(),
+            job_id: "j".to_owned(),
+            model_type: "test".to_owned(),
+            batch_end: 100,
+            attempt,
+            lease_seconds: 30,
+            ..Default::default()
+        };
+        message.encode_to_vec().into()
+    }
+
+    fn names(tasks: &[TaskSpec]) -> Vec<(String, u32)> {
+        tasks.iter().map(|task| (task.identity.task_id.to_string(), task.identity.attempt)).collect()
+    }
+
+    #[test]
+    fn what_was_not_let_go_comes_back_under_its_last_attempt() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut held, left) = Held::open(folder.path()).unwrap();
+        assert!(left.is_empty());
+        let numbers = ["a", "b", "c"].map(|task| held.keep(received(task, 1)));
+        held.let_go(numbers[1]);
+        held.keep(received("a", 2));
+        drop(held);
+        let expected = [("c".to_owned(), 1), ("a".to_owned(), 2)];
+        for _ in 0..2 {
+            // And once more, since the first process may be killed, too.
+            let (held, left) = Held::open(folder.path()).unwrap();
+            assert_eq!(names(&left), expected);
+            assert_eq!(left[0].lease.unwrap().as_secs(), 30);
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn the_file_stays_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut held, _) = Held::open(folder.path()).unwrap();
+        held.keep(received("stays", 1));
+        for _ in 0..60_000 {
+            let number = held.keep(received("goes", 1));
+            held.let_go(number);
+        }
+        drop(held);
+        let bytes = fs::metadata(folder.path().join("tasks.log")).unwrap().len();
+        assert!(bytes <= MOST_BYTES, "{bytes}");
+        assert_eq!(names(&Held::open(folder.path()).unwrap().1), [("stays".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn damage_costs_what_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut held, _) = Held::open(folder.path()).unwrap();
+        held.keep(received("a", 1));
+        held.keep(received("b", 1));
+        drop(held);
+        let path = folder.path().join("tasks.log");
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        assert_eq!(names(&Held::open(folder.path()).unwrap().1), [("a".to_owned(), 1)]);
+    }
+}

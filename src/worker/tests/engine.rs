@@ -1,0 +1,74 @@
+//! An engine that waits instead of training.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::{Backend, ErrorCode, JobId, Metrics, TaskError, TaskResult, TaskSpec};
+use crate::engine::{Control, Done, Engine, EngineCapabilities, Finished};
+
+pub(super) struct Waiting {
+    chance: Mutex<ChaCha8Rng>,
+}
+
+impl Waiting {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { chance: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
+    }
+}
+
+impl Engine for Waiting {
+    fn capabilities(&self) -> EngineCapabilities {
+        EngineCapabilities {
+            model_types: Vec::new(),
+            backends: vec![Backend::Analytic],
+            default_backend: Backend::Analytic,
+            device: "none".into(),
+        }
+    }
+
+    fn submit(&self, _: Arc<TaskSpec>, control: Arc<Control>, done: Done) {
+        let (time, fails) = {
+            let mut chance = self.chance.lock().unwrap();
+            let short: bool = chance.random_bool(0.8);
+            let most = if short { 0.5 } else { 12.0 };
+            (Duration::from_secs_f64(chance.random_range(0.0..most)), chance.random_bool(0.02))
+        };
+        TaskTracker::new().spawn(async move {
+            control.started(Backend::Analytic);
+            let stopped = Arc::new(Notify::new());
+            control.on_stop({
+                let stopped = Arc::clone(&stopped);
+                move || stopped.notify_one()
+            });
+            tokio::select! {
+                biased;
+                () = stopped.notified() => {}
+                () = tokio::time::sleep(time) => {}
+            }
+            let result = TaskResult {
+                train: Metrics { loss: 0.5, accuracy: 0.5 },
+                validation: None,
+                samples: 1,
+                steps: 1,
+                backend: Backend::Analytic,
+                device: "none".into(),
+                weights: Bytes::new(),
+            };
+            let failed = || Err(TaskError::new(ErrorCode::Unavailable, "by chance"));
+            let ending = control.check().and_then(|()| if fails { failed() } else { Ok(result) });
+            done.finish(Finished { ending, notes: Vec::new() });
+        });
+    }
+
+    fn warm_jobs(&self) -> Vec<JobId> {
+        Vec::new()
+    }
+
+    fn forget(&self, _: &JobId) {}
+}

@@ -1,0 +1,192 @@
+//! The network of a simulation: calls travel for a while, and some do not arrive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::Instant;
+use tonic::codegen::http::{Request, Response};
+use tower::{Service as _, ServiceExt as _};
+
+use crate::orchestrator::{BrokenWay, Transport};
+
+/// Where calls go wrong, and how often.
+pub(super) struct Network {
+    started: Instant,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    chance: ChaCha8Rng,
+    /// Share of calls that go wrong by themselves.
+    unreliable: f64,
+    cut_off_until: BTreeMap<usize, Instant>,
+    /// The living process of each worker.
+    alive: BTreeMap<usize, u32>,
+    trace: Vec<String>,
+    faults: u64,
+    /// Answers to polls that did not arrive.
+    lost_polls: u32,
+    /// Reports that may have been counted without an answer, or twice.
+    ambiguous_reports: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    Arrives,
+    Lost,
+    AnswerLost,
+    Twice,
+    Refused,
+}
+
+pub(super) struct Tally {
+    pub(super) trace: Vec<String>,
+    pub(super) faults: u64,
+    pub(super) lost_polls: u32,
+    pub(super) ambiguous_reports: u32,
+}
+
+impl Network {
+    pub(super) fn new(seed: u64, unreliable: f64) -> Arc<Self> {
+        let inner = Inner {
+            chance: ChaCha8Rng::seed_from_u64(seed),
+            unreliable,
+            cut_off_until: BTreeMap::new(),
+            alive: BTreeMap::new(),
+            trace: Vec::new(),
+            faults: 0,
+            lost_polls: 0,
+            ambiguous_reports: 0,
+        };
+        Arc::new(Self { started: Instant::now(), inner: Mutex::new(inner) })
+    }
+
+    fn with<R>(&self, look: impl FnOnce(&mut Inner) -> R) -> R {
+        look(&mut self.inner.lock().unwrap())
+    }
+
+    pub(super) fn note(&self, what: &str) {
+        let at = self.started.elapsed();
+        self.with(|inner| inner.trace.push(format!("{at:?} {what}")));
+    }
+
+    pub(super) fn cut_off(&self, worker: usize, time: Duration) {
+        self.note(&format!("w{worker} is cut off for {time:?}"));
+        self.with(|inner| {
+            inner.faults += 1;
+            inner.cut_off_until.insert(worker, Instant::now() + time);
+        });
+    }
+
+    /// A new process of a worker; what an earlier one sends goes nowhere.
+    pub(super) fn born(&self, worker: usize) -> u32 {
+        self.with(|inner| {
+            let process = inner.alive.entry(worker).or_default();
+            *process += 1;
+            *process
+        })
+    }
+
+    pub(super) fn killed(&self, worker: usize) {
+        self.note(&format!("w{worker} is killed"));
+        self.with(|inner| inner.faults += 1);
+        self.born(worker);
+    }
+
+    /// From now on everything arrives.
+    pub(super) fn heal(&self) {
+        self.note("the network is well");
+        self.with(|inner| {
+            inner.unreliable = 0.0;
+            inner.cut_off_until.clear();
+        });
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        self.with(|inner| Tally {
+            trace: std::mem::take(&mut inner.trace),
+            faults: inner.faults,
+            lost_polls: inner.lost_polls,
+            ambiguous_reports: inner.ambiguous_reports,
+        })
+    }
+
+    /// Whether nothing passes between that process and the orchestrator now.
+    fn is_cut(&self, worker: usize, process: u32) -> bool {
+        self.with(|inner| {
+            let cut = inner.cut_off_until.get(&worker).is_some_and(|until| Instant::now() < *until);
+            cut || inner.alive.get(&worker) != Some(&process)
+        })
+    }
+
+    fn draw(&self, method: &str, worker: usize) -> (Fate, [Duration; 2]) {
+        let at = self.started.elapsed();
+        self.with(|inner| {
+            let wrong = inner.unreliable > 0.0 && inner.chance.random_bool(inner.unreliable);
+            let fates = [Fate::Lost, Fate::AnswerLost, Fate::Twice, Fate::Refused];
+            let fate = if wrong { fates[inner.chance.random_range(0..fates.len())] } else { Fate::Arrives };
+            let slow = inner.unreliable > 0.0 && inner.chance.random_bool(0.02);
+            let most = if slow { 3.0 } else { 0.02 };
+            let travel = [(); 2].map(|()| Duration::from_secs_f64(inner.chance.random_range(0.000_1..most)));
+            inner.trace.push(format!("{at:?} w{worker} {method} {fate:?} {travel:?}"));
+            inner.faults += u64::from(fate != Fate::Arrives);
+            (fate, travel)
+        })
+    }
+
+    fn lost(&self, method: &str) {
+        self.with(|inner| match method {
+            "AssignTask" => inner.lost_polls += 1,
+            "ReportTaskCompletion" => inner.ambiguous_reports += 1,
+            _ => {}
+        });
+    }
+
+    /// The way of a process of a worker to `orchestrator`.
+    pub(super) fn way(self: &Arc<Self>, worker: usize, process: u32, orchestrator: &Transport) -> Transport {
+        let (network, orchestrator) = (Arc::clone(self), orchestrator.clone());
+        Transport::new(tower::service_fn(move |request: Request<tonic::body::Body>| {
+            let (network, orchestrator) = (Arc::clone(&network), orchestrator.clone());
+            async move { network.carry((worker, process), request, orchestrator).await }
+        }))
+    }
+
+    async fn carry(
+        &self,
+        (worker, process): (usize, u32),
+        request: Request<tonic::body::Body>,
+        mut orchestrator: Transport,
+    ) -> Result<Response<tonic::body::Body>, BrokenWay> {
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let (fate, [there, back]) = self.draw(&method, worker);
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(axum::body::Body::new(body), usize::MAX)
+            .await
+            .map_err(|error| BrokenWay(error.into()))?;
+        let request = || {
+            let body = tonic::body::Body::new(axum::body::Body::from(body.clone()));
+            Request::from_parts(parts.clone(), body)
+        };
+        tokio::time::sleep(there).await;
+        if fate == Fate::Lost || self.is_cut(worker, process) {
+            return std::future::pending().await;
+        }
+        if fate == Fate::Refused {
+            return Err(BrokenWay("connection reset".into()));
+        }
+        if fate == Fate::Twice {
+            let _ = orchestrator.ready().await?.call(request()).await;
+            self.lost(&method);
+        }
+        let answer = orchestrator.ready().await?.call(request()).await?;
+        tokio::time::sleep(back).await;
+        if fate == Fate::AnswerLost || self.is_cut(worker, process) {
+            self.lost(&method);
+            return std::future::pending().await;
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,106 @@
+//! Two hundred workers come back after an outage.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator};
+use tensorfleet_worker::domain::{HostUsage, Strictness, WorkerId};
+use tensorfleet_worker::engine::{self, Engine, TrainingEngine};
+use tensorfleet_worker::gpu::{GpuProbe, NoGpus};
+use tensorfleet_worker::orchestrator::{self, Client};
+use tensorfleet_worker::telemetry::host::HostProbe;
+use tensorfleet_worker::worker::{self, Collaborators, StateFolder, Worker, WorkerHandle};
+
+use crate::middleman::{Deed, Middleman};
+use crate::support::*;
+
+const WORKERS: usize = 200;
+
+/// How long nobody is there.
+const OUTAGE: Duration = Duration::from_secs(10);
+
+/// Most that may come within [`WINDOW`]: of 200 that came at the same moment all would.
+const MOST_IN_A_WINDOW: usize = 40;
+const WINDOW: Duration = Duration::from_millis(100);
+
+fn engine(folder: &std::path::Path) -> Arc<dyn Engine> {
+    let folder = folder.to_str().unwrap();
+    let set = [("TRAINING_BACKEND", "analytic"), ("ANALYTIC_EPOCH_DELAY", "50ms"), ("STATE_DIR", folder)];
+    let environment = tensorfleet_worker::config::Environment::from_iter(
+        set.map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let layers = tensorfleet_worker::cli::ConfigFlags::default().over(&environment);
+    let config: engine::Config = tensorfleet_worker::config::Config::resolve(&layers).unwrap().config.engine;
+    Arc::new(TrainingEngine::new(config).unwrap())
+}
+
+/// A worker inside of this process.
+fn start(number: usize, address: &str, folder: &std::path::Path, engine: &Arc<dyn Engine>) -> WorkerHandle {
+    let worker_id = WorkerId::parse(&format!("w{number}")).unwrap();
+    let config = worker::Config {
+        worker_id: Some(worker_id.clone()),
+        state_dir: folder.join(worker_id.as_str()),
+        slots: 1,
+        heartbeat_interval: Duration::from_secs(2),
+        task_timeout: Duration::from_secs(300),
+        max_task_retries: 2,
+        drain_timeout: Duration::from_secs(30),
+    };
+    let state = StateFolder::open(&config).unwrap();
+    let client_config = orchestrator::Config::parse(address).unwrap();
+    let metrics = orchestrator::Metrics::new();
+    let client = Client::new(client_config, worker_id, Strictness::Warn, metrics).unwrap();
+    let with = Collaborators {
+        orchestrator: Arc::new(client),
+        engine: Arc::clone(engine),
+        gpus: Arc::new(NoGpus) as Arc<dyn GpuProbe>,
+        host: HostProbe::fixed(HostUsage::default()),
+        address: String::new(),
+        metrics: worker::Metrics::new().unwrap(),
+    };
+    let worker = Worker::new(config, state, with);
+    let handle = worker.handle();
+    spawn(worker.run());
+    handle
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_workers_come_back_after_an_outage_without_a_spike() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = DevConfig { lease: Duration::from_secs(60), ..config(Contract::Extended) };
+    let first = DevOrchestrator::start(config.clone()).await.unwrap();
+    let (address, board) = (first.local_addr(), first.board().clone());
+    let engine = engine(folder.path());
+    let middleman = Middleman::start(address, |_, _| Deed::Carry).await;
+    let workers: Vec<_> =
+        (0..WORKERS).map(|n| start(n, &middleman.address.to_string(), folder.path(), &engine)).collect();
+    let job = submit(address, simulated_job(100)).await;
+    let all = board.wait_for(|board| (board.worker_activity().len() == WORKERS).then_some(()));
+    tokio::time::timeout(PATIENCE, all).await.expect("all have come");
+    first.shutdown().await;
+    tokio::time::sleep(OUTAGE).await;
+    let back = Instant::now();
+    let second = DevOrchestrator::resume(DevConfig { listen: address, ..config }, &board).await.unwrap();
+    let returned = || {
+        let mut since: Vec<_> =
+            middleman.calls("register_worker").into_iter().filter(|call| *call > back).collect();
+        since.sort_unstable();
+        since
+    };
+    eventually("all are back", || returned().len() >= WORKERS);
+    let times = returned();
+    let window =
+        |from: &Instant| times.iter().filter(|time| *time >= from && **time < *from + WINDOW).count();
+    let most = times.iter().map(window).max().unwrap();
+    println!(
+        "{WORKERS} registrations in {:?}, at most {most} in {WINDOW:?}",
+        *times.last().unwrap() - times[0]
+    );
+    assert!(most <= MOST_IN_A_WINDOW, "{most} came within {WINDOW:?}");
+    wait_for_end(&board, &job).await;
+    assert_each_once(&board, &job, 1_000);
+    for worker in workers {
+        worker.drain(None);
+    }
+    second.shutdown().await;
+}

@@ -1,0 +1,16 @@
+//! Faults, over real sockets and with real worker processes: what is promised under each is asserted on the orchestrator's
+//! own count. `docs/guarantees.md` has the table.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ends;
+mod fleet;
+mod kills;
+mod middleman;
+mod network;
+mod proxy;
+mod replies;
+mod resources;
+mod table;
+mod time;

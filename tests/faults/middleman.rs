@@ -1,0 +1,179 @@
+//! An orchestrator between worker and orchestrator that loses, repeats, refuses or keeps what passes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use tensorfleet_worker::wire::pb;
+use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
+use tensorfleet_worker::wire::pb::orchestrator_service_server::{
+    OrchestratorService, OrchestratorServiceServer,
+};
+use tonic::transport::Channel;
+use tonic::transport::server::{Server, TcpIncoming};
+use tonic::{Request, Response, Status};
+
+use crate::support::spawn;
+
+/// What happens to a call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Deed {
+    /// It is carried, and its answer, too.
+    Carry,
+    /// It is carried, and its answer is lost.
+    LoseAnswer,
+    /// It is carried twice; the second answer comes back.
+    Repeat,
+    /// It is not carried: RESOURCE_EXHAUSTED.
+    Refuse,
+    /// It is not carried, and never answered.
+    Keep,
+}
+
+/// Decides by method and by how often that was called, from 0.
+type Decide = Box<dyn Fn(&str, u64) -> Deed + Send + Sync>;
+
+#[derive(Default)]
+struct Seen {
+    calls: BTreeMap<&'static str, Vec<Instant>>,
+    resumed: Vec<(String, u32)>,
+    deeds: u64,
+}
+
+/// What passed.
+#[derive(Clone)]
+pub(crate) struct Middleman {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Middleman {
+    /// Listens, and carries to `target` as `decide` says.
+    pub(crate) async fn start(
+        target: SocketAddr,
+        decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::<Mutex<Seen>>::default();
+        // Several, since one connection carries 200 calls at once, and a fleet has more polls.
+        let connection = || Channel::from_shared(format!("http://{target}")).unwrap().connect_lazy();
+        let far = (0..CONNECTIONS).map(|_| OrchestratorServiceClient::new(connection())).collect();
+        let passing =
+            Passing { far, next: AtomicUsize::new(0), decide: Box::new(decide), seen: Arc::clone(&seen) };
+        let served = Server::builder()
+            .add_service(OrchestratorServiceServer::new(passing))
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+        spawn(served);
+        Self { address, seen }
+    }
+
+    /// When `method` was called.
+    pub(crate) fn calls(&self, method: &str) -> Vec<Instant> {
+        self.seen.lock().unwrap().calls.get(method).cloned().unwrap_or_default()
+    }
+
+    /// How many calls were not simply carried.
+    pub(crate) fn deeds(&self) -> u64 {
+        self.seen.lock().unwrap().deeds
+    }
+
+    /// What registrations said of attempts that can be resumed.
+    pub(crate) fn resumed(&self) -> Vec<(String, u32)> {
+        self.seen.lock().unwrap().resumed.clone()
+    }
+}
+
+/// Connections to the orchestrator.
+const CONNECTIONS: usize = 8;
+
+struct Passing {
+    far: Vec<OrchestratorServiceClient<Channel>>,
+    next: AtomicUsize,
+    decide: Decide,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Passing {
+    fn decide(&self, method: &'static str) -> Deed {
+        let mut seen = self.seen.lock().unwrap();
+        let calls = seen.calls.entry(method).or_default();
+        let number = calls.len() as u64;
+        calls.push(Instant::now());
+        let deed = (self.decide)(method, number);
+        seen.deeds += u64::from(deed != Deed::Carry);
+        deed
+    }
+
+    async fn pass<Q: Clone, A, F>(
+        &self,
+        method: &'static str,
+        request: Request<Q>,
+        call: impl Fn(OrchestratorServiceClient<Channel>, Request<Q>) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let message = request.into_inner();
+        let far = &self.far[self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS];
+        let once = || call(far.clone(), Request::new(message.clone()));
+        match self.decide(method) {
+            Deed::Carry => once().await,
+            Deed::LoseAnswer => {
+                let _ = once().await;
+                Err(Status::unavailable("the answer was lost"))
+            }
+            Deed::Repeat => {
+                let _ = once().await;
+                once().await
+            }
+            Deed::Refuse => Err(Status::resource_exhausted("too many requests")),
+            Deed::Keep => std::future::pending().await,
+        }
+    }
+}
+
+macro_rules! pass {
+    ($($method:ident: $request:ident => $answer:ident),* $(,)?) => {
+        #[tonic::async_trait]
+        impl OrchestratorService for Passing {
+            $(async fn $method(
+                &self,
+                request: Request<pb::$request>,
+            ) -> Result<Response<pb::$answer>, Status> {
+                self.note(stringify!($method), &request);
+                self.pass(stringify!($method), request, |mut far, request| async move {
+                    far.$method(request).await
+                })
+                .await
+            })*
+        }
+    };
+}
+
+impl Passing {
+    fn note<Q: std::any::Any>(&self, _: &str, request: &Request<Q>) {
+        let registration =
+            (request.get_ref() as &dyn std::any::Any).downcast_ref::<pb::RegisterWorkerRequest>();
+        if let Some(registration) = registration {
+            let resumed = registration.resume.iter().map(|task| (task.task_id.clone(), task.attempt));
+            self.seen.lock().unwrap().resumed.extend(resumed);
+        }
+    }
+}
+
+pass! {
+    create_training_job: TrainingJobRequest => TrainingJobResponse,
+    get_job_status: GetJobStatusRequest => GetJobStatusResponse,
+    assign_task: AssignTaskRequest => AssignTaskResponse,
+    report_task_completion: TaskCompletionRequest => TaskCompletionResponse,
+    update_job_metrics: JobMetricsRequest => JobMetricsResponse,
+    cancel_job: CancelJobRequest => CancelJobResponse,
+    get_worker_activity: WorkerActivityRequest => WorkerActivityResponse,
+    register_worker: RegisterWorkerRequest => RegisterWorkerResponse,
+    heartbeat: HeartbeatRequest => HeartbeatResponse,
+    report_progress: TaskProgress => ReportProgressResponse,
+    release_task: ReleaseTaskRequest => ReleaseTaskResponse,
+}

@@ -1,0 +1,104 @@
+//! The machine has no room left: on disk, or for another file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator};
+
+use crate::support::*;
+
+/// A file system of 1 MiB; gone when dropped.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(folder: &Path) -> Self {
+        let run = |program: &str, arguments: &[&str]| {
+            let path = folder.to_str().unwrap();
+            Command::new(program).args(arguments).arg(path).status().is_ok_and(|status| status.success())
+        };
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            || run("sudo", &["-n", "mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "tmpfs"]);
+        assert!(mounted, "this test mounts a tmpfs, for which it needs root or sudo");
+        Self { path: folder.to_owned() }
+    }
+
+    /// Takes all room there is.
+    fn fill(&self) -> PathBuf {
+        let ballast = self.path.join("ballast");
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        let piece = vec![1; 4096];
+        while std::io::Write::write_all(&mut file, &piece).is_ok() {}
+        while std::io::Write::write_all(&mut file, &[1]).is_ok() {}
+        ballast
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        for program in [&["umount", "-l"][..], &["sudo", "-n", "umount", "-l"][..]] {
+            let done = Command::new(program[0]).args(&program[1..]).arg(&self.path).status();
+            if done.is_ok_and(|status| status.success()) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_the_polls_and_loses_nothing() {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let disk = SmallDisk::mount(state.path());
+    let settings = [("MAX_CONCURRENT_TASKS", "2"), ("ANALYTIC_EPOCH_DELAY", "1s")];
+    let mut worker = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
+    let job = submit(address, simulated_job(1)).await;
+    wait_for_hand_out(board).await;
+    let ballast = disk.fill();
+    worker.wait_for_log("outcomes wait in memory");
+    eventually("it says so", || worker.get_json("/health")["status"] == "DEGRADED");
+    assert_eq!(worker.get("/readyz").0, 503);
+    let reason = worker.get_json("/health")["reasons"].to_string();
+    assert!(reason.contains("STATE_DIR/outbox"), "{reason}");
+    let completed = board.read(|board| board.job(&job)).unwrap().completed;
+    assert_eq!(completed, 0, "what is not on disk is not reported");
+    std::fs::remove_file(ballast).unwrap();
+    let summary = wait_for_end(board, &job).await;
+    assert_each_once(board, &job, 10);
+    assert_eq!(summary.reports, 10);
+    eventually("all is well again", || worker.get("/readyz").0 == 200);
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code(), Some(0));
+}
+
+fn set_files(worker: &WorkerProcess, most: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(worker.child.id()).unwrap()).unwrap();
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: most, maximum: Some(4096) }).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
+    let first = orchestrator(Contract::Extended).await;
+    let (address, board) = (first.local_addr(), first.board().clone());
+    let worker = WorkerProcess::start(address, &[("MAX_CONCURRENT_TASKS", "2")]);
+    let job = submit(address, real_job(10)).await;
+    let some = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed >= 10));
+    tokio::time::timeout(PATIENCE, some).await.unwrap();
+    // None for another connection, checkpoint or segment; all that are open stay so.
+    set_files(&worker, Some(3));
+    first.shutdown().await;
+    worker.wait_for_log("the link to the orchestrator is lost");
+    let config = DevConfig { listen: address, ..config(Contract::Extended) };
+    let second = DevOrchestrator::resume(config, &board).await.unwrap();
+    worker.wait_for_log("cannot register with the orchestrator");
+    set_files(&worker, Some(1024));
+    worker.wait_for_log("connected to the orchestrator");
+    wait_for_end(&board, &job).await;
+    assert_each_once(&board, &job, 100);
+    assert_eq!(worker.get("/livez").0, 200);
+    second.shutdown().await;
+}
