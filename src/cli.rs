@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 mod exit;
 mod flags;
+pub mod health;
 mod job;
 pub mod orchestrator;
 mod remote;
@@ -75,6 +76,8 @@ pub enum Command {
     Orchestrator(orchestrator::Args),
     /// Send a training job to an orchestrator
     Submit(submit::Args),
+    /// Ask a running worker whether it is well; exit code 0 when it is, 1 when not
+    Health(health::Args),
     /// Show the configuration in force, or check it
     Config(config::Args),
 }
@@ -112,6 +115,7 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
         Command::Train(args) => train::execute(args, environment).await,
         Command::Orchestrator(args) => orchestrator::execute(args, environment).await,
         Command::Submit(args) => submit::execute(args, environment).await,
+        Command::Health(args) => health::execute(args, environment).await,
         Command::Config(args) => config::execute(args, environment),
     }
 }
