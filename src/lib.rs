@@ -1,5 +1,5 @@
 //! The compute worker of TensorFleet.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod app;
 pub mod cli;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("domain", &[], &["tokio", "tonic", "axum", "prometheus", "burn"]),
     ("data", &["domain"], &["tokio", "tonic", "axum", "prometheus", "burn"]),
-    ("gpu", &["domain"], &["tokio", "tonic", "axum", "burn"]),
+    ("gpu", &["domain"], &["tonic", "axum", "burn"]),
     ("telemetry", &["domain"], &["tonic", "axum", "burn"]),
     ("engine", &["domain", "data"], &["tokio", "tonic", "axum", "prometheus"]),
     ("wire", &["domain"], &["tokio", "axum", "prometheus", "burn"]),

@@ -113,7 +113,7 @@ impl<O: Orchestrator> Follower<O> {
             slots_available: free_slots(&status),
             tasks: status.tasks,
             host: self.host.usage(),
-            gpus: self.gpus.snapshot().usage,
+            gpus: self.gpus.snapshot().usage.clone(),
         };
         let sent = timeout(HEARTBEAT_TIMEOUT, self.orchestrator.heartbeat(&heartbeat)).await;
         let late = |_| {

@@ -139,7 +139,7 @@ impl Identity {
                 cpu_cores: machine.cpu_cores,
                 memory_bytes: machine.memory_bytes,
                 max_tasks: self.slots,
-                gpus: self.gpus.snapshot().gpus,
+                gpus: self.gpus.snapshot().gpus.clone(),
                 model_types: engine.model_types,
                 backends: engine.backends,
             },

@@ -1,0 +1,179 @@
+//! Every GPU that was seen since the start, and what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::driver::{Sample, Sampled};
+use super::events::Xid;
+use super::pci::PciAddress;
+use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
+use super::visible::{Candidate, Visible};
+
+/// Longest time between two samples of which the later one still tells what was in between.
+const LONGEST_GAP: Duration = Duration::from_secs(3);
+
+/// What to do where NVML sees GPUs and Vulkan none.
+const NO_ADAPTER: &str = "has no Vulkan adapter, so that nothing can be trained on it: in a container set \
+     NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics and see that the driver's ICD file (nvidia_icd.json) and the \
+     Vulkan loader (libvulkan1) are there";
+
+/// Something that an operator should read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Lost(String),
+    Back(String),
+}
+
+impl Change {
+    pub(super) fn log(&self) {
+        match self {
+            Self::Lost(uuid) => tracing::error!(gpu = uuid, "a GPU is lost"),
+            Self::Back(uuid) => tracing::info!(gpu = uuid, "a GPU is back"),
+        }
+    }
+}
+
+struct Known {
+    device: GpuDevice,
+    parent: Option<String>,
+    sampled: Instant,
+}
+
+/// The GPUs.
+pub(super) struct Inventory {
+    visible: Visible,
+    known: Vec<Known>,
+    warned: BTreeSet<String>,
+}
+
+impl Inventory {
+    pub(super) fn new(visible: Visible) -> Self {
+        Self { visible, known: Vec::new(), warned: BTreeSet::new() }
+    }
+
+    /// Takes over a sample; GPUs that it does not have are lost.
+    pub(super) fn update(&mut self, sample: Sample) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let answered: BTreeSet<String> =
+            sample.devices.iter().map(|sampled| sampled.info.uuid.clone()).collect();
+        for known in &mut self.known {
+            let device = &mut known.device;
+            if !answered.contains(&device.info.uuid) && device.health != GpuHealth::Lost {
+                device.health = GpuHealth::Lost;
+                device.readings = GpuReadings::default();
+                changes.push(Change::Lost(device.info.uuid.clone()));
+            }
+        }
+        for sampled in sample.devices {
+            match self.known.iter_mut().find(|known| known.device.info.uuid == sampled.info.uuid) {
+                Some(known) => changes.extend(known.take(sampled)),
+                None => self.known.push(Known::new(sampled)),
+            }
+        }
+        self.known.sort_by_key(|known| (known.device.info.index, known.device.info.mig));
+        changes
+    }
+
+    /// Nothing is known of any GPU now.
+    pub(super) fn withdraw(&mut self) {
+        for known in &mut self.known {
+            known.device.readings = GpuReadings::default();
+            if known.device.health == GpuHealth::Healthy {
+                known.device.health = GpuHealth::Unknown;
+            }
+        }
+    }
+
+    pub(super) fn xid(&mut self, xid: &Xid) {
+        if let Some(known) = self.known.iter_mut().find(|known| known.device.info.uuid == xid.uuid) {
+            *known.device.xid_errors.entry(xid.number).or_default() += 1;
+        }
+    }
+
+    pub(super) fn has_lost(&self) -> bool {
+        self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
+    }
+
+    /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
+    pub(super) fn devices(&self, adapters: Option<&[PciAddress]>) -> Vec<GpuDevice> {
+        let candidates: Vec<Candidate<'_>> = self
+            .known
+            .iter()
+            .map(|known| Candidate {
+                index: known.device.info.index,
+                uuid: &known.device.info.uuid,
+                parent: known.parent.as_deref(),
+            })
+            .collect();
+        let visible = self.visible.select(&candidates);
+        let visible = self.known.iter().zip(visible).filter(|(_, visible)| *visible);
+        visible
+            .map(|(known, _)| {
+                let mut device = known.device.clone();
+                let address = device.info.pci_bus_id.parse::<PciAddress>().ok();
+                // Vulkan knows nothing of slices.
+                let is_there = |adapters: &[PciAddress]| {
+                    !device.info.mig && address.is_some_and(|address| adapters.contains(&address))
+                };
+                device.adapter_matched = adapters.map(is_there);
+                device
+            })
+            .collect()
+    }
+
+    /// What an operator has to mend.
+    pub(super) fn warnings(&self, devices: &[GpuDevice]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for device in devices {
+            let name = format!("GPU {} ({})", device.info.index, device.info.uuid);
+            if device.health == GpuHealth::Lost {
+                warnings.push(format!(
+                    "{name} is lost: look for its Xid errors in the kernel's log; it has to be reset (`nvidia-smi -r`) or \
+                     the machine restarted"
+                ));
+            } else if device.is_usable() && device.adapter_matched == Some(false) {
+                warnings.push(format!("{name} {NO_ADAPTER}"));
+            }
+        }
+        warnings
+    }
+
+    /// Those of `warnings` that were not there before.
+    pub(super) fn news(&mut self, warnings: &[String]) -> Vec<String> {
+        let now: BTreeSet<String> = warnings.iter().cloned().collect();
+        let news = now.difference(&self.warned).cloned().collect();
+        self.warned = now;
+        news
+    }
+}
+
+impl Known {
+    fn new(sampled: Sampled) -> Self {
+        let Sampled { info, parent, partitioned, readings, at } = sampled;
+        let device = GpuDevice {
+            info,
+            health: GpuHealth::Healthy,
+            partitioned,
+            adapter_matched: None,
+            readings,
+            xid_errors: BTreeMap::new(),
+            throttled: ThrottleReason::ALL.map(|reason| (reason, Duration::ZERO)).into(),
+        };
+        Self { device, parent, sampled: at }
+    }
+
+    fn take(&mut self, sampled: Sampled) -> Option<Change> {
+        let Sampled { info, partitioned, readings, at, .. } = sampled;
+        let passed = at.saturating_duration_since(self.sampled);
+        if passed <= LONGEST_GAP {
+            for reason in readings.throttle_reasons.iter().flatten() {
+                *self.device.throttled.entry(*reason).or_default() += passed;
+            }
+        }
+        let back = self.device.health == GpuHealth::Lost;
+        let uuid = info.uuid.clone();
+        (self.device.info, self.device.partitioned) = (info, partitioned);
+        (self.device.readings, self.device.health, self.sampled) = (readings, GpuHealth::Healthy, at);
+        back.then_some(Change::Back(uuid))
+    }
+}

@@ -1,0 +1,258 @@
+//! The sampler against the fake NVML, in this process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fake_nvml::{Control, DriverState, Fault, Installed, Process, Slice};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A fake of its own and the sampler on it.
+struct Machine {
+    fake: Installed,
+    gpus: SampledGpus,
+    _sampler: GpuSampler,
+    _folder: tempfile::TempDir,
+}
+
+impl Machine {
+    fn start(control: Control) -> Self {
+        Self::start_with(control, &[], |_| {})
+    }
+
+    fn start_with(control: Control, without: &[&str], change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fake = Installed::new(folder.path(), control).unwrap().without(without).unwrap();
+        let mut config = Config { library: Some(fake.library()), ..Config::default() };
+        change(&mut config);
+        let sampler = GpuSampler::start(config).unwrap();
+        Self { fake, gpus: sampler.probe(), _sampler: sampler, _folder: folder }
+    }
+
+    /// The first snapshot that `holds`.
+    fn until(&self, what: &str, holds: impl Fn(&GpuSnapshot) -> bool) -> Arc<GpuSnapshot> {
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let snapshot = self.gpus.snapshot();
+            if holds(&snapshot) {
+                return snapshot;
+            }
+            assert!(Instant::now() < limit, "{what}: still not, but {snapshot:#?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    fn running(&self) -> Arc<GpuSnapshot> {
+        self.until("running", |snapshot| snapshot.nvml == NvmlState::Running)
+    }
+
+    fn text(&self) -> String {
+        let registry = prometheus::Registry::new();
+        self.gpus.register(&registry).unwrap();
+        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+    }
+}
+
+#[test]
+fn every_reading_is_in_base_units_and_what_is_not_supported_is_absent() {
+    let mut control = Control::with_gpus(2);
+    control.gpus[0].ecc_errors = Some((7, 1));
+    control.gpus[0].throttle_reasons = 0x4 | 0x1;
+    control.gpus[1].faults.insert("nvmlDeviceGetPowerUsage".into(), Fault::Error(3));
+    control.gpus[1].faults.insert("nvmlDeviceGetTotalEnergyConsumption".into(), Fault::Error(3));
+    control.gpus[1].faults.insert("nvmlDeviceGetTemperature".into(), Fault::Error(999));
+    let machine = Machine::start(control);
+    let snapshot = machine.running();
+    let [first, second] = &snapshot.devices[..] else { panic!("{snapshot:#?}") };
+    let readings = &first.readings;
+    assert_eq!(readings.utilization_ratio, Some(0.4));
+    assert_eq!(readings.memory_used_bytes, Some(1 << 30));
+    assert_eq!(readings.memory_total_bytes, Some(16 << 30));
+    assert_eq!((readings.power_watts, readings.power_limit_watts), (Some(100.0), Some(250.0)));
+    assert_eq!((readings.sm_clock_hertz, readings.memory_clock_hertz), (Some(1.5e9), Some(7e9)));
+    assert_eq!((readings.ecc_corrected, readings.ecc_uncorrected), (Some(7), Some(1)));
+    assert_eq!(readings.throttle_reasons.as_deref(), Some(&[ThrottleReason::PowerCap][..]));
+    assert_eq!(readings.pcie_tx_bytes_per_second, None);
+    let info = &first.info;
+    assert_eq!(
+        (info.index, info.pci_bus_id.as_str(), info.compute_capability.as_str()),
+        (0, "00000000:01:00.0", "8.6")
+    );
+    assert_eq!(info.driver_version, "550.54.15");
+    assert_eq!((second.readings.power_watts, second.readings.temperature_celsius), (None, None));
+    assert_eq!((snapshot.gpus.len(), snapshot.usage.len()), (2, 2));
+
+    let text = machine.text();
+    for line in [
+        "worker_nvml_up 1",
+        "worker_nvml_state{state=\"running\"} 1",
+        "worker_nvml_state{state=\"stalled\"} 0",
+        "worker_gpu_power_watts{gpu=\"0\",uuid=\"GPU-00000000-0000-4000-8000-000000000000\"} 100",
+        "worker_gpu_throttled{gpu=\"0\",reason=\"power_cap\",uuid=\"GPU-00000000-0000-4000-8000-000000000000\"} 1",
+        "worker_gpu_ecc_errors_total{gpu=\"0\",type=\"corrected\",uuid=\"GPU-00000000-0000-4000-8000-000000000000\"} 7",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("worker_gpu_power_watts{gpu=\"1\""), "{text}");
+    assert!(!text.contains("worker_gpu_adapter_matched{"), "no adapters are known: {text}");
+    assert!(text.contains("worker_nvml_errors_total{kind=\"unknown\"}"), "{text}");
+    assert!(!text.contains("kind=\"not_supported\""), "{text}");
+}
+
+#[test]
+fn an_old_driver_tells_memory_by_the_first_version() {
+    let without = ["nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetEnforcedPowerLimit", "nvmlShutdown"];
+    let machine = Machine::start_with(Control::with_gpus(1), &without, |_| {});
+    let snapshot = machine.running();
+    assert_eq!(snapshot.devices[0].readings.memory_used_bytes, Some(1 << 30));
+    assert_eq!(snapshot.devices[0].info.memory_bytes, 16 << 30);
+    assert_eq!(snapshot.devices[0].readings.power_limit_watts, Some(250.0));
+}
+
+#[test]
+fn no_library_is_no_gpu_and_a_named_one_that_is_not_there_is_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libnvidia-ml.so.1");
+    let sampler = GpuSampler::start(Config { library: Some(library), ..Config::default() }).unwrap();
+    let limit = Instant::now() + PATIENCE;
+    while sampler.probe().snapshot().nvml == NvmlState::Starting {
+        assert!(Instant::now() < limit);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let snapshot = sampler.probe().snapshot();
+    assert_eq!((snapshot.nvml, snapshot.gpus.len()), (NvmlState::Failed, 0));
+}
+
+#[test]
+fn slices_stand_for_a_partitioned_gpu() {
+    let mut control = Control::with_gpus(2);
+    let slice = |number: u32| Slice {
+        uuid: format!("MIG-{number:08x}"),
+        memory_mib: 4864,
+        memory_used_bytes: u64::from(number) << 20,
+    };
+    control.gpus[0].mig = Some(vec![slice(1), slice(2)]);
+    let machine = Machine::start(control);
+    let snapshot = machine.running();
+    let names: Vec<_> = snapshot.gpus.iter().map(|gpu| (gpu.uuid.as_str(), gpu.mig)).collect();
+    let second = "GPU-00000000-0000-4000-8000-000000000001";
+    assert_eq!(names, [("MIG-00000001", true), ("MIG-00000002", true), (second, false)]);
+    let slice = snapshot.device("MIG-00000002").unwrap();
+    assert_eq!(slice.info.memory_bytes, 4864 << 20);
+    assert_eq!(slice.readings.memory_used_bytes, Some(2 << 20));
+    assert_eq!((slice.readings.power_watts, slice.info.pci_bus_id.as_str()), (None, "00000000:01:00.0"));
+    assert!(snapshot.devices[0].partitioned && snapshot.devices[0].readings.power_watts.is_some());
+}
+
+#[test]
+fn a_lost_gpu_stays_listed_and_comes_back() {
+    let mut machine = Machine::start(Control::with_gpus(2));
+    machine.running();
+    machine
+        .fake
+        .set(|control| {
+            control.gpus[0].xids.push(79);
+            control.gpus[0].lost = true;
+        })
+        .unwrap();
+    let lost = machine.until("one is lost", |snapshot| snapshot.gpus.len() == 1);
+    let device = &lost.devices[0];
+    assert_eq!((device.health, &device.readings), (GpuHealth::Lost, &GpuReadings::default()));
+    assert_eq!((lost.devices[1].health, lost.usage.len()), (GpuHealth::Healthy, 1));
+    assert!(lost.warnings.iter().any(|warning| warning.contains("is lost")), "{:?}", lost.warnings);
+    let told =
+        machine.until("its Xid is counted", |snapshot| snapshot.devices[0].xid_errors.contains_key(&79));
+    assert_eq!(told.devices[0].xid_errors[&79], 1);
+    let text = machine.text();
+    assert!(
+        text.contains("worker_gpu_healthy{gpu=\"0\",uuid=\"GPU-00000000-0000-4000-8000-000000000000\"} 0"),
+        "{text}"
+    );
+    assert!(!text.contains("worker_gpu_power_watts{gpu=\"0\""), "{text}");
+    machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
+    machine.until("both are there", |snapshot| snapshot.gpus.len() == 2 && snapshot.warnings.is_empty());
+}
+
+#[test]
+fn a_driver_that_goes_and_comes_back_is_found_again() {
+    let mut machine = Machine::start(Control::with_gpus(1));
+    machine.running();
+    for (driver, state) in [
+        (DriverState::Gone, NvmlState::DriverGone),
+        (DriverState::Fine, NvmlState::Running),
+        (DriverState::VersionMismatch, NvmlState::VersionMismatch),
+        (DriverState::Fine, NvmlState::Running),
+    ] {
+        machine.fake.set(|control| control.driver = driver).unwrap();
+        let snapshot = machine.until(state.name(), |snapshot| snapshot.nvml == state);
+        let up = state == NvmlState::Running;
+        assert_eq!((snapshot.gpus.len(), snapshot.usage.len()), (usize::from(up), usize::from(up)));
+        assert_eq!(snapshot.devices.len(), 1, "it stays listed");
+        assert_eq!(snapshot.warnings.is_empty(), up, "{:?}", snapshot.warnings);
+    }
+}
+
+#[test]
+fn a_call_that_hangs_withdraws_all_readings_until_it_comes_back() {
+    let mut machine = Machine::start(Control::with_gpus(2));
+    machine.running();
+    machine
+        .fake
+        .set(|control| {
+            control.gpus[1].faults.insert("nvmlDeviceGetPowerUsage".into(), Fault::Hang);
+        })
+        .unwrap();
+    let stalled = machine.until("stalled", |snapshot| snapshot.nvml == NvmlState::Stalled);
+    assert!(stalled.devices.iter().all(|device| device.readings == GpuReadings::default()));
+    assert!(
+        stalled.gpus.is_empty() && stalled.devices.iter().all(|device| device.health == GpuHealth::Unknown)
+    );
+    machine.fake.set(|control| control.gpus[1].faults.clear()).unwrap();
+    let back = machine.running();
+    assert_eq!(back.gpus.len(), 2);
+}
+
+#[test]
+fn only_visible_gpus_are_seen_and_adapters_are_matched_by_address() {
+    let machine = Machine::start_with(Control::with_gpus(3), &[], |config| {
+        config.visible.cuda = Some("1,2".into());
+        config.pcie = PcieThroughput::Measured;
+    });
+    machine.gpus.match_adapters(Box::new(|| Some(vec!["0000:02:00.0".parse().unwrap()])));
+    let snapshot = machine.until("adapters are known", |snapshot| {
+        snapshot.devices.iter().any(|device| device.adapter_matched.is_some())
+    });
+    let seen: Vec<_> =
+        snapshot.devices.iter().map(|device| (device.info.index, device.adapter_matched)).collect();
+    assert_eq!(seen, [(1, Some(true)), (2, Some(false))]);
+    assert_eq!(snapshot.devices[0].readings.pcie_tx_bytes_per_second, Some(2000.0 * 1024.0));
+    let [warning] = &snapshot.warnings[..] else { panic!("{:?}", snapshot.warnings) };
+    assert!(warning.contains("GPU 2") && warning.contains("NVIDIA_DRIVER_CAPABILITIES"), "{warning}");
+}
+
+#[tokio::test]
+async fn the_energy_of_a_task_is_the_integral_of_power() {
+    let mut control = Control::with_gpus(1);
+    let start = fake_nvml::now();
+    control.gpus[0].energy_since = start;
+    // Up and down again, steeply.
+    control.gpus[0].power_watts = fake_nvml::Curve::Points(
+        (0..200).map(|i| (start + f64::from(i) * 0.7, if i % 2 == 0 { 50.0 } else { 300.0 })).collect(),
+    );
+    control.gpus[0].processes = vec![Process { pid: 1, memory_bytes: 1 }];
+    let machine = Machine::start(control);
+    machine.running();
+    let uuid = machine.fake.control().gpus[0].uuid.clone();
+    let meter = machine.gpus.meter(&uuid).unwrap();
+    let began = fake_nvml::now();
+    tokio::time::sleep(Duration::from_millis(3700)).await;
+    let ended = fake_nvml::now();
+    let share = meter.end().await;
+    let exact = machine.fake.control().gpus[0].energy_joules(began, ended);
+    let measured = share.energy_joules.unwrap();
+    assert!((measured / exact - 1.0).abs() < 0.02, "{measured} J instead of {exact} J");
+    assert_eq!(share.attribution, Attribution::Exclusive);
+    assert_eq!(share.memory_peak_bytes, Some(1 << 30));
+}
