@@ -9,8 +9,11 @@
 //! Whatever can fail for a reason that the operator has to mend (a port that is taken, a folder that cannot be written,
 //! an address that cannot be one) fails in [`App::build`], before anything runs.
 
+mod gpus;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +21,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
-use crate::gpu::{GpuProbe, NoGpus};
+use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, http, telemetry};
+
+/// How long the start waits for the first sample of the GPUs. Where it comes later they are told of then.
+const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +60,9 @@ pub enum AppError {
     /// A server panicked.
     #[error("a server of the worker failed: {0}")]
     Server(tokio::task::JoinError),
+    /// GPUs cannot be watched.
+    #[error(transparent)]
+    Gpu(#[from] gpu::Error),
     /// The machine tells nothing of itself.
     #[error(transparent)]
     Host(#[from] host::Error),
@@ -71,6 +80,7 @@ impl AppError {
             | Self::Orchestrator(_)
             | Self::Metrics(_)
             | Self::Http(_)
+            | Self::Gpu(_)
             | Self::Grpc(_)
             | Self::Server(_) => 1,
         }
@@ -110,6 +120,7 @@ pub struct App {
     http: http::Server,
     http_addr: SocketAddr,
     _host: HostSampler,
+    _gpus: GpuSampler,
 }
 
 impl App {
@@ -125,12 +136,21 @@ impl App {
         let registry = telemetry::registry()?;
         let host = HostSampler::start()?;
         host.probe().register(&registry)?;
+        let sampler = GpuSampler::start(config.gpu)?;
+        let sampled = sampler.probe();
+        let watched = Arc::new(gpus::Watched(sampled.clone()));
+        sampled.register(&registry)?;
+        sampled.first(FIRST_SAMPLE_PATIENCE).await;
+        let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
-        let engine =
-            tokio::task::spawn_blocking(move || TrainingEngine::with_limits(config.engine, sessions));
-        let engine: Arc<dyn Engine> = Arc::new(engine.await.map_err(AppError::Probe)??);
-        let gpus: Arc<dyn GpuProbe> = Arc::new(NoGpus);
+        let engine = tokio::task::spawn_blocking(move || {
+            TrainingEngine::with_gpus(config.engine, sessions, Some(watched))
+        });
+        let engine = Arc::new(engine.await.map_err(AppError::Probe)??);
+        let adapters = Arc::clone(&engine);
+        sampled.match_adapters(Box::new(move || adapters.adapters()));
+        let engine: Arc<dyn Engine> = engine;
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
@@ -158,6 +178,7 @@ impl App {
             http,
             worker,
             _host: host,
+            _gpus: sampler,
         })
     }
 

@@ -37,7 +37,7 @@ use std::net::SocketAddr;
 
 use crate::domain::Strictness;
 use crate::telemetry::logs;
-use crate::{engine, orchestrator, worker};
+use crate::{engine, gpu, orchestrator, worker};
 
 /// The checked configuration: each room's own one, and what belongs to none.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub struct Config {
     pub worker: worker::Config,
     /// The engine's, with that of its data.
     pub engine: engine::Config,
+    /// That of the GPUs.
+    pub gpu: gpu::Config,
     /// The orchestrator's client's.
     pub orchestrator: orchestrator::Config,
     /// Where the gRPC server listens (WORKER_PORT).

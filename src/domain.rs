@@ -17,6 +17,7 @@ mod hyperparameters;
 mod ids;
 mod invalid;
 mod outcome;
+mod pci;
 mod progress;
 mod status;
 mod task;
@@ -30,6 +31,7 @@ pub use hyperparameters::{
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
 pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
+pub use pci::{ParsePciAddressError, PciAddress};
 pub use progress::Progress;
 pub use status::{
     Capabilities, GpuInfo, GpuUsage, HostUsage, LinkState, TaskPhase, TaskView, WorkerPhase, WorkerStatus,

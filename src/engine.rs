@@ -13,6 +13,7 @@
 //! through [`Observer`].
 
 mod analytic;
+mod cards;
 mod checkpoints;
 mod config;
 mod control;
@@ -34,6 +35,7 @@ mod trees;
 #[cfg(test)]
 mod tests;
 
+pub use cards::{GpuCondition, GpuState, GpuWatch};
 pub use config::{AnalyticProfile, Config, UnsupportedModels};
 pub use control::{Control, Observer, Step};
 pub use error::{EngineError, OpenError};

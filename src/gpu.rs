@@ -16,7 +16,6 @@ mod inventory;
 mod link;
 mod meter;
 mod metrics;
-mod pci;
 mod raw;
 mod sampler;
 mod snapshot;
@@ -30,9 +29,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::domain::PciAddress;
+
 pub use meter::{Attribution, GpuShare, TaskMeter};
 pub use metrics::Metrics;
-pub use pci::{ParsePciAddressError, PciAddress};
 pub use sampler::{GpuSampler, SampledGpus};
 pub use snapshot::{GpuDevice, GpuHealth, GpuProcess, GpuReadings, GpuSnapshot, NvmlState, ThrottleReason};
 

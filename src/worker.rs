@@ -194,6 +194,7 @@ impl<O: Orchestrator> Worker<O> {
             about,
             orchestrator: Arc::clone(&with.orchestrator),
             engine: Arc::clone(&with.engine),
+            gpus: Arc::clone(&with.gpus),
             outbox: Arc::clone(&outbox),
             reports,
             link: link_view.clone(),

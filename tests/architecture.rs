@@ -22,7 +22,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("dev", &["domain", "wire"], &["axum", "burn"]),
     (
         "config",
-        &["domain", "data", "engine", "orchestrator", "worker", "telemetry", "grpc", "http"],
+        &["domain", "data", "engine", "gpu", "orchestrator", "worker", "telemetry", "grpc", "http"],
         &["tokio", "burn"],
     ),
     (

@@ -9,7 +9,7 @@ use crate::domain::{
 };
 use crate::engine::UnsupportedModels;
 use crate::telemetry::{host, logs};
-use crate::{data, engine, orchestrator, worker};
+use crate::{data, engine, gpu, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -99,8 +99,10 @@ pub(super) fn build(
             variable.name
         ));
     }
+    let gpu = gpu(&mut reader);
     let worker = worker?;
     Some(Config {
+        gpu: gpu?,
         engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
         worker,
         orchestrator: orchestrator?,
@@ -183,6 +185,15 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         state_dir: None,
         data: data::Config::for_machine(root?, host::machine().memory_bytes),
     })
+}
+
+fn gpu(reader: &mut Reader<'_>) -> Option<gpu::Config> {
+    let library = reader.read("NVML_LIBRARY", parse::path);
+    let nvidia = reader.read("NVIDIA_VISIBLE_DEVICES", |raw| Some(raw.to_owned()));
+    let cuda = reader.read("CUDA_VISIBLE_DEVICES", |raw| Some(raw.to_owned()));
+    let pcie = reader.read("GPU_PCIE_THROUGHPUT", parse::boolean);
+    let pcie = if pcie? { gpu::PcieThroughput::Measured } else { gpu::PcieThroughput::Skipped };
+    Some(gpu::Config { library, visible: gpu::Visible { nvidia, cuda }, pcie })
 }
 
 fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {

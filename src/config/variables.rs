@@ -240,8 +240,25 @@ pub const VARIABLES: &[Variable] = &[
         None,
         "the path of an NVML library",
         "Another library than libnvidia-ml.so.1 to watch GPUs with",
-    )
-    .without_effect(Support::Ignored),
+    ),
+    variable(
+        "NVIDIA_VISIBLE_DEVICES",
+        None,
+        "all, none, or indices and UUIDs of GPUs, separated by commas",
+        "GPUs that the worker may use, by index or UUID, where the container runtime has not chosen them already",
+    ),
+    variable(
+        "CUDA_VISIBLE_DEVICES",
+        None,
+        "indices and UUIDs of GPUs, separated by commas; -1 for none",
+        "GPUs that the worker may use, by index (in the order of PCI addresses) or UUID",
+    ),
+    variable(
+        "GPU_PCIE_THROUGHPUT",
+        Some("false"),
+        SWITCH,
+        "Measure the traffic of GPUs over PCIe, which takes 40 ms a GPU and second",
+    ),
     variable("OTEL_EXPORTER_OTLP_ENDPOINT", None, "a URL", "Where traces go")
         .without_effect(Support::Ignored),
     variable("TLS_CERT", None, PEM_FILE, "Certificate of the worker's servers")

@@ -39,7 +39,7 @@ pub struct Health {
     pub gpus: u32,
     /// The backend of a task without a wish of its own.
     pub backend: &'static str,
-    /// Why the worker is degraded; empty when all is well.
+    /// Why the worker is degraded, and what else is wrong, as with a GPU; empty when all is well.
     pub reasons: Vec<String>,
     /// Version of the worker.
     pub version: &'static str,
@@ -64,6 +64,14 @@ impl Health {
             reasons: status.reasons.clone(),
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+}
+
+impl Health {
+    /// Adds what an operator should know that does not keep the worker from its work, such as a GPU that is lost.
+    pub fn and_reasons(mut self, more: &[String]) -> Self {
+        self.reasons.extend_from_slice(more);
+        self
     }
 }
 

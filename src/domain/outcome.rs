@@ -180,6 +180,8 @@ pub struct TaskOutcome {
     pub notes: Vec<String>,
     /// From its start in the engine to its end.
     pub duration: Duration,
+    /// Energy that it took of a GPU in joules, its last try alone; absent where nobody measured.
+    pub energy_joules: Option<f64>,
 }
 
 impl TaskOutcome {

@@ -19,6 +19,9 @@ pub trait Observer: Send + Sync + 'static {
     /// The engine began to work on the task; its time-out counts from here.
     fn started(&self, backend: Backend);
 
+    /// The task is about to start on the GPU of this UUID; told before [`Observer::started`].
+    fn on_gpu(&self, _uuid: &str) {}
+
     /// One step was made.
     fn stepped(&self, progress: &Progress, step: Step);
 }
@@ -71,6 +74,11 @@ impl Control {
             drop(wakes);
             wake();
         }
+    }
+
+    /// The task is about to start on the GPU of this UUID.
+    pub fn on_gpu(&self, uuid: &str) {
+        self.observer.on_gpu(uuid);
     }
 
     /// The engine begins to work on the task.

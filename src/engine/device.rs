@@ -10,7 +10,7 @@
 
 use burn::tensor::Device;
 
-use crate::domain::Backend;
+use crate::domain::{Backend, PciAddress};
 
 /// Something that trains.
 #[derive(Debug, Clone)]
@@ -21,12 +21,14 @@ pub(crate) struct ComputeDevice {
     pub(crate) name: String,
     /// Burn's handle, without differentiation.
     pub(crate) device: Device,
+    /// UUID of the GPU, where it is watched.
+    pub(crate) gpu: Option<String>,
 }
 
 impl ComputeDevice {
     /// The CPU.
     pub(crate) fn cpu() -> Self {
-        Self { backend: Backend::Cpu, name: "cpu".to_owned(), device: Device::flex() }
+        Self { backend: Backend::Cpu, name: "cpu".to_owned(), device: Device::flex(), gpu: None }
     }
 }
 
@@ -40,11 +42,22 @@ pub(crate) enum AdapterKind {
     Software,
 }
 
+/// An adapter of wgpu that may be used.
+#[derive(Debug, Clone)]
+pub(crate) struct Adapter {
+    /// What trains on it.
+    pub(crate) device: ComputeDevice,
+    /// Whether it is a real GPU.
+    pub(crate) kind: AdapterKind,
+    /// Where it is, if its driver tells.
+    pub(crate) address: Option<PciAddress>,
+}
+
 /// The devices of this machine beside its CPU.
 #[derive(Debug, Clone)]
 pub(crate) struct Devices {
-    /// The adapter that may be used, if any.
-    pub(crate) adapter: Option<(ComputeDevice, AdapterKind)>,
+    /// The adapters that may be used: all real GPUs, or else the software adapter where that is allowed.
+    pub(crate) adapters: Vec<Adapter>,
     /// What the search for adapters found, for messages.
     pub(crate) found: String,
 }
@@ -52,30 +65,40 @@ pub(crate) struct Devices {
 impl Devices {
     /// A machine on which no GPU was looked for.
     pub(crate) fn not_looked_for() -> Self {
-        Self { adapter: None, found: "none was looked for".to_owned() }
+        Self { adapters: Vec::new(), found: "none was looked for".to_owned() }
     }
 
     /// Looks for adapters. Takes up to 20 seconds where a driver hangs.
     #[cfg(feature = "wgpu")]
     pub(crate) fn probe(software: SoftwareAdapters) -> Self {
         match adapter::probe(software) {
-            Ok((device, kind)) => {
-                let found = format!("{} was found", device.name);
-                Self { adapter: Some((device, kind)), found }
+            Ok(adapters) => {
+                let names: Vec<&str> = adapters.iter().map(|adapter| adapter.device.name.as_str()).collect();
+                Self { found: format!("found: {}", names.join(", ")), adapters }
             }
-            Err(error) => Self { found: error.to_string(), adapter: None },
+            Err(error) => Self { found: error.to_string(), adapters: Vec::new() },
         }
     }
 
     /// This build has no GPU backend, so that there is nothing to look for.
     #[cfg(not(feature = "wgpu"))]
     pub(crate) fn probe(_: SoftwareAdapters) -> Self {
-        Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), adapter: None }
+        Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), adapters: Vec::new() }
     }
 
-    /// The adapter, if it is a real GPU.
+    /// The first adapter, which stands for all.
+    pub(crate) fn adapter(&self) -> Option<&ComputeDevice> {
+        self.adapters.first().map(|adapter| &adapter.device)
+    }
+
+    /// The first real GPU.
     pub(crate) fn gpu(&self) -> Option<&ComputeDevice> {
-        self.adapter.as_ref().filter(|(_, kind)| *kind == AdapterKind::Hardware).map(|(device, _)| device)
+        self.gpus().next().map(|adapter| &adapter.device)
+    }
+
+    /// All real GPUs.
+    pub(crate) fn gpus(&self) -> impl Iterator<Item = &Adapter> {
+        self.adapters.iter().filter(|adapter| adapter.kind == AdapterKind::Hardware)
     }
 }
 
@@ -97,7 +120,9 @@ mod adapter {
 
     use burn::tensor::{Device, DeviceKind, DeviceType};
 
-    use super::{AdapterKind, ComputeDevice, SoftwareAdapters};
+    use futures_util::FutureExt as _;
+
+    use super::{Adapter, AdapterKind, ComputeDevice, SoftwareAdapters};
     use crate::domain::Backend;
 
     /// How long drivers may take to load and answer.
@@ -118,7 +143,7 @@ mod adapter {
         Hung,
     }
 
-    pub(super) fn probe(software: SoftwareAdapters) -> Result<(ComputeDevice, AdapterKind), ProbeError> {
+    pub(super) fn probe(software: SoftwareAdapters) -> Result<Vec<Adapter>, ProbeError> {
         let (sender, receiver) = mpsc::channel();
         let ask = move || {
             let found = catch_unwind(AssertUnwindSafe(|| choose(software)));
@@ -129,28 +154,60 @@ mod adapter {
         receiver.recv_timeout(PATIENCE).unwrap_or(Err(ProbeError::Hung))
     }
 
-    fn choose(software: SoftwareAdapters) -> Result<(ComputeDevice, AdapterKind), ProbeError> {
+    fn choose(software: SoftwareAdapters) -> Result<Vec<Adapter>, ProbeError> {
         // Lists adapters without opening one of them.
         let adapters = Device::enumerate(DeviceType::Wgpu);
         let has = |kind: DeviceKind| adapters.iter().any(|device| *device == Device::wgpu(kind.clone()));
-        let hardware = (0..INDICES)
-            .map(DeviceKind::DiscreteGpu)
-            .chain((0..INDICES).map(DeviceKind::IntegratedGpu))
-            .chain((0..INDICES).map(DeviceKind::VirtualGpu))
-            .find(|kind| has(kind.clone()));
-        match (hardware, software) {
-            (Some(kind), _) => Ok((open(kind), AdapterKind::Hardware)),
-            (None, SoftwareAdapters::Allowed) if has(DeviceKind::Cpu) => {
-                Ok((open(DeviceKind::Cpu), AdapterKind::Software))
+        // Burn counts each kind in the order in which Vulkan lists its adapters.
+        let listed = listed();
+        let info = |kind: wgpu::DeviceType, index: usize| {
+            listed.iter().filter(|info| info.device_type == kind).nth(index)
+        };
+        let kinds: [(wgpu::DeviceType, fn(usize) -> DeviceKind); 3] = [
+            (wgpu::DeviceType::DiscreteGpu, DeviceKind::DiscreteGpu),
+            (wgpu::DeviceType::IntegratedGpu, DeviceKind::IntegratedGpu),
+            (wgpu::DeviceType::VirtualGpu, DeviceKind::VirtualGpu),
+        ];
+        let of_kind = |(listed_as, kind): (wgpu::DeviceType, fn(usize) -> DeviceKind)| {
+            (0..INDICES)
+                .filter(move |index| has(kind(*index)))
+                .map(move |index| adapter(kind(index), info(listed_as, index), AdapterKind::Hardware))
+        };
+        let hardware: Vec<Adapter> = kinds.into_iter().flat_map(of_kind).collect();
+        let software_info = info(wgpu::DeviceType::Cpu, 0);
+        match (hardware.is_empty(), software) {
+            (false, _) => Ok(hardware),
+            (true, SoftwareAdapters::Allowed) if has(DeviceKind::Cpu) => {
+                Ok(vec![adapter(DeviceKind::Cpu, software_info, AdapterKind::Software)])
             }
-            (None, _) if has(DeviceKind::Cpu) => Err(ProbeError::OnlySoftware),
-            (None, _) => Err(ProbeError::Nothing),
+            (true, _) if has(DeviceKind::Cpu) => Err(ProbeError::OnlySoftware),
+            (true, _) => Err(ProbeError::Nothing),
         }
     }
 
-    fn open(kind: DeviceKind) -> ComputeDevice {
+    /// What Vulkan says of its adapters; empty where there is no Vulkan.
+    fn listed() -> Vec<wgpu::AdapterInfo> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::VULKAN,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        // Natively the answer is there at once.
+        let adapters = instance.enumerate_adapters(wgpu::Backends::VULKAN).now_or_never().unwrap_or_default();
+        adapters.iter().map(wgpu::Adapter::get_info).collect()
+    }
+
+    /// Not opened yet, unless nothing else tells its name.
+    fn adapter(kind: DeviceKind, info: Option<&wgpu::AdapterInfo>, real: AdapterKind) -> Adapter {
         let device = Device::wgpu(kind);
-        let name = device.identity().map_or_else(|| "gpu".to_owned(), |identity| identity.name);
-        ComputeDevice { backend: Backend::Wgpu, name, device }
+        let name = match info {
+            Some(info) => info.name.clone(),
+            None => device.identity().map_or_else(|| "gpu".to_owned(), |identity| identity.name),
+        };
+        let address = info.and_then(|info| info.device_pci_bus_id.parse().ok());
+        Adapter {
+            device: ComputeDevice { backend: Backend::Wgpu, name, device, gpu: None },
+            kind: real,
+            address,
+        }
     }
 }

@@ -11,6 +11,8 @@
 //! Devices are waited for where the configuration needs a GPU or would take one; else they are looked for beside the
 //! work, and a task that asks for a GPU before they are known is told so.
 
+pub(crate) mod cards;
+
 use super::device::{ComputeDevice, Devices};
 use super::search::Search;
 use super::trainer::{MODELS, ModelEntry};
@@ -89,6 +91,11 @@ impl Placer {
         ))))
     }
 
+    /// All that is known of devices.
+    pub(crate) fn search(&self) -> &Search {
+        &self.search
+    }
+
     /// What can be done here, as far as it is known by now.
     pub(crate) fn capabilities(&self) -> EngineCapabilities {
         let wgpu = self.adapter().map(|_| Backend::Wgpu);
@@ -138,12 +145,9 @@ impl Placer {
 
     /// The adapter, software included, where the policy allows one.
     fn adapter(&self) -> Option<&ComputeDevice> {
-        let adapter = self
-            .search
-            .now()
-            .and_then(|devices| devices.adapter.as_ref())
-            .filter(|_| self.policy != DevicePolicy::Cpu);
-        adapter.map(|(device, _)| device)
+        let adapter =
+            self.search.now().and_then(Devices::adapter).filter(|_| self.policy != DevicePolicy::Cpu);
+        adapter
     }
 
     fn no_adapter(&self) -> TaskError {
@@ -205,13 +209,12 @@ fn required(policy: DevicePolicy, search: &Search) -> Result<(), EngineError> {
 /// The adapter that `field` asks for.
 fn adapter_for<'a>(field: &'static str, search: &'a Search) -> Result<&'a ComputeDevice, EngineError> {
     let devices = search.wait();
-    let adapter = devices.adapter.as_ref().map(|(device, _)| device);
-    adapter.ok_or_else(|| EngineError::NoAdapter { field, found: devices.found.clone() })
+    devices.adapter().ok_or_else(|| EngineError::NoAdapter { field, found: devices.found.clone() })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::AdapterKind;
+    use super::super::device::{Adapter, AdapterKind};
     use super::super::search::tests::hung;
     use super::super::tests::{config, task};
     use super::*;
@@ -220,9 +223,12 @@ mod tests {
         let adapter = |kind| {
             let device =
                 ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
-            (device, kind)
+            Adapter { device, kind, address: None }
         };
-        Devices { adapter: kind.map(adapter), found: "no adapter was found".to_owned() }
+        Devices {
+            adapters: kind.map(adapter).into_iter().collect(),
+            found: "no adapter was found".to_owned(),
+        }
     }
 
     fn placer(backend: BackendChoice, policy: DevicePolicy, kind: Option<AdapterKind>) -> Placer {

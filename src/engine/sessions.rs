@@ -20,6 +20,7 @@
 
 mod line;
 mod lost;
+mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -27,6 +28,8 @@ use std::time::Duration;
 
 use self::line::{Line, Surroundings};
 use self::lost::{Loss, Lost};
+use self::waiting::Waiting;
+use super::cards::{Cards, NotPlaced, Reservation};
 use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
 use super::{Control, Done, Finished};
@@ -103,6 +106,14 @@ struct Shared {
     limits: SessionLimits,
     data: data::Config,
     store: Option<Arc<Store>>,
+    cards: Arc<Cards>,
+    waiting: Mutex<Waiting>,
+}
+
+/// Why there is no line.
+enum Unopened {
+    Wait(Box<SessionPlan>),
+    Refused(TaskError),
 }
 
 /// All sessions.
@@ -110,63 +121,35 @@ pub(crate) struct Sessions(Arc<Shared>);
 
 impl Sessions {
     /// No session yet.
-    pub(crate) fn new(limits: SessionLimits, data: data::Config, store: Option<Arc<Store>>) -> Self {
-        Self(Arc::new(Shared { lines: Mutex::default(), lost: Arc::default(), limits, data, store }))
+    pub(crate) fn new(
+        limits: SessionLimits,
+        data: data::Config,
+        store: Option<Arc<Store>>,
+        cards: Arc<Cards>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            lines: Mutex::default(),
+            lost: Arc::default(),
+            limits,
+            data,
+            store,
+            cards,
+            waiting: Mutex::default(),
+        }))
     }
 
-    /// Queues a task at the session that `plan` describes; opens one where there is none.
+    /// Queues a task at the session that `plan` describes; opens one where there is none, as soon as a GPU has room
+    /// for it where it needs one.
     pub(crate) fn submit(&self, plan: SessionPlan, submission: Submission) {
-        let key = Key::new(&submission.task.identity.job_id, &plan);
-        let control = Arc::clone(&submission.control);
-        let mut lines = self.0.lock();
-        let line = match lines.iter().find(|line| line.key == key) {
-            Some(line) => Arc::clone(line),
-            None => match self.open(key, plan) {
-                Ok(line) => {
-                    lines.push(Arc::clone(&line));
-                    line
-                }
-                Err(error) => {
-                    drop(lines);
-                    return submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
-                }
-            },
-        };
-        // Under the lock of the table, so that the line cannot be closed in between.
-        let number = line.push(submission);
-        drop(lines);
-        let line = Arc::downgrade(&line);
-        let asked = Arc::downgrade(&control);
-        control.on_stop(move || {
-            let (Some(line), Some(control)) = (line.upgrade(), asked.upgrade()) else { return };
-            if let (Some(submission), Err(reason)) = (line.take_out(number), control.check()) {
-                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
-            }
-        });
-    }
-
-    fn open(&self, key: Key, plan: SessionPlan) -> Result<Arc<Line>, TaskError> {
-        let name = format!("train-{}", key.job);
-        let line = Arc::new(Line::new(key, plan));
-        let (shared, work) = (Arc::downgrade(&self.0), Arc::clone(&line));
-        let around = Surroundings {
-            data: self.0.data.clone(),
-            lost: Arc::clone(&self.0.lost),
-            store: self.0.store.clone(),
-            idle_time: self.0.limits.idle_time,
-            idle: Box::new(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.evict();
-                }
-            }),
-        };
-        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
-        thread.map(|_| line).map_err(|error| {
-            TaskError::new(
-                ErrorCode::Unavailable,
-                format!("a thread for the session could not start: {error}"),
-            )
-        })
+        let behind =
+            !self.0.has_line(&Key::new(&submission.task.identity.job_id, &plan)) && self.0.anyone_waits();
+        if behind && self.0.cards.are_needed_by(&plan.device) {
+            // Those that wait for longer get the next room.
+            return self.0.wait(plan, submission);
+        }
+        if let Err((plan, submission)) = self.0.try_submit(plan, submission) {
+            self.0.wait(plan, submission);
+        }
     }
 
     /// Jobs whose session is loaded.
@@ -198,6 +181,7 @@ impl Sessions {
 impl Drop for Sessions {
     /// Waiting tasks end as interrupted; running ones go on to their end.
     fn drop(&mut self) {
+        self.0.dismiss();
         let lines = std::mem::take(&mut *self.0.lock());
         for line in lines {
             line.close();
@@ -210,6 +194,113 @@ impl Drop for Sessions {
 }
 
 impl Shared {
+    fn has_line(&self, key: &Key) -> bool {
+        self.lock().iter().any(|line| line.key == *key && line.is_usable())
+    }
+
+    /// Queues a task at its session; gives it back where that has to wait for a GPU.
+    fn try_submit(
+        self: &Arc<Self>,
+        plan: SessionPlan,
+        submission: Submission,
+    ) -> Result<(), (SessionPlan, Submission)> {
+        let key = Key::new(&submission.task.identity.job_id, &plan);
+        let control = Arc::clone(&submission.control);
+        let mut lines = self.lock();
+        lines.retain(|line| {
+            let gone = line.key == key && !line.is_usable();
+            if gone {
+                self.lost.remember(&line.key, Loss::Device);
+                line.close();
+            }
+            !gone
+        });
+        let line = match lines.iter().find(|line| line.key == key) {
+            Some(line) => Arc::clone(line),
+            None => match self.place(key, plan) {
+                Ok(line) => {
+                    lines.push(Arc::clone(&line));
+                    line
+                }
+                Err(Unopened::Wait(plan)) => return Err((*plan, submission)),
+                Err(Unopened::Refused(error)) => {
+                    drop(lines);
+                    submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
+                    return Ok(());
+                }
+            },
+        };
+        // Under the lock of the table, so that the line cannot be closed in between.
+        let number = line.push(submission);
+        drop(lines);
+        let line = Arc::downgrade(&line);
+        let asked = Arc::downgrade(&control);
+        control.on_stop(move || {
+            let (Some(line), Some(control)) = (line.upgrade(), asked.upgrade()) else { return };
+            if let (Some(submission), Err(reason)) = (line.take_out(number), control.check()) {
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
+        });
+        Ok(())
+    }
+
+    /// A line on a device with room for it.
+    fn place(self: &Arc<Self>, key: Key, plan: SessionPlan) -> Result<Arc<Line>, Unopened> {
+        if !self.cards.are_needed_by(&plan.device) {
+            return self.open(key, plan, None).map_err(Unopened::Refused);
+        }
+        match self.cards.reserve(&plan) {
+            Ok((device, reservation)) => {
+                let plan = SessionPlan { device, ..plan };
+                self.open(key, plan, Some(reservation)).map_err(Unopened::Refused)
+            }
+            Err(NotPlaced::Wait) => Err(Unopened::Wait(Box::new(plan))),
+            Err(NotPlaced::Never(error)) => Err(Unopened::Refused(error)),
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        key: Key,
+        plan: SessionPlan,
+        reservation: Option<Reservation>,
+    ) -> Result<Arc<Line>, TaskError> {
+        let name = format!("train-{}", key.job);
+        let line = Arc::new(Line::new(key, plan, reservation));
+        let (shared, work) = (Arc::downgrade(self), Arc::clone(&line));
+        let around = Surroundings {
+            data: self.data.clone(),
+            lost: Arc::clone(&self.lost),
+            store: self.store.clone(),
+            idle_time: self.limits.idle_time,
+            idle: Box::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.evict();
+                }
+            }),
+        };
+        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
+        thread.map(|_| line).map_err(|error| {
+            TaskError::new(
+                ErrorCode::Unavailable,
+                format!("a thread for the session could not start: {error}"),
+            )
+        })
+    }
+
+    /// Closes the idle session on a GPU that was used longest ago, so that another one gets its room.
+    fn make_room(&self) {
+        let mut lines = self.lock();
+        let on_gpu = lines.iter().filter(|line| line.has_reservation());
+        let oldest = on_gpu
+            .filter_map(|line| Some((line.idle_since()?, Arc::clone(line))))
+            .min_by_key(|(since, _)| *since);
+        if let Some((_, line)) = oldest {
+            self.close(&line);
+            lines.retain(|other| !Arc::ptr_eq(other, &line));
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::analytic::Analytic;
+use super::cards::{Cards, GpuWatch};
 use super::checkpoints::Store;
 use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
 use super::sessions::{SessionLimits, Sessions, Submission};
 use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
-use crate::domain::{JobId, TaskSpec};
+use crate::domain::{JobId, PciAddress, TaskSpec};
 
 /// Trains on the devices of this machine, and simulates what they cannot train.
 pub struct TrainingEngine {
@@ -33,15 +34,45 @@ impl TrainingEngine {
     /// # Errors
     /// The machine lacks what `config` demands.
     pub fn with_limits(config: Config, limits: SessionLimits) -> Result<Self, EngineError> {
+        Self::with_gpus(config, limits, None)
+    }
+
+    /// As [`Self::with_limits`], on GPUs that `watch` knows: each session gets one with room for it, and none that is
+    /// not healthy.
+    ///
+    /// # Errors
+    /// The machine lacks what `config` demands.
+    pub fn with_gpus(
+        config: Config,
+        limits: SessionLimits,
+        watch: Option<Arc<dyn GpuWatch>>,
+    ) -> Result<Self, EngineError> {
         let search = Search::new(&config);
-        let engine = Self::on(config, search, limits)?;
+        let engine = Self::watched(config, search, limits, watch)?;
         if let Some(warning) = engine.placer.warning() {
             tracing::warn!("{warning}");
         }
         Ok(engine)
     }
 
+    /// PCI addresses of the adapters that were found; None while they are still looked for, or nobody had to look.
+    pub fn adapters(&self) -> Option<Vec<PciAddress>> {
+        let devices = self.placer.search().so_far()?;
+        Some(devices.gpus().filter_map(|adapter| adapter.address).collect())
+    }
+
+    #[cfg(test)]
     pub(super) fn on(config: Config, search: Search, limits: SessionLimits) -> Result<Self, EngineError> {
+        Self::watched(config, search, limits, None)
+    }
+
+    fn watched(
+        config: Config,
+        search: Search,
+        limits: SessionLimits,
+        watch: Option<Arc<dyn GpuWatch>>,
+    ) -> Result<Self, EngineError> {
+        let cards = Arc::new(Cards::new(search.clone(), watch));
         let placer = Placer::new(&config, search)?;
         priority::lower_shared_pool();
         Ok(Self {
@@ -51,6 +82,7 @@ impl TrainingEngine {
                 limits,
                 config.data,
                 config.state_dir.as_deref().map(|state_dir| Arc::new(Store::open(state_dir))),
+                cards,
             ),
         })
     }

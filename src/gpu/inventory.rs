@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::driver::{Sample, Sampled};
 use super::events::Xid;
-use super::pci::PciAddress;
 use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
 use super::visible::{Candidate, Visible};
+use crate::domain::PciAddress;
 
 /// Longest time between two samples of which the later one still tells what was in between.
 const LONGEST_GAP: Duration = Duration::from_secs(3);

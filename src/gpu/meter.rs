@@ -53,6 +53,25 @@ pub struct GpuShare {
     pub throttled: BTreeMap<ThrottleReason, Duration>,
 }
 
+impl GpuShare {
+    /// What the owner of a task that took `duration` should know: that it was slowed down.
+    pub fn note(&self, duration: Duration) -> Option<String> {
+        let seconds = |time: &Duration| format!("{:.1} s", time.as_secs_f64());
+        let reasons: Vec<String> = self
+            .throttled
+            .iter()
+            .map(|(reason, time)| format!("{} {}", reason.name(), seconds(time)))
+            .collect();
+        (!reasons.is_empty()).then(|| {
+            format!(
+                "clocks of the GPU were held down during this task of {}: {}",
+                seconds(&duration),
+                reasons.join(", ")
+            )
+        })
+    }
+}
+
 struct Task {
     began: Instant,
     ended: Option<Instant>,

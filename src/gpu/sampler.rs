@@ -307,6 +307,12 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => return Ended::TimedOut,
                 Err(RecvTimeoutError::Disconnected) | Ok(Message::Stop) => return Ended::Stopped,
                 Ok(Message::Nudge) => return Ended::Nudged,
+                // Xid errors count whoever heard of them; each is told once.
+                Ok(Message::Told(_, Told::Xid(xid))) => {
+                    tracing::warn!(gpu = xid.uuid, xid = xid.number, "the driver reports an Xid error");
+                    self.inventory.xid(&xid);
+                    self.show();
+                }
                 // Late news of a link that was given up.
                 Ok(Message::Told(generation, _)) if generation != self.generation => {}
                 Ok(Message::Told(_, Told::Sample(sample))) => return Ended::Sampled(sample),
@@ -327,11 +333,6 @@ impl Keeper {
                     };
                     self.withdraw(state);
                     return Ended::Unusable;
-                }
-                Ok(Message::Told(_, Told::Xid(xid))) => {
-                    tracing::warn!(gpu = xid.uuid, xid = xid.number, "the driver reports an Xid error");
-                    self.inventory.xid(&xid);
-                    self.show();
                 }
             }
         }

@@ -123,6 +123,7 @@ mod tests {
             ending,
             notes: vec!["a note".into()],
             duration: Duration::from_secs(1),
+            energy_joules: None,
         }
     }
 

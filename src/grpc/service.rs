@@ -77,8 +77,9 @@ impl WorkerService for Service {
         &self,
         _: Request<worker_pb::GetStatusRequest>,
     ) -> Result<Response<worker_pb::GetStatusResponse>, Status> {
-        let gpus = self.sources.gpu.snapshot().gpus.len();
-        let health = Health::new(&self.sources.handle.status(), &self.sources.host.usage(), gpus);
+        let gpus = self.sources.gpu.snapshot();
+        let health = Health::new(&self.sources.handle.status(), &self.sources.host.usage(), gpus.gpus.len());
+        let health = health.and_reasons(&gpus.warnings);
         Ok(Response::new(answers::full_status(health)))
     }
 

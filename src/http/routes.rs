@@ -42,7 +42,8 @@ pub(super) fn router(shared: Shared) -> Router {
 
 impl Shared {
     fn health(&self, status: &WorkerStatus) -> Health {
-        Health::new(status, &self.sources.host.usage(), self.sources.gpu.snapshot().gpus.len())
+        let gpus = self.sources.gpu.snapshot();
+        Health::new(status, &self.sources.host.usage(), gpus.gpus.len()).and_reasons(&gpus.warnings)
     }
 }
 

@@ -34,6 +34,7 @@ fn outcome(task: &str, ending: Result<TaskResult, TaskError>) -> Arc<TaskOutcome
         ending,
         notes: vec!["noted".into()],
         duration: Duration::from_millis(1500),
+        energy_joules: None,
     })
 }
 

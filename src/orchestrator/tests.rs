@@ -75,6 +75,7 @@ fn outcome(identity: &TaskIdentity, ending: Result<(), ErrorCode>) -> TaskOutcom
         ending: ending.map(|()| result).map_err(|code| TaskError::new(code, "because")),
         notes: Vec::new(),
         duration: Duration::from_secs(1),
+        energy_joules: None,
     }
 }
 

@@ -177,7 +177,7 @@ pub fn completion(outcome: &TaskOutcome, worker_id: &WorkerId) -> pb::TaskComple
         backend: result.map(|result| result.backend.name().to_owned()).unwrap_or_default(),
         simulated: result.is_some_and(|result| result.backend.is_simulated()),
         device: result.map(|result| result.device.clone()).unwrap_or_default(),
-        energy_joules: 0.0,
+        energy_joules: outcome.energy_joules.unwrap_or_default(),
     }
 }
 
@@ -215,6 +215,7 @@ pub fn encode_outcome(outcome: &TaskOutcome) -> Vec<u8> {
         backend: result.map(|result| result.backend.name().to_owned()).unwrap_or_default(),
         device: result.map(|result| result.device.clone()).unwrap_or_default(),
         weights: result.map(|result| result.weights.clone()).unwrap_or_default(),
+        energy_joules: outcome.energy_joules,
     }
     .encode_to_vec()
 }
@@ -257,6 +258,7 @@ pub fn decode_outcome(bytes: &[u8]) -> Result<TaskOutcome, String> {
         ending,
         notes: stored.notes,
         duration: Duration::try_from_secs_f64(stored.duration_seconds).map_err(|error| error.to_string())?,
+        energy_joules: stored.energy_joules,
     })
 }
 
@@ -302,6 +304,8 @@ mod stored {
         pub(super) device: String,
         #[prost(bytes = "bytes", tag = "18")]
         pub(super) weights: Bytes,
+        #[prost(double, optional, tag = "19")]
+        pub(super) energy_joules: Option<f64>,
     }
 }
 

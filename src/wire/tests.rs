@@ -92,6 +92,7 @@ fn an_outcome_survives_the_way_to_disk() {
             ending,
             notes: vec!["a note".into()],
             duration: Duration::from_millis(1500),
+            energy_joules: Some(12.5),
         };
         assert_eq!(decode_outcome(&encode_outcome(&outcome)).unwrap(), outcome);
         let report = completion(&outcome, &WorkerId::parse("w").unwrap());

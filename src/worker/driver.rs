@@ -17,12 +17,13 @@ use tokio_util::task::TaskTracker;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
 use super::link::LinkView;
 use super::metrics::Metrics;
-use super::observer::{Notice, RunObserver};
+use super::observer::{Account, MeasuredRun, Notice, RunObserver};
 use super::outbox::{Left, Outbox, OutboxState};
 use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
 use super::view::{self, About, Seen};
 use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::{Control, Done, Engine};
+use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
 
 /// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
@@ -36,6 +37,7 @@ pub(super) struct Parts<O> {
     pub(super) about: About,
     pub(super) orchestrator: Arc<O>,
     pub(super) engine: Arc<dyn Engine>,
+    pub(super) gpus: Arc<dyn GpuProbe>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) reports: mpsc::UnboundedSender<Left>,
     pub(super) link: LinkView,
@@ -69,6 +71,8 @@ enum Tiding {
 /// A try in the engine.
 struct Run {
     control: Arc<Control>,
+    task: Arc<TaskSpec>,
+    account: Account,
     submitted: Instant,
     started: Option<Instant>,
     limit: Duration,
@@ -238,9 +242,30 @@ impl<O: Orchestrator> Driver<O> {
                 self.apply(Event::Persisted { key }, effects);
             }
             Notice::Finished { run, finished } => {
-                let started = self.runs.remove(&run).and_then(|run| run.started);
+                let ended = self.runs.remove(&run);
+                let started = ended.as_ref().and_then(|run| run.started);
                 let duration = started.map(|started| started.elapsed()).unwrap_or_default();
-                self.apply(Event::Finished { run, finished, duration }, effects);
+                match ended.and_then(|run| Some((run.account.close()?, run.task))) {
+                    None => {
+                        let ended = Event::Finished { run, finished, duration, energy_joules: None };
+                        self.apply(ended, effects);
+                    }
+                    Some((meter, task)) => {
+                        let ended = Box::new(MeasuredRun { run, task, finished, duration });
+                        let notices = self.outlets.notices.clone();
+                        self.parts.tracker.spawn(async move {
+                            let share = meter.end().await;
+                            let _ = notices.send(Notice::Measured { ended, share });
+                        });
+                    }
+                }
+            }
+            Notice::Measured { ended, share } => {
+                let MeasuredRun { run, task, mut finished, duration } = *ended;
+                self.parts.metrics.took(&task, &share);
+                finished.notes.extend(share.note(duration));
+                let energy_joules = share.energy_joules;
+                self.apply(Event::Finished { run, finished, duration, energy_joules }, effects);
             }
         }
     }
@@ -397,14 +422,25 @@ impl<O: Orchestrator> Driver<O> {
         seen.progress.send_replace(Progress::default());
         let notices = self.outlets.notices.clone();
         let progress = Arc::clone(&seen.progress);
-        let observer = RunObserver::new(run, &task, notices.clone(), progress, &self.parts.metrics);
+        let account = Account::new(&self.parts.gpus);
+        let metrics = self.parts.metrics.of_run(&task);
+        let observer = RunObserver::new(run, account.clone(), notices.clone(), progress, metrics);
         let control = Arc::new(Control::new(observer));
         seen.control = Some(Arc::clone(&control));
         let limit = task.timeout.unwrap_or(self.parts.task_timeout);
         let submitted = Instant::now();
+        let (held, control_of_run) = (Arc::clone(&task), Arc::clone(&control));
         self.runs.insert(
             run,
-            Run { control: Arc::clone(&control), submitted, started: None, limit, timed_out: false },
+            Run {
+                control: control_of_run,
+                task: held,
+                account,
+                submitted,
+                started: None,
+                limit,
+                timed_out: false,
+            },
         );
         let done = Done::new(move |finished| {
             let _ = notices.send(Notice::Finished { run, finished });
@@ -455,6 +491,7 @@ fn log_end(outcome: &TaskOutcome) {
             accuracy = result.train.accuracy,
             backend = result.backend.name(),
             simulated = result.backend.is_simulated(),
+            energy_joules = outcome.energy_joules,
             seconds,
             notes,
             "task completed"

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::handle::WorkerHandle;
 use super::outbox::OutboxState;
 use super::state::Event;
-use crate::domain::{Capabilities, LinkState, TaskIdentity, WorkerId, WorkerStatus};
+use crate::domain::{Capabilities, GpuInfo, LinkState, TaskIdentity, WorkerId, WorkerStatus};
 use crate::engine::Engine;
-use crate::gpu::GpuProbe;
+use crate::gpu::{GpuProbe, GpuSnapshot};
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
 use crate::telemetry::host;
 
@@ -176,6 +176,7 @@ impl<O: Orchestrator> Link<O> {
         ended: CancellationToken,
     ) -> Result<(), OrchestratorError> {
         let mut backoff = Backoff::reconnect();
+        let mut gpus = self.identity.gpus.watch();
         loop {
             let registration = self.identity.registration(&worker);
             let answer = tokio::select! {
@@ -188,9 +189,24 @@ impl<O: Orchestrator> Link<O> {
                     let generation = self.connected(registered);
                     // The driver ends with the worker, and so does this loop.
                     let _ = events.send(Event::LinkUp { generation, mode: registered.mode });
-                    let refused = tokio::select! {
-                        refused = self.loss(generation) => refused,
-                        () = ended.cancelled() => return Ok(()),
+                    let mut told = registration.capabilities.gpus;
+                    let refused = loop {
+                        tokio::select! {
+                            refused = self.loss(generation) => break refused,
+                            () = other_gpus(&mut gpus, &told), if registered.mode == Mode::Extended => {
+                                let again = self.identity.registration(&worker);
+                                tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; telling it");
+                                match self.orchestrator.register(&again).await {
+                                    Ok(_) => told = again.capabilities.gpus,
+                                    Err(OrchestratorError::Busy(_) | OrchestratorError::Rejected(_)) => {
+                                        tokio::time::sleep(Backoff::busy().next_wait()).await;
+                                    }
+                                    Err(error @ OrchestratorError::Refused(_)) => break Some(error),
+                                    Err(OrchestratorError::Unreachable(_)) => break None,
+                                }
+                            }
+                            () = ended.cancelled() => return Ok(()),
+                        }
                     };
                     let _ = events.send(Event::LinkDown { generation });
                     self.set(LinkState::Disconnected);
@@ -252,6 +268,14 @@ impl<O: Orchestrator> Link<O> {
             }
         }
         std::future::pending().await
+    }
+}
+
+/// Waits until the healthy GPUs are not those that were `told`.
+async fn other_gpus(gpus: &mut watch::Receiver<Arc<GpuSnapshot>>, told: &[GpuInfo]) {
+    if gpus.wait_for(|snapshot| snapshot.gpus != told).await.is_err() {
+        // Nobody looks for GPUs, or not any more.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -10,6 +10,7 @@ use prometheus::{
 
 use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::Step;
+use crate::gpu::GpuShare;
 use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
 
 /// Bounds of task durations in seconds.
@@ -21,8 +22,8 @@ const STEP_BUCKETS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1
 /// Bounds of the wait in the engine, in seconds.
 const QUEUE_BUCKETS: [f64; 10] = [0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0, 5.0, 30.0, 120.0, 600.0];
 
-/// Series of one gauge family with a task's labels. Five of them and the durations stay under 1,000.
-const TASK_GAUGE_SERIES: usize = 120;
+/// Series of one gauge family with a task's labels. Six of them and the durations stay under 1,000.
+const TASK_GAUGE_SERIES: usize = 100;
 
 /// Series of the task durations, which carry a job's id.
 const TASK_DURATION_SERIES: usize = 380;
@@ -41,6 +42,8 @@ pub struct Metrics {
     validation_loss: ExpiringGauges,
     validation_accuracy: ExpiringGauges,
     simulated: ExpiringGauges,
+    gpu_memory_peak: ExpiringGauges,
+    gpu_energy: CounterVec,
     samples: CounterVec,
     batches: CounterVec,
     step: HistogramVec,
@@ -92,6 +95,17 @@ impl Metrics {
                 "worker_task_simulated",
                 "1 where the figures of a task come from an analytic curve, 0 where it trains.",
             )?,
+            gpu_memory_peak: gauge(
+                "worker_task_gpu_memory_peak_bytes",
+                "Most video memory in use on the GPU of a task while it ran, by whatever process.",
+            )?,
+            gpu_energy: CounterVec::new(
+                Opts::new(
+                    "worker_task_gpu_energy_joules_total",
+                    "Energy that tasks took of GPUs; shared where another task or process used the GPU too.",
+                ),
+                &["model_type", "attribution"],
+            )?,
             samples: CounterVec::new(
                 Opts::new("worker_training_samples_total", "Rows that went through a model in training."),
                 &by_backend,
@@ -134,6 +148,7 @@ impl Metrics {
         for family in self.of_task() {
             family.register(registry)?;
         }
+        registry.register(Box::new(self.gpu_energy.clone()))?;
         registry.register(Box::new(self.samples.clone()))?;
         registry.register(Box::new(self.batches.clone()))?;
         registry.register(Box::new(self.step.clone()))?;
@@ -142,8 +157,27 @@ impl Metrics {
     }
 
     /// The families whose series end with a task.
-    fn of_task(&self) -> [&ExpiringGauges; 5] {
-        [&self.loss, &self.accuracy, &self.validation_loss, &self.validation_accuracy, &self.simulated]
+    fn of_task(&self) -> [&ExpiringGauges; 6] {
+        [
+            &self.loss,
+            &self.accuracy,
+            &self.validation_loss,
+            &self.validation_accuracy,
+            &self.simulated,
+            &self.gpu_memory_peak,
+        ]
+    }
+
+    /// A try of `task` took `share` of its GPU.
+    pub(super) fn took(&self, task: &TaskSpec, share: &GpuShare) {
+        if let Some(joules) = share.energy_joules {
+            let model = self.model_label(&task.model);
+            self.gpu_energy.with_label_values(&[model.as_str(), share.attribution.name()]).inc_by(joules);
+        }
+        if let Some(bytes) = share.memory_peak_bytes {
+            let labels = [task.identity.job_id.as_str(), task.identity.task_id.as_str()];
+            self.gpu_memory_peak.set(&labels, bytes as f64);
+        }
     }
 
     /// A heartbeat was answered, or not.

@@ -1,15 +1,16 @@
 //! Hears from the threads that train and write, and passes it on without waiting.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::metrics::{Metrics, RunMetrics};
+use super::metrics::RunMetrics;
 use super::outbox::Left;
 use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
 use crate::engine::{Finished, Observer, Step};
+use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
 
 /// What other threads tell the driver.
 #[derive(Debug)]
@@ -18,8 +19,42 @@ pub(super) enum Notice {
     Started { run: RunId, at: Instant },
     /// A try ended.
     Finished { run: RunId, finished: Finished },
+    /// What a try that ended took of its GPU.
+    Measured { ended: Box<MeasuredRun>, share: GpuShare },
     /// The outcome of a record is on disk.
     Stored { key: Key, left: Left },
+}
+
+/// A try that ended on a GPU.
+#[derive(Debug)]
+pub(super) struct MeasuredRun {
+    pub(super) run: RunId,
+    pub(super) task: Arc<TaskSpec>,
+    pub(super) finished: Finished,
+    pub(super) duration: Duration,
+}
+
+/// The account of a try that runs on a GPU: opened on the thread that trains, closed by the driver.
+#[derive(Clone)]
+pub(super) struct Account {
+    gpus: Arc<dyn GpuProbe>,
+    meter: Arc<Mutex<Option<TaskMeter>>>,
+}
+
+impl Account {
+    pub(super) fn new(gpus: &Arc<dyn GpuProbe>) -> Self {
+        Self { gpus: Arc::clone(gpus), meter: Arc::default() }
+    }
+
+    fn open(&self, uuid: &str) {
+        let meter = self.gpus.meter(uuid);
+        *self.meter.lock().unwrap_or_else(PoisonError::into_inner) = meter;
+    }
+
+    /// The meter, where one was opened.
+    pub(super) fn close(&self) -> Option<TaskMeter> {
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The [`Observer`] of one try.
@@ -28,21 +63,26 @@ pub(super) struct RunObserver {
     notices: mpsc::UnboundedSender<Notice>,
     progress: Arc<watch::Sender<Progress>>,
     metrics: RunMetrics,
+    account: Account,
 }
 
 impl RunObserver {
     pub(super) fn new(
         run: RunId,
-        task: &TaskSpec,
+        account: Account,
         notices: mpsc::UnboundedSender<Notice>,
         progress: Arc<watch::Sender<Progress>>,
-        metrics: &Metrics,
+        metrics: RunMetrics,
     ) -> Self {
-        Self { run, notices, progress, metrics: metrics.of_run(task) }
+        Self { run, notices, progress, metrics, account }
     }
 }
 
 impl Observer for RunObserver {
+    fn on_gpu(&self, uuid: &str) {
+        self.account.open(uuid);
+    }
+
     fn started(&self, backend: Backend) {
         self.metrics.started(backend);
         // The driver is gone only when the whole worker is.

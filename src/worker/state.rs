@@ -75,7 +75,7 @@ pub(super) enum Event {
     /// The orchestrator said whether the tasks of a job are wanted.
     JobChecked { job: JobId, wanted: bool },
     /// The engine ended a try.
-    Finished { run: RunId, finished: Finished, duration: Duration },
+    Finished { run: RunId, finished: Finished, duration: Duration, energy_joules: Option<f64> },
     /// A try has run for too long.
     TimedOut { run: RunId, limit: Duration },
     /// The wait before the next try is over.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part of it")]
 
 pub mod fickle;
+pub mod listener;
 pub mod prometheus;
 
 use std::io::{BufReader, Read as _, Write as _};

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
-use crate::domain::{BATCHES_PER_TASK, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
+use crate::domain::{BATCHES_PER_TASK, Backend, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
+use crate::engine::cards::Reservation;
 use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::{Course, Slice};
@@ -35,6 +36,7 @@ struct State {
 pub(super) struct Line {
     pub(super) key: Key,
     plan: SessionPlan,
+    reservation: Option<Reservation>,
     state: Mutex<State>,
     changed: Condvar,
     /// 0 while nothing is loaded.
@@ -90,7 +92,7 @@ impl History {
 }
 
 impl Line {
-    pub(super) fn new(key: Key, plan: SessionPlan) -> Self {
+    pub(super) fn new(key: Key, plan: SessionPlan, reservation: Option<Reservation>) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             last_number: 0,
@@ -99,7 +101,14 @@ impl Line {
             ended: false,
             used: Instant::now(),
         };
-        Self { key, plan, state: Mutex::new(state), changed: Condvar::new(), memory_bytes: AtomicU64::new(0) }
+        Self {
+            key,
+            plan,
+            reservation,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            memory_bytes: AtomicU64::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -150,6 +159,16 @@ impl Line {
     /// Memory of its session in bytes, estimated; 0 while nothing is loaded.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether its device can go on; only a GPU that is lost cannot.
+    pub(super) fn is_usable(&self) -> bool {
+        self.reservation.as_ref().is_none_or(|reservation| !reservation.is_lost())
+    }
+
+    /// Whether it has video memory reserved.
+    pub(super) fn has_reservation(&self) -> bool {
+        self.reservation.is_some()
     }
 
     /// Whether its session is loaded.
@@ -218,14 +237,29 @@ impl Line {
         if let Err(reason) = control.check() {
             return Finished { ending: Err(reason), notes: Vec::new() };
         }
+        if !self.is_usable() {
+            // Nobody has begun, so that the task may be tried again on another GPU.
+            return Finished {
+                ending: Err(self.device_lost("it was lost before the task began")),
+                notes: Vec::new(),
+            };
+        }
         let ending = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(gpu) = &self.plan.device.gpu {
+                control.on_gpu(gpu);
+            }
             control.started(self.key.backend);
             self.train(submission, work, around)
         }));
         let ending = ending.unwrap_or_else(|panic| {
             *work = Work::default();
-            around.lost.remember(&self.key, Loss::Panic);
-            Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", panic_message(&*panic))))
+            let said = panic_message(&*panic);
+            let lost = self.key.backend == Backend::Wgpu && self.is_device_loss(said);
+            around.lost.remember(&self.key, if lost { Loss::Device } else { Loss::Panic });
+            Err(match lost {
+                true => self.device_lost(said),
+                false => TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {said}")),
+            })
         });
         match ending {
             Ok(mut result) => {
@@ -247,6 +281,23 @@ impl Line {
             }
             Err(error) => Finished { ending: Err(error), notes: Vec::new() },
         }
+    }
+
+    /// Whether a panic that `said` this came of a GPU that is no longer there.
+    fn is_device_loss(&self, said: &str) -> bool {
+        let told = said.to_lowercase();
+        let by_driver = ["device is lost", "device lost", "devicelost", "device_lost", "lost device"];
+        let lost = by_driver.iter().any(|words| told.contains(words)) || !self.is_usable();
+        if let (true, Some(reservation)) = (lost, &self.reservation) {
+            reservation.suspect();
+        }
+        lost
+    }
+
+    fn device_lost(&self, what: &str) -> TaskError {
+        let device = &self.plan.device;
+        let gpu = device.gpu.as_deref().map(|uuid| format!(" ({uuid})")).unwrap_or_default();
+        TaskError::new(ErrorCode::DeviceLost, format!("the GPU {}{gpu} was lost: {what}", device.name))
     }
 
     fn train(

@@ -14,6 +14,8 @@ const REMEMBERED: usize = 1024;
 pub(super) enum Loss {
     /// Its trainer panicked, so that nobody knows in which state it is.
     Panic,
+    /// Its GPU was lost.
+    Device,
     /// It was idle and others needed the room, or it was idle for long.
     Evicted,
 }
@@ -57,6 +59,7 @@ impl Loss {
     pub(super) fn note(self, from: &str) -> String {
         let why = match self {
             Self::Panic => "was lost to a panic of its trainer",
+            Self::Device => "was lost with its GPU",
             Self::Evicted => "had to leave this worker while it was idle",
         };
         format!("the session {why} and has started again from {from}")

@@ -1,12 +1,15 @@
 //! Queues, ends and evictions of sessions.
 
+mod gpus;
+
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
 use super::*;
 use crate::domain::{Metrics, TaskResult};
-use crate::engine::device::ComputeDevice;
+use crate::engine::device::{ComputeDevice, Devices};
+use crate::engine::search::Search;
 use crate::engine::tests::{config, done, quiet, stopped_after, task, wait_for};
 use crate::engine::trainer::{ModelEntry, Slice, Trained, Trainer};
 
@@ -19,6 +22,8 @@ struct Puppet {
 const STUCK: u32 = 1;
 /// Panics.
 const PANIC: u32 = 2;
+/// Panics as wgpu does when its device is gone.
+const DEVICE_PANIC: u32 = 4;
 /// Goes on.
 const FINE: u32 = 3;
 
@@ -37,6 +42,7 @@ impl Trainer for Puppet {
                 control.check()?;
             }
             PANIC => panic!("a broken {}", "puppet"),
+            DEVICE_PANIC => panic!("wgpu error: Validation Error: Parent device is lost"),
             _ => {}
         }
         self.steps += 1;
@@ -84,7 +90,11 @@ const PUPPET: ModelEntry = ModelEntry {
 static PUPPETS: ModelEntry = PUPPET;
 
 fn sessions(limits: SessionLimits) -> Sessions {
-    Sessions::new(limits, config().data, None)
+    Sessions::new(limits, config().data, None, no_cards())
+}
+
+fn no_cards() -> Arc<Cards> {
+    Arc::new(Cards::new(Search::known(Devices::not_looked_for()), None))
 }
 
 fn submit(sessions: &Sessions, task: TaskSpec, control: &Arc<Control>) -> Receiver<Finished> {
@@ -95,6 +105,15 @@ fn submit(sessions: &Sessions, task: TaskSpec, control: &Arc<Control>) -> Receiv
         seed: 1,
         device: ComputeDevice::cpu(),
     };
+    submit_plan(sessions, plan, task, control)
+}
+
+fn submit_plan(
+    sessions: &Sessions,
+    plan: SessionPlan,
+    task: TaskSpec,
+    control: &Arc<Control>,
+) -> Receiver<Finished> {
     let (done, finished) = done();
     sessions.submit(plan, Submission { task: Arc::new(task), control: Arc::clone(control), done });
     finished
@@ -177,7 +196,7 @@ fn a_listener_that_panics_takes_no_other_task_with_it() {
 fn a_failed_load_neither_poisons_nor_evicts() {
     let folder = tempfile::tempdir().unwrap();
     let limits = SessionLimits { idle: 2, ..SessionLimits::default() };
-    let sessions = Sessions::new(limits, data::Config::new(folder.path()), None);
+    let sessions = Sessions::new(limits, data::Config::new(folder.path()), None, no_cards());
     run(&sessions, "good", FINE);
     let late = || {
         let mut task = puppet("late", FINE, 0..1);

@@ -18,6 +18,7 @@ fn outcome(name: &str) -> Arc<TaskOutcome> {
         ending: Err(TaskError::new(ErrorCode::Diverged, "x".repeat(2000))),
         notes: Vec::new(),
         duration: Duration::from_secs(1),
+        energy_joules: None,
     })
 }
 

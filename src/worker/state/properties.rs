@@ -209,7 +209,12 @@ impl World {
             Chance::FinishAgain { pick } => {
                 if let Some(n) = pick_from(self.ended_tries.len(), pick) {
                     let run = self.ended_tries[n];
-                    self.on(Event::Finished { run, finished: success(), duration: Duration::ZERO });
+                    self.on(Event::Finished {
+                        run,
+                        finished: success(),
+                        duration: Duration::ZERO,
+                        energy_joules: None,
+                    });
                 }
             }
             Chance::TimeOut { pick } => {
@@ -277,7 +282,7 @@ impl World {
             (_, 3) => failure(ErrorCode::Diverged),
             _ => failure(ErrorCode::DeviceLost),
         };
-        self.on(Event::Finished { run, finished, duration: Duration::ZERO });
+        self.on(Event::Finished { run, finished, duration: Duration::ZERO, energy_joules: None });
     }
 
     /// Drains and lets come back what is under way, until nothing is.

@@ -68,7 +68,7 @@ impl Bench {
     }
 
     fn finish(&mut self, run: RunId, finished: Finished) -> Vec<Effect> {
-        self.on(Event::Finished { run, finished, duration: Duration::from_secs(1) })
+        self.on(Event::Finished { run, finished, duration: Duration::from_secs(1), energy_joules: None })
     }
 }
 

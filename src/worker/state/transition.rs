@@ -29,6 +29,7 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
                         ending: Err(rejected.error.into()),
                         notes: Vec::new(),
                         duration: Duration::ZERO,
+                        energy_joules: None,
                     };
                     hold_outcome(state, rejected_task(&outcome), outcome, effects);
                 }
@@ -50,7 +51,9 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
                 }
             }
         }
-        Event::Finished { run, finished, duration } => finish(state, run, finished, duration, effects),
+        Event::Finished { run, finished, duration, energy_joules } => {
+            finish(state, run, Ended { finished, duration, energy_joules }, effects);
+        }
         Event::TimedOut { run, limit } => {
             if let Some(key) = state.find_run(&Stage::Running(run)) {
                 let reason = format!("the task ran longer than its time-out of {} s", limit.as_secs_f64());
@@ -251,10 +254,10 @@ fn begin(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
     }
 }
 
-fn finish(state: &mut State, run: RunId, finished: Finished, duration: Duration, effects: &mut Vec<Effect>) {
+fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>) {
     let Some(key) = state.find_run(&Stage::Running(run)) else { return };
     let Some(record) = state.records.get_mut(&key) else { return };
-    let code = finished.ending.as_ref().err().map(|error| error.code);
+    let code = ended.finished.ending.as_ref().err().map(|error| error.code);
     let may_retry = code.is_some_and(ErrorCode::is_retryable)
         && record.retries < state.limits.max_task_retries
         && !record.stopping
@@ -268,9 +271,9 @@ fn finish(state: &mut State, run: RunId, finished: Finished, duration: Duration,
         (record.renewed, record.stopping) = (false, false);
         begin(state, key, effects);
     } else if code == Some(ErrorCode::Interrupted) {
-        give_back(state, key, duration, effects);
+        give_back(state, key, ended.duration, effects);
     } else {
-        end(state, key, Ended { finished, duration }, effects);
+        end(state, key, ended, effects);
     }
 }
 
@@ -334,12 +337,11 @@ fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<
         let waiters = std::mem::take(&mut record.waiters);
         record.stage = Stage::Releasing;
         let task = Arc::clone(&record.task);
-        let outcome =
-            Arc::new(outcome_of(&task, identity.clone(), Ended { finished: failed(error), duration }));
+        let outcome = Arc::new(outcome_of(&task, identity.clone(), Ended::failed(error, duration)));
         effects.extend(answers(waiters, &outcome));
         effects.push(Effect::Release { key, identity, reason });
     } else {
-        end(state, key, Ended { finished: failed(error), duration }, effects);
+        end(state, key, Ended::failed(error, duration), effects);
     }
 }
 
@@ -347,16 +349,18 @@ fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<
 struct Ended {
     finished: Finished,
     duration: Duration,
+    energy_joules: Option<f64>,
 }
 
 impl Ended {
     fn unstarted(error: TaskError) -> Self {
-        Self { finished: failed(error), duration: Duration::ZERO }
+        Self::failed(error, Duration::ZERO)
     }
-}
 
-fn failed(error: TaskError) -> Finished {
-    Finished { ending: Err(error), notes: Vec::new() }
+    fn failed(error: TaskError, duration: Duration) -> Self {
+        let finished = Finished { ending: Err(error), notes: Vec::new() };
+        Self { finished, duration, energy_joules: None }
+    }
 }
 
 fn outcome_of(task: &TaskSpec, identity: TaskIdentity, ended: Ended) -> TaskOutcome {
@@ -368,6 +372,7 @@ fn outcome_of(task: &TaskSpec, identity: TaskIdentity, ended: Ended) -> TaskOutc
         ending: ended.finished.ending,
         notes,
         duration: ended.duration,
+        energy_joules: ended.energy_joules,
     }
 }
 
