@@ -43,8 +43,8 @@ const [first] = names;
 const sample = JSON.parse(readFileSync(join(dashboards, first), 'utf8'));
 const at = (kind) => sample.panels.findIndex((panel) => panel.type === kind);
 const wrong = {
-  'a legend mode that does not exist': (d) => (d.panels[at('timeseries')].options.legend.displayMode = 'tabel'),
-  'a colour mode that does not exist': (d) => (d.panels[at('timeseries')].fieldConfig.defaults.color.mode = 'pallette'),
+  'a legend mode that does not exist': (d) => (d.panels[at('timeseries')].options.legend.displayMode = 'grid'),
+  'a colour mode that does not exist': (d) => (d.panels[at('timeseries')].fieldConfig.defaults.color.mode = 'rainbow'),
   'an unknown option': (d) => (d.panels[at('stat')].options.grafMode = 'area'),
   'a drawing style that does not exist': (d) => (d.panels[at('timeseries')].fieldConfig.defaults.custom.drawStyle = 'lines'),
   'a panel without a description': (d) => delete d.panels[at('stat')].description,
