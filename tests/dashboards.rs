@@ -7,10 +7,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fake_nvml::{Control, Fault, Installed};
 use serde_json::Value;
 use support::prometheus::{Prometheus, files, promtool};
 use support::*;
 use tensorfleet_worker::dev::Contract;
+
+/// The bit of nvmlClocksEventReasons for a GPU that draws as much power as it may.
+const POWER_CAP: u64 = 4;
+
+/// The code of nvmlReturn_t for an error without a name.
+const UNKNOWN: u32 = 999;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -107,7 +114,7 @@ fn dashboards_are_what_their_source_makes() {
 fn dashboards_fit_the_types_that_grafana_publishes() {
     let modules = root().join("target/npm");
     assert!(modules.join("node_modules").exists(), "{} is missing: scripts/test makes it", modules.display());
-    let check = root().join("tests/peers/grafana/check.mjs");
+    let check = root().join("tests/peers/deploy/dashboards.mjs");
     let said = succeed(Command::new("node").arg(check).arg(root().join("deploy/grafana/dashboards")).arg(modules));
     assert!(said.starts_with("2 dashboards fit"), "{said}");
 }
@@ -231,4 +238,35 @@ async fn every_query_about_the_fleet_has_data_of_a_real_worker() {
     rules_have_data(&prometheus, &["tensorfleet-worker", "tensorfleet-worker-fleet"]);
     let parses = rules(&prometheus, &["tensorfleet-worker-gpu"]);
     assert!(parses.iter().all(|rule| rule["health"] != "err"), "{parses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_about_gpus_has_data_of_a_worker_on_the_fake() {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut control = Control::with_gpus(2);
+    for gpu in &mut control.gpus {
+        gpu.ecc_errors = Some((3, 0));
+        gpu.throttle_reasons = POWER_CAP;
+    }
+    let mut fake = Installed::new(folder.path(), control).unwrap();
+    let library = fake.library();
+    let settings = [
+        ("TRAINING_BACKEND", "cpu"),
+        ("MAX_CONCURRENT_TASKS", "2"),
+        ("NVML_LIBRARY", library.to_str().unwrap()),
+        ("GPU_PCIE_THROUGHPUT", "true"),
+    ];
+    let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+    let prometheus = Prometheus::start(&[worker.http], &rule_files());
+    prometheus.query("worker_gpu_power_watts");
+    submit(orchestrator.local_addr(), simulated_job(1_000)).await;
+    let events = |control: &mut Control| {
+        control.gpus[0].xids.push(31);
+        control.gpus[1].faults.insert("nvmlDeviceGetTemperature".into(), Fault::Error(UNKNOWN));
+    };
+    fake.set(events).unwrap();
+    prometheus.query("worker_gpu_xid_errors_total > 0");
+    Dashboard::called("gpu").has_data(&prometheus);
+    rules_have_data(&prometheus, &["tensorfleet-worker-gpu"]);
 }

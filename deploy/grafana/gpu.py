@@ -67,7 +67,7 @@ def overview():
             thresholds=steps(GREEN, (80, ORANGE), (90, RED)),
         ),
         stat(
-            "Xid errors",
+            "Xid errors so far",
             "Errors that the driver reported since the workers started.",
             [now(f"sum(worker_gpu_xid_errors_total{G}) or vector(0)")],
             unit="none",
