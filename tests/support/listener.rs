@@ -1,5 +1,6 @@
-//! An orchestrator that has no tasks and keeps what workers say of themselves.
+//! An orchestrator that hands out what a test gives it and keeps what workers say of themselves.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use tonic::{Request, Response, Status};
 pub struct Heard {
     pub registrations: Mutex<Vec<pb::WorkerCapabilities>>,
     pub heartbeats: Mutex<Vec<pb::HeartbeatRequest>>,
+    pub tasks: Mutex<VecDeque<pb::AssignTaskResponse>>,
+    pub completions: Mutex<Vec<pb::TaskCompletionRequest>>,
 }
 
 impl Heard {
@@ -76,7 +79,12 @@ impl OrchestratorService for Listener {
         &self,
         _: Request<pb::AssignTaskRequest>,
     ) -> Result<Response<pb::AssignTaskResponse>, Status> {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        for _ in 0..100 {
+            if let Some(task) = self.0.tasks.lock().unwrap().pop_front() {
+                return Ok(Response::new(task));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         Err(Status::unknown("no tasks available"))
     }
 
@@ -96,9 +104,10 @@ impl OrchestratorService for Listener {
 
     async fn report_task_completion(
         &self,
-        _: Request<pb::TaskCompletionRequest>,
+        request: Request<pb::TaskCompletionRequest>,
     ) -> Result<Response<pb::TaskCompletionResponse>, Status> {
-        done()
+        self.0.completions.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(pb::TaskCompletionResponse { acknowledged: true, ..Default::default() }))
     }
 
     async fn update_job_metrics(

@@ -1,0 +1,175 @@
+//! Tasks on GPUs: a real worker trains through wgpu on software drivers that pass themselves off as graphics cards, and
+//! measures them through a fake NVML.
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use fake_nvml::{Control, Curve, Installed};
+use fake_vulkan::Card;
+use support::listener::{Heard, listen};
+use support::*;
+use tensorfleet_worker::wire::pb;
+use tokio::task::JoinHandle;
+
+/// A machine with cards that both Vulkan and NVML see.
+struct Node {
+    worker: WorkerProcess,
+    fake: Installed,
+    heard: Arc<Heard>,
+    server: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Node {
+    /// Vulkan sees the first `cards` GPUs of `control`.
+    async fn start(control: Control, cards: usize, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = |number: usize| {
+            let folder = folder.path().join(format!("card-{number}"));
+            std::fs::create_dir(&folder).unwrap();
+            let (domain, bus, device) = control.gpus[number].pci;
+            let card = Card { name: format!("Fake card {number}"), pci: (domain, bus, device, 0) };
+            fake_vulkan::install(&folder, &card).unwrap()
+        };
+        let manifests: Vec<PathBuf> = (0..cards).map(manifest).collect();
+        let drivers = std::env::join_paths(&manifests).unwrap().into_string().unwrap();
+        // An empty list would be no list.
+        let drivers = if drivers.is_empty() { "/nowhere/icd.json".to_owned() } else { drivers };
+        let fake = Installed::new(folder.path(), control).unwrap();
+        let (orchestrator, heard, server) = listen().await;
+        let library = fake.library();
+        let mut all = vec![("NVML_LIBRARY", library.to_str().unwrap()), ("VK_DRIVER_FILES", &drivers)];
+        // Loaders before 1.3.234 know it by this name only.
+        all.push(("VK_ICD_FILENAMES", &drivers));
+        all.extend_from_slice(settings);
+        let worker = WorkerProcess::start(orchestrator, &all);
+        Self { worker, fake, heard, server, _folder: folder }
+    }
+
+    /// Hands out a task of `job`.
+    fn give(&self, job: &str, number: i32) {
+        let hyperparameters = [("hidden_layers", "16"), ("learning_rate", "0.01")];
+        self.heard.tasks.lock().unwrap().push_back(pb::AssignTaskResponse {
+            task_id: format!("{job}-{number}"),
+            job_id: job.to_owned(),
+            model_type: "neural_network".to_owned(),
+            dataset_path: "builtin:iris".to_owned(),
+            hyperparameters: hyperparameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            batch_start: 60 * number,
+            batch_end: 60 * (number + 1),
+            attempt: 1,
+            ..Default::default()
+        });
+    }
+
+    /// The report of a task.
+    fn report(&self, task: &str) -> pb::TaskCompletionRequest {
+        let find =
+            || self.heard.completions.lock().unwrap().iter().find(|done| done.task_id == task).cloned();
+        eventually(&format!("{task} is reported"), || find().is_some());
+        find().unwrap()
+    }
+
+    fn metrics(&self) -> String {
+        self.worker.get("/metrics").1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
+    let mut control = Control::with_gpus(2);
+    control.gpus[0].power_watts = Curve::Constant(100.0);
+    control.gpus[1].power_watts = Curve::Constant(250.0);
+    control.gpus[1].throttle_reasons = 4;
+    let settings =
+        [("TRAINING_BACKEND", "wgpu"), ("MAX_CONCURRENT_TASKS", "2"), ("DEVICE_POLICY", "require")];
+    let mut node = Node::start(control, 2, &settings).await;
+    eventually("both cards are matched", || {
+        node.metrics()
+            .lines()
+            .filter(|line| line.starts_with("worker_gpu_adapter_matched{") && line.ends_with(" 1"))
+            .count()
+            == 2
+    });
+    assert_eq!(node.worker.get_json("/health")["reasons"], serde_json::json!([]));
+    assert_eq!(node.worker.get_json("/health")["backend"], "wgpu");
+    for number in 0..2 {
+        node.give("a", number);
+        node.give("b", number);
+        for job in ["a", "b"] {
+            node.report(&format!("{job}-{number}"));
+        }
+    }
+    let reports = ["a-0", "a-1", "b-0", "b-1"].map(|task| node.report(task));
+    for report in &reports {
+        assert!(report.success, "{report:?}");
+        assert_eq!(report.backend, "wgpu");
+        let watts = if report.device == "Fake card 0" { 100.0 } else { 250.0 };
+        let exact = watts * report.duration_seconds;
+        println!(
+            "{}: {} J, exact {exact} J in {} s",
+            report.device, report.energy_joules, report.duration_seconds
+        );
+        assert!(
+            (report.energy_joules / exact - 1.0).abs() < 0.02,
+            "{} J instead of {exact} J",
+            report.energy_joules
+        );
+        let slowed = report.error_message.contains("clocks of the GPU were held down");
+        assert_eq!(slowed, report.device == "Fake card 1", "{}", report.error_message);
+    }
+    assert_eq!(reports[0].device, reports[1].device, "a session keeps its GPU");
+    assert_eq!(reports[2].device, reports[3].device);
+    assert_ne!(reports[0].device, reports[2].device, "both GPUs work");
+    let text = node.metrics();
+    let energy =
+        "worker_task_gpu_energy_joules_total{attribution=\"exclusive\",model_type=\"neural_network\"} ";
+    let counted: f64 = text.lines().find_map(|line| line.strip_prefix(energy)).unwrap().parse().unwrap();
+    let told: f64 = reports.iter().map(|report| report.energy_joules).sum();
+    assert!((counted / told - 1.0).abs() < 1e-6, "{counted} is not {told}");
+    let peaks = text.lines().filter(|line| line.starts_with("worker_task_gpu_memory_peak_bytes{"));
+    assert_eq!(peaks.count(), 4);
+
+    // One of the two is lost: its job goes on, on the other.
+    let lost = usize::from(reports[0].device == "Fake card 1");
+    node.fake.set(|control| control.gpus[lost].lost = true).unwrap();
+    eventually("the loss is known", || node.worker.get_json("/health")["gpus"] == 1);
+    node.give("a", 2);
+    let report = node.report("a-2");
+    assert!(report.success, "{report:?}");
+    assert_eq!(report.device, reports[2].device);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_software_adapter() {
+    let settings = [("TRAINING_BACKEND", "auto"), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let node = Node::start(Control::with_gpus(2), 0, &settings).await;
+    eventually("the missing adapters are known", || {
+        node.metrics()
+            .lines()
+            .filter(|line| line.starts_with("worker_gpu_adapter_matched{") && line.ends_with(" 0"))
+            .count()
+            == 2
+    });
+    let reasons = node.worker.get_json("/health")["reasons"].to_string();
+    assert!(
+        reasons.contains("GPU 0") && reasons.contains("NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics"),
+        "{reasons}"
+    );
+    let log = node.worker.log();
+    let loud = |line: &&serde_json::Value| {
+        line["level"] == "WARN" && line.to_string().contains("NVIDIA_DRIVER_CAPABILITIES")
+    };
+    assert_eq!(log.iter().filter(loud).count(), 2, "once for each: {log:#?}");
+    node.give("a", 0);
+    let report = node.report("a-0");
+    assert!(report.simulated && report.energy_joules == 0.0, "{report:?}");
+}
