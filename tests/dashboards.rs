@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fake_nvml::{Control, Fault, Installed};
+use fake_vulkan::Card;
 use serde_json::Value;
 use support::prometheus::{Prometheus, files, promtool};
 use support::*;
@@ -249,18 +250,34 @@ async fn every_query_about_gpus_has_data_of_a_worker_on_the_fake() {
         gpu.ecc_errors = Some((3, 0));
         gpu.throttle_reasons = POWER_CAP;
     }
+    let drivers: Vec<PathBuf> = (control.gpus.iter().enumerate())
+        .map(|(number, gpu)| {
+            let folder = folder.path().join(format!("card-{number}"));
+            fs::create_dir(&folder).unwrap();
+            let (domain, bus, device) = gpu.pci;
+            let card = Card { name: gpu.name.clone(), pci: (domain, bus, device, 0) };
+            fake_vulkan::install(&folder, &card).unwrap()
+        })
+        .collect();
+    let drivers = std::env::join_paths(drivers).unwrap().into_string().unwrap();
     let mut fake = Installed::new(folder.path(), control).unwrap();
     let library = fake.library();
     let settings = [
-        ("TRAINING_BACKEND", "cpu"),
+        ("TRAINING_BACKEND", "wgpu"),
+        ("DEVICE_POLICY", "require"),
         ("MAX_CONCURRENT_TASKS", "2"),
+        ("VK_DRIVER_FILES", &drivers),
+        // Loaders before 1.3.234 know it by this name only.
+        ("VK_ICD_FILENAMES", &drivers),
         ("NVML_LIBRARY", library.to_str().unwrap()),
         ("GPU_PCIE_THROUGHPUT", "true"),
     ];
     let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
     let prometheus = Prometheus::start(&[worker.http], &rule_files());
     prometheus.query("worker_gpu_power_watts");
-    submit(orchestrator.local_addr(), simulated_job(1_000)).await;
+    let mut job = real_job(1_000);
+    job.hyperparameters.insert("backend".to_owned(), "wgpu".to_owned());
+    submit(orchestrator.local_addr(), job).await;
     let events = |control: &mut Control| {
         control.gpus[0].xids.push(31);
         control.gpus[1].faults.insert("nvmlDeviceGetTemperature".into(), Fault::Error(UNKNOWN));
