@@ -278,7 +278,7 @@ def machines():
             unit="percentunit",
         ),
         panels.table(
-            "Workers",
+            "Builds",
             "Version and build of each worker, and when its process started.",
             [now("worker_build_info{w}"), now("process_start_time_seconds{w} * 1000"), now("worker_gpus{w}")],
             hidden=["Value #A", "__name__"],
