@@ -92,6 +92,8 @@ pub struct ClaimRequest {
     pub backends: Vec<&'static str>,
     /// Jobs whose session is warm.
     pub warm_jobs: Vec<JobId>,
+    /// Free video memory of the GPU that has most of it, in bytes.
+    pub gpu_memory_available_bytes: u64,
 }
 
 /// What a heartbeat says.

@@ -40,6 +40,16 @@ impl GpuSnapshot {
         }
     }
 
+    /// Free video memory of the healthy GPU that has most of it, in bytes.
+    pub fn memory_available_bytes(&self) -> u64 {
+        let usable = self.devices.iter().filter(|device| device.is_usable());
+        let free = usable.filter_map(|device| {
+            let readings = &device.readings;
+            Some(readings.memory_total_bytes?.saturating_sub(readings.memory_used_bytes?))
+        });
+        free.max().unwrap_or_default()
+    }
+
     /// The GPU called `uuid`.
     pub fn device(&self, uuid: &str) -> Option<&GpuDevice> {
         self.devices.iter().find(|device| device.info.uuid == uuid)

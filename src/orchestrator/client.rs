@@ -158,7 +158,7 @@ impl Orchestrator for Client {
             worker_id: request.worker_id.to_string(),
             slots_available: saturated(request.slots_available.into()),
             backends: request.backends.iter().map(|backend| (*backend).to_owned()).collect(),
-            gpu_memory_available_bytes: 0,
+            gpu_memory_available_bytes: request.gpu_memory_available_bytes,
             job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
         };
         let answer = self

@@ -55,7 +55,13 @@ fn registration() -> Registration {
 }
 
 fn claim() -> ClaimRequest {
-    ClaimRequest { worker_id: worker(), slots_available: 1, backends: vec!["cpu"], warm_jobs: vec![job()] }
+    ClaimRequest {
+        worker_id: worker(),
+        slots_available: 1,
+        backends: vec!["cpu"],
+        warm_jobs: vec![job()],
+        gpu_memory_available_bytes: 0,
+    }
 }
 
 fn outcome(identity: &TaskIdentity, ending: Result<(), ErrorCode>) -> TaskOutcome {

@@ -377,6 +377,7 @@ impl<O: Orchestrator> Driver<O> {
                 .map(|backend| backend.name())
                 .collect(),
             warm_jobs: self.parts.engine.warm_jobs(),
+            gpu_memory_available_bytes: self.parts.gpus.snapshot().memory_available_bytes(),
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);

@@ -74,8 +74,10 @@ pub(crate) fn estimate(entry: &ModelEntry, hyperparameters: &Hyperparameters) ->
         }
         _ => vec![inputs, CLASSES],
     };
-    let dense: u64 =
-        widths.windows(2).map(|pair| (pair[0] + 1).saturating_mul(pair[1])).fold(0, u64::saturating_add);
+    let dense: u64 = widths
+        .windows(2)
+        .map(|pair| pair[0].saturating_add(1).saturating_mul(pair[1]))
+        .fold(0, u64::saturating_add);
     // Two convolutions of 3 x 3 with 16 and 32 channels keep their images, and what is made of them as columns.
     let (of_layers, of_row) = match entry.name {
         "cnn" => (inputs.saturating_mul(8 * 128), inputs.saturating_mul(16 * 9 + 16 + 32 * 9 / 4)),
