@@ -99,7 +99,8 @@ impl Dashboard {
         for variable in self.variables() {
             let definition = self.filled(variable["query"]["query"].as_str().unwrap());
             let inside = definition.strip_prefix("label_values(").and_then(|text| text.strip_suffix(')'));
-            let (selector, label) = inside.and_then(|text| text.rsplit_once(", ")).expect("label_values(a, b)");
+            let (selector, label) =
+                inside.and_then(|text| text.rsplit_once(", ")).expect("label_values(a, b)");
             prometheus.label_values(selector, label);
         }
     }
@@ -116,7 +117,8 @@ fn dashboards_fit_the_types_that_grafana_publishes() {
     let modules = root().join("target/npm");
     assert!(modules.join("node_modules").exists(), "{} is missing: scripts/test makes it", modules.display());
     let check = root().join("tests/peers/deploy/dashboards.mjs");
-    let said = succeed(Command::new("node").arg(check).arg(root().join("deploy/grafana/dashboards")).arg(modules));
+    let said =
+        succeed(Command::new("node").arg(check).arg(root().join("deploy/grafana/dashboards")).arg(modules));
     assert!(said.starts_with("2 dashboards fit"), "{said}");
 }
 
@@ -128,7 +130,8 @@ fn dashboards_keep_the_rules_of_shared_dashboards() {
         assert!(model["schemaVersion"].as_u64().unwrap() >= 39);
         assert!(model["id"].is_null() && model["__inputs"].is_null(), "{}", dashboard.name);
         assert!(uids.insert(model["uid"].as_str().unwrap().to_owned()), "the uid is its own");
-        let names: Vec<&str> = dashboard.variables().map(|variable| variable["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            dashboard.variables().map(|variable| variable["name"].as_str().unwrap()).collect();
         assert_eq!(&names[..2], ["job", "instance"], "{}", dashboard.name);
         assert_eq!(model["templating"]["list"][0]["type"], "datasource");
         let mut titles = BTreeSet::new();
@@ -174,7 +177,10 @@ fn rules_are_valid_and_each_alert_is_tested_and_explained() {
             seen += 1;
             let fires = tested.split(&format!("- alertname: {alert}\n")).count() > 1;
             assert!(fires, "no test in which {alert} fires");
-            assert!(tested.contains(&format!("{{ alertname: {alert}, ")), "no test in which {alert} is quiet");
+            assert!(
+                tested.contains(&format!("{{ alertname: {alert}, ")),
+                "no test in which {alert} is quiet"
+            );
             assert!(manual.contains(&format!("\n### {alert}\n")), "docs/deploy.md does not explain {alert}");
         }
         if let Some(record) = line.strip_prefix("- record: ") {
@@ -228,9 +234,11 @@ async fn every_query_about_the_fleet_has_data_of_a_real_worker() {
     let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
     let prometheus = Prometheus::start(&[worker.http], &rule_files());
     prometheus.query("worker_slots");
-    for (dataset, job) in
-        [("builtin:digits", real_job(1_000)), ("builtin:digits", simulated_job(1_000)), ("absent.csv", real_job(2))]
-    {
+    for (dataset, job) in [
+        ("builtin:digits", real_job(1_000)),
+        ("builtin:digits", simulated_job(1_000)),
+        ("absent.csv", real_job(2)),
+    ] {
         let job = tensorfleet_worker::wire::pb::TrainingJobRequest { dataset_path: dataset.into(), ..job };
         submit(orchestrator.local_addr(), job).await;
     }

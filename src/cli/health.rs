@@ -30,7 +30,8 @@ pub struct Args {
 
 /// For clap: an address that can be asked.
 fn url(raw: &str) -> Result<Uri, String> {
-    let fits = |url: &Uri| url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty());
+    let fits =
+        |url: &Uri| url.scheme_str() == Some("http") && url.host().is_some_and(|host| !host.is_empty());
     raw.parse().ok().filter(fits).ok_or_else(|| "allowed: http://host:port/path".to_owned())
 }
 
