@@ -16,6 +16,7 @@ pub mod doctor;
 mod exit;
 pub mod explain;
 mod flags;
+pub mod health;
 mod job;
 pub mod orchestrator;
 mod reference;
@@ -84,6 +85,8 @@ pub enum Command {
     Orchestrator(orchestrator::Args),
     /// Send a training job to an orchestrator
     Submit(submit::Args),
+    /// Ask a running worker whether it is well; exit code 0 when it is, 1 when not
+    Health(health::Args),
     /// Ask a worker how it is
     Status(status::Args),
     /// Ask a worker why a task failed, or waits
@@ -142,6 +145,7 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
         Command::Status(args) => status::execute(args, environment).await,
         Command::Explain(args) => explain::execute(args, environment).await,
         Command::Doctor(args) => doctor::execute(args, environment).await,
+        Command::Health(args) => health::execute(args, environment).await,
         Command::Config(args) => config::execute(args, environment),
         Command::Runner(args) => runner::execute(&args),
         Command::Completions(args) => completions::execute(args),

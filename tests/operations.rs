@@ -350,3 +350,32 @@ async fn cancel_time_out_and_status_over_grpc() {
         "it was cancelled"
     );
 }
+
+#[test]
+fn a_container_engine_learns_from_the_exit_code_whether_the_worker_is_well() {
+    let mut worker = WorkerProcess::start(NOBODY, &[]);
+    let port = worker.http.port().to_string();
+    let asked = |path: &str| {
+        let url = format!("http://{}{path}", worker.http);
+        run(&["health", "--url", &url], &[])
+    };
+    let well = run(&["health"], &[("METRICS_PORT", &port)]);
+    assert_eq!((well.status.code(), stderr(&well)), (Some(0), String::new()));
+    assert_eq!(String::from_utf8_lossy(&well.stdout), "{\"status\":\"ok\"}\n");
+    assert_eq!(asked("/health").status.code(), Some(0), "it works, whatever the orchestrator does");
+    let unready = asked("/readyz");
+    assert_eq!(unready.status.code(), Some(1));
+    assert!(stderr(&unready).contains("503") && stderr(&unready).contains("not registered"), "{unready:?}");
+    assert_eq!(asked("/elsewhere").status.code(), Some(1));
+    assert_eq!(run(&["health", "--url", "https://127.0.0.1/livez"], &[]).status.code(), Some(2));
+
+    worker.signal(Signal::KILL);
+    worker.wait();
+    let gone = run(&["health"], &[("METRICS_PORT", &port)]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(stderr(&gone).contains("cannot connect"), "{gone:?}");
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = run(&["health", "--url", &format!("http://{}/livez", mute.local_addr().unwrap())], &[]);
+    assert_eq!(silent.status.code(), Some(1));
+    assert!(stderr(&silent).contains("no answer"), "{silent:?}");
+}

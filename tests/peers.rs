@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use support::prometheus::{JOB, Prometheus, promtool};
 use support::*;
 use tensorfleet_worker::dev::Contract;
 
@@ -81,27 +82,6 @@ fn a_client_that_knows_nothing_lists_the_services_and_asks_for_the_status() {
     assert_eq!(answer["status"]["status"], "IDLE");
 }
 
-/// The program `name` of Debian's package prometheus.
-fn program(name: &str) -> Command {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap();
-    assert!(found.status.success(), "{name} is missing: scripts/test installs the package prometheus");
-    Command::new(name)
-}
-
-/// Asks Prometheus until `query` has a result.
-fn query(prometheus: SocketAddr, query: &str) -> Vec<Value> {
-    let mut result = Vec::new();
-    eventually(&format!("{query} has a result"), || {
-        let (status, body) = get(prometheus, &format!("/api/v1/query?query={query}"));
-        if status == 200 {
-            let answer: Value = serde_json::from_str(&body).unwrap();
-            result.clone_from(answer["data"]["result"].as_array().unwrap());
-        }
-        !result.is_empty()
-    });
-    result
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_scrapes_the_worker_while_it_trains_and_promtool_finds_nothing() {
     let orchestrator = orchestrator(Contract::Extended).await;
@@ -143,53 +123,11 @@ async fn prometheus_scrapes_the_worker_while_it_trains_and_promtool_finds_nothin
     }
     assert!(metrics.contains("backend=\"cpu\""));
 
-    let mut promtool = program("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
-    let checked = promtool.wait_with_output().unwrap();
-    assert!(
-        checked.status.success() && checked.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&checked.stderr)
-    );
-
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("prometheus.yml");
-    let target = worker.http;
-    std::fs::write(
-        &config,
-        format!("scrape_configs: [{{job_name: w, scrape_interval: 1s, static_configs: [{{targets: ['{target}']}}]}}]"),
-    )
-    .unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut prometheus = program("prometheus")
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()))
-        .arg(format!("--web.listen-address={free}"))
-        .arg("--log.level=info")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (tell, ready) = std::sync::mpsc::channel();
-    let log = BufReader::new(prometheus.stderr.take().unwrap());
-    // Read to the end: a program whose standard error is closed dies of the next line it logs.
-    std::thread::spawn(move || {
-        for line in log.lines().map_while(Result::ok) {
-            if line.contains("Server is ready to receive web requests") {
-                let _ = tell.send(());
-            }
-        }
-    });
-    ready.recv_timeout(PATIENCE).expect("Prometheus did not start");
-    let up = query(free, "up==1");
-    assert_eq!(up[0]["metric"]["job"], "w");
-    let completed = query(free, "sum(worker_tasks_completed_total)>0");
+    promtool(&["check", "metrics"], &metrics);
+    let prometheus = Prometheus::start(&[worker.http], &[]);
+    let up = prometheus.query("up == 1");
+    assert_eq!(up[0]["metric"]["job"], JOB);
+    let completed = prometheus.query("sum(worker_tasks_completed_total) > 0");
     assert!(completed[0]["value"][1].as_str().unwrap().parse::<f64>().unwrap() > 0.0);
-    query(free, "worker_training_loss");
-    let _ = prometheus.kill();
-    let _ = prometheus.wait();
+    prometheus.query("worker_training_loss");
 }

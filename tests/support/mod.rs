@@ -3,6 +3,7 @@
 
 pub mod fickle;
 pub mod listener;
+pub mod prometheus;
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
