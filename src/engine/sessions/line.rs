@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
-use crate::domain::{BATCHES_PER_TASK, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
+use crate::domain::{BATCHES_PER_TASK, Backend, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
 use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::{Course, Slice};
@@ -39,6 +39,17 @@ pub(super) struct Line {
     changed: Condvar,
     /// 0 while nothing is loaded.
     memory_bytes: AtomicU64,
+}
+
+/// How a task ends whose trainer panicked with `message`. Drivers and the libraries over them have no other way to say
+/// that a GPU is gone.
+fn of_panic(backend: Backend, message: &str) -> TaskError {
+    let lower = message.to_ascii_lowercase();
+    let lost = ["device lost", "device is lost", "devicelost", "device_lost", "deviceerror(lost)"];
+    if backend == Backend::Wgpu && lost.iter().any(|words| lower.contains(words)) {
+        return TaskError::new(ErrorCode::DeviceLost, format!("the GPU was lost: {message}"));
+    }
+    TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {message}"))
 }
 
 /// What the thread of a line needs of its table.
@@ -225,7 +236,7 @@ impl Line {
         let ending = ending.unwrap_or_else(|panic| {
             *work = Work::default();
             around.lost.remember(&self.key, Loss::Panic);
-            Err(TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {}", panic_message(&*panic))))
+            Err(of_panic(self.key.backend, panic_message(&*panic)))
         });
         match ending {
             Ok(mut result) => {
@@ -328,5 +339,27 @@ impl Line {
         let note = loss.note(if given { "the model_weights of the task" } else { "its first weights" });
         tracing::warn!(job_id = %self.key.job, model = self.key.model, "{note}");
         Some(note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_gpu_is_told_from_a_defect() {
+        let lost = "wgpu error: Validation Error: Parent device is lost";
+        for (backend, message, code) in [
+            (Backend::Wgpu, lost, ErrorCode::DeviceLost),
+            (
+                Backend::Wgpu,
+                "called `Result::unwrap()` on an `Err` value: DeviceError(Lost)",
+                ErrorCode::DeviceLost,
+            ),
+            (Backend::Wgpu, "index out of bounds", ErrorCode::Panic),
+            (Backend::Cpu, lost, ErrorCode::Panic),
+        ] {
+            assert_eq!(of_panic(backend, message).code, code, "{message}");
+        }
     }
 }
