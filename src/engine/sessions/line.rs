@@ -286,7 +286,14 @@ impl Line {
     /// Whether a panic that `said` this came of a GPU that is no longer there.
     fn is_device_loss(&self, said: &str) -> bool {
         let told = said.to_lowercase();
-        let by_driver = ["device is lost", "device lost", "devicelost", "device_lost", "lost device"];
+        let by_driver = [
+            "device is lost",
+            "device lost",
+            "devicelost",
+            "device_lost",
+            "lost device",
+            "deviceerror(lost)",
+        ];
         let lost = by_driver.iter().any(|words| told.contains(words)) || !self.is_usable();
         if let (true, Some(reservation)) = (lost, &self.reservation) {
             reservation.suspect();
