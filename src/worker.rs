@@ -14,6 +14,7 @@
 
 mod clock;
 mod driver;
+mod endings;
 mod follow;
 mod handle;
 mod held;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
+use super::endings::log_end;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
 use super::held::Held;
 use super::link::LinkView;
@@ -24,7 +25,7 @@ use super::outbox::{Outbox, OutboxState};
 use super::reporter::{Report, Unreported};
 use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
 use super::view::{self, About, Seen};
-use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus};
+use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
 
@@ -470,41 +471,5 @@ async fn at(when: Option<Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
-    }
-}
-
-fn log_end(outcome: &TaskOutcome) {
-    let (task_id, job_id) = (outcome.identity.task_id.as_str(), outcome.identity.job_id.as_str());
-    let seconds = outcome.duration.as_secs_f64();
-    let notes = outcome.notes.join("; ");
-    match &outcome.ending {
-        Ok(result) => tracing::info!(
-            task_id,
-            job_id,
-            attempt = outcome.identity.attempt,
-            model_type = outcome.model.as_str(),
-            epoch = outcome.epoch,
-            loss = result.train.loss,
-            accuracy = result.train.accuracy,
-            backend = result.backend.name(),
-            simulated = result.backend.is_simulated(),
-            seconds,
-            notes,
-            "task completed"
-        ),
-        Err(error) if outcome.status() == TaskStatus::Cancelled => {
-            tracing::info!(task_id, job_id, reason = error.message, seconds, "task cancelled");
-        }
-        Err(error) => {
-            tracing::warn!(
-                task_id,
-                job_id,
-                code = error.code.name(),
-                reason = error.message,
-                seconds,
-                notes,
-                "task failed"
-            );
-        }
     }
 }
