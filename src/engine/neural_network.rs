@@ -4,7 +4,7 @@
 //! hyperparameters --recipe--> architecture, criterion (loss), rule (optimizer), course (learning rate)
 //!                                  |
 //!                    +-------------+--------------+
-//!              Fused: dense, CPU           Tensors: burn, for convolutions and GPUs
+//!              Fused: on the CPU           Tensors: burn, on GPUs
 //!                    +-------------+--------------+
 //!                                  |
 //!                           GradientTrainer: minibatches, evaluation, early stopping, files
@@ -20,6 +20,7 @@
 //! Deliberately absent: batch normalisation, and other architectures than these two.
 
 mod architecture;
+mod convolutions;
 mod fused;
 mod loss;
 mod network;
@@ -33,7 +34,6 @@ mod tests;
 mod trainer;
 mod weights;
 
-use self::architecture::Architecture;
 use self::recipe::Model;
 use super::trainer::{Blueprint, Trainer};
 use crate::domain::TaskError;

@@ -1,4 +1,4 @@
-//! Networks on a device of burn: all convolutional ones, and dense ones on a GPU.
+//! Networks on a device of burn: those on a GPU, and on the CPU the reference for tests.
 //!
 //! Parameters are flat tensors; burn differentiates the layers alone. The optimizers are written out here, because
 //! burn's own are restored onto its default device, which may not be there.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tensorfleet_kernels as kernels;
 
-use super::Architecture;
 use super::architecture::Parameter;
 use super::fused::Fused;
 use super::network::{Dropout, Memory, Network, Rows, Step};
@@ -71,9 +70,11 @@ impl GradientTrainer {
         let Recipe { architecture, rule, start, .. } = &recipe;
         let memory = Memory::fresh(architecture.first_values(*start, seed));
         let parameters = architecture.parameters();
-        let network: Box<dyn Network> = match (architecture, device.backend) {
-            (Architecture::Dense { .. }, Backend::Cpu) => Box::new(Fused::new(architecture, *rule, memory)),
-            _ => Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory)),
+        let network: Box<dyn Network> = match device.backend {
+            Backend::Cpu => Box::new(Fused::new(architecture, *rule, memory)),
+            Backend::Wgpu | Backend::Analytic => {
+                Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory))
+            }
         };
         let minibatches = Minibatches::new(seed, data.train.len(), hyperparameters.batch_size);
         Ok(Self {
@@ -96,7 +97,7 @@ impl GradientTrainer {
     }
 
     #[cfg(test)]
-    pub(super) fn architecture(&self) -> &Architecture {
+    pub(super) fn architecture(&self) -> &super::architecture::Architecture {
         &self.recipe.architecture
     }
 
