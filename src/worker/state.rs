@@ -28,6 +28,7 @@ use crate::engine::Finished;
 use crate::orchestrator::Mode;
 use crate::wire::ClaimedTask;
 
+mod ending;
 mod lease;
 mod transition;
 

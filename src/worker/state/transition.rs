@@ -1,16 +1,15 @@
 //! The rules: what each event does to the state.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::ending::{Ended, count, end, failed, give_back, lease_lost, remember};
 use super::{
-    Admission, Effect, Event, Key, Lease, MOST_POLLS, Polled, RECENT, Record, RunId, Stage, State, Taken,
-    Waiter,
+    Admission, Effect, Event, Key, Lease, MOST_POLLS, Polled, Record, RunId, Stage, State, Taken, Waiter,
 };
-use crate::domain::{ErrorCode, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
+use crate::domain::{ErrorCode, TaskError, TaskId, TaskOutcome, TaskSpec};
 use crate::engine::Finished;
 use crate::orchestrator::Mode;
 use crate::worker::clock::Moment;
@@ -179,12 +178,6 @@ fn give_up_lost(state: &mut State, effects: &mut Vec<Effect>) {
     for key in keys(state, |record| record.is_lost(now) && !record.stopping) {
         stop(state, key, lease_lost(), effects);
     }
-}
-
-fn lease_lost() -> TaskError {
-    let why =
-        "no renewal of the lease was acknowledged in time, so that the task may be another worker's by now";
-    TaskError::new(ErrorCode::LeaseLost, why)
 }
 
 /// The orchestrator accepted this worker. What an earlier process held goes on: at once where nobody else can have it,
@@ -420,114 +413,6 @@ fn forget_renewal(state: &mut State, key: Key) {
         record.renewed = false;
         record.unwanted = true;
     }
-}
-
-/// An interrupted task goes back to the orchestrator, or where that cannot take it, fails as retryable.
-fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<Effect>) {
-    let (reason, now) = (state.interruption, state.now);
-    let extended = !state.speaks_base();
-    let Some(record) = state.records.get_mut(&key) else { return };
-    let error = TaskError::new(ErrorCode::Interrupted, reason);
-    if record.polled && extended && record.attempt > 0 && !record.is_lost(now) {
-        let identity = record.identity();
-        let waiters = std::mem::take(&mut record.waiters);
-        record.stage = Stage::Releasing;
-        let task = Arc::clone(&record.task);
-        let outcome = Arc::new(outcome_of(&task, identity.clone(), Ended::failed(error, duration)));
-        effects.extend(answers(waiters, &outcome));
-        effects.push(Effect::Release { key, identity, reason });
-    } else {
-        end(state, key, Ended::failed(error, duration), effects);
-    }
-}
-
-/// How a task ended, before it is known whom to tell.
-struct Ended {
-    finished: Finished,
-    duration: Duration,
-    energy_joules: Option<f64>,
-}
-
-impl Ended {
-    fn unstarted(error: TaskError) -> Self {
-        Self::failed(error, Duration::ZERO)
-    }
-
-    fn failed(error: TaskError, duration: Duration) -> Self {
-        let finished = Finished { ending: Err(error), notes: Vec::new() };
-        Self { finished, duration, energy_joules: None }
-    }
-}
-
-fn outcome_of(task: &TaskSpec, identity: TaskIdentity, ended: Ended) -> TaskOutcome {
-    let notes = task.notes.iter().cloned().chain(ended.finished.notes).collect();
-    TaskOutcome {
-        identity,
-        model: task.model.clone(),
-        epoch: task.epoch,
-        ending: ended.finished.ending,
-        notes,
-        duration: ended.duration,
-        energy_joules: ended.energy_joules,
-    }
-}
-
-fn answers(waiters: Vec<Waiter>, outcome: &Arc<TaskOutcome>) -> impl Iterator<Item = Effect> {
-    waiters.into_iter().map(|waiter| Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) })
-}
-
-/// Ends a record: tells those who wait, and persists the outcome of a polled one that is still ours. Nothing is reported
-/// under a lost lease: whoever has the task now reports it.
-fn end(state: &mut State, key: Key, mut ended: Ended, effects: &mut Vec<Effect>) {
-    let now = state.now;
-    let Some(record) = state.records.get_mut(&key) else { return };
-    let lost = record.is_lost(now);
-    if lost && ended.finished.ending.is_ok() {
-        let duration = ended.duration;
-        let outcome = outcome_of(&record.task, record.identity(), ended);
-        let task = without_weights(Arc::clone(&record.task));
-        keep_newest(&mut state.unclaimed, (task, Arc::new(outcome)));
-        ended = Ended { finished: failed(lease_lost()), duration };
-    }
-    let Some(record) = state.records.get_mut(&key) else { return };
-    let outcome = Arc::new(outcome_of(&record.task, record.identity(), ended));
-    effects.extend(answers(std::mem::take(&mut record.waiters), &outcome));
-    if record.polled && !lost {
-        record.stage = Stage::Persisting(Arc::clone(&outcome));
-        let lease = record.lease.map(|lease| lease.ends());
-        effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome), lease });
-    } else if let Some(record) = state.records.remove(&key) {
-        remember(state, record.task, Arc::clone(&outcome));
-    }
-    count(state, &outcome, effects);
-}
-
-fn count(state: &mut State, outcome: &Arc<TaskOutcome>, effects: &mut Vec<Effect>) {
-    match outcome.status() {
-        TaskStatus::Completed => state.completed += 1,
-        TaskStatus::Cancelled => state.cancelled += 1,
-        TaskStatus::Failed | TaskStatus::TimedOut => state.failed += 1,
-    }
-    effects.push(Effect::Ended { outcome: Arc::clone(outcome) });
-}
-
-fn remember(state: &mut State, task: Arc<TaskSpec>, outcome: Arc<TaskOutcome>) {
-    keep_newest(&mut state.recent, (without_weights(task), outcome));
-}
-
-/// What a task started from is large and of no more use.
-fn without_weights(task: Arc<TaskSpec>) -> Arc<TaskSpec> {
-    if task.initial_weights.is_empty() && task.received.is_empty() {
-        return task;
-    }
-    Arc::new(TaskSpec { initial_weights: Bytes::new(), received: Bytes::new(), ..TaskSpec::clone(&task) })
-}
-
-fn keep_newest<T>(kept: &mut VecDeque<T>, one: T) {
-    if kept.len() == RECENT {
-        kept.pop_front();
-    }
-    kept.push_back(one);
 }
 
 fn set_stage(state: &mut State, key: Key, stage: Stage) {

@@ -57,10 +57,12 @@ impl History {
             }
             Contract::Base => {
                 let missing = self.job.total - tasks;
+                // The job has ended when so many reports came, whatever they were of.
+                let repeated = counts - tasks;
                 let Self { lost_hand_outs, ambiguous, .. } = self;
                 assert!(
-                    missing <= self.job.failed + lost_hand_outs,
-                    "{missing} are missing, {lost_hand_outs} lost: {:?}",
+                    missing <= self.job.failed + lost_hand_outs + repeated,
+                    "{missing} are missing, {lost_hand_outs} lost, {repeated} repeated: {:?}",
                     self.job
                 );
                 assert!(counts <= tasks + ambiguous, "{counts} counts of {tasks}, {ambiguous} ambiguous");
