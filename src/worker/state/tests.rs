@@ -338,6 +338,14 @@ fn nothing_is_polled_while_outcomes_cannot_be_written() {
     assert!(bench.on(Event::Storage { writable: true }).iter().any(is_poll));
 }
 
+#[test]
+fn nothing_is_polled_while_the_engine_cannot_work() {
+    let mut bench = Bench::new(1, Mode::Extended);
+    bench.on(Event::Engine { trouble: Some("no runner starts".to_owned()) });
+    assert!(bench.on(Event::PollEnded { generation: 1, polled: Polled::Empty }).is_empty());
+    assert!(bench.on(Event::Engine { trouble: None }).iter().any(is_poll));
+}
+
 fn cancel_attempt(attempt: u32) -> Event {
     Event::Cancel {
         task: TaskId::parse("t").unwrap(),
