@@ -11,11 +11,12 @@ use std::time::Instant;
 use tensorfleet_worker::config::{Config, Layers};
 use tensorfleet_worker::data::{Dataset, FeatureForm, Part, Targets};
 use tensorfleet_worker::domain::{
-    Backend, ErrorCode, JobId, Metrics, ModelType, Progress, TaskError, TaskId, TaskIdentity, TaskResult, TaskSpec,
+    Backend, ErrorCode, JobId, Metrics, ModelType, Progress, TaskError, TaskId, TaskIdentity, TaskResult,
+    TaskSpec,
 };
 use tensorfleet_worker::engine::{
-    Blueprint, Control, Done, Engine as _, ModelEntry, ModelRegistry, Observer, Slice, Step, Trained, Trainer,
-    TrainingEngine,
+    Blueprint, Control, Done, Engine as _, ModelEntry, ModelRegistry, Observer, Slice, Step, Trained,
+    Trainer, TrainingEngine,
 };
 
 /// What the engine has to know of the model.
@@ -45,7 +46,10 @@ struct Centroids {
 impl NearestCentroid {
     fn new(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
         let classes = blueprint.data.classes().ok_or_else(|| {
-            TaskError::new(ErrorCode::InvalidArgument, "task: nearest_centroid tells classes apart, not numbers")
+            TaskError::new(
+                ErrorCode::InvalidArgument,
+                "task: nearest_centroid tells classes apart, not numbers",
+            )
         })?;
         let centroids =
             Centroids { sums: vec![vec![0.0; blueprint.data.width()]; classes], counts: vec![0.0; classes] };
@@ -120,7 +124,10 @@ impl Trainer for NearestCentroid {
                 let class = class(&data.train, row);
                 self.centroids.counts[class] += 1.0;
                 let values = self.row(&data.train, row);
-                self.centroids.sums[class].iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(*value));
+                self.centroids.sums[class]
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(sum, value)| *sum += f64::from(*value));
             }
             let share = 1.0 / (step + 1) as f64;
             metrics.loss += (seen.loss - metrics.loss) * share;
@@ -148,8 +155,11 @@ impl Trainer for NearestCentroid {
     fn predict(&self) -> Vec<f32> {
         let rows = 0..self.data.validation.len();
         rows.flat_map(|row| {
-            let near: Vec<f64> =
-                self.distances(self.row(&self.data.validation, row)).iter().map(|distance| (-distance).exp()).collect();
+            let near: Vec<f64> = self
+                .distances(self.row(&self.data.validation, row))
+                .iter()
+                .map(|distance| (-distance).exp())
+                .collect();
             let sum: f64 = near.iter().sum::<f64>().max(f64::MIN_POSITIVE);
             near.into_iter().map(move |near| (near / sum) as f32).collect::<Vec<_>>()
         })
@@ -165,12 +175,14 @@ impl Trainer for NearestCentroid {
     }
 
     fn state(&self) -> Result<Vec<u8>, TaskError> {
-        serde_json::to_vec(&self.centroids).map_err(|error| TaskError::new(ErrorCode::Internal, error.to_string()))
+        serde_json::to_vec(&self.centroids)
+            .map_err(|error| TaskError::new(ErrorCode::Internal, error.to_string()))
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
         let wrong = |why: &str| TaskError::new(ErrorCode::InvalidArgument, format!("model_weights: {why}"));
-        let centroids: Centroids = serde_json::from_slice(state).map_err(|error| wrong(&error.to_string()))?;
+        let centroids: Centroids =
+            serde_json::from_slice(state).map_err(|error| wrong(&error.to_string()))?;
         let fits = centroids.counts.len() == self.centroids.counts.len()
             && centroids.sums.len() == self.centroids.sums.len()
             && centroids.sums.iter().all(|sum| sum.len() == self.data.width());

@@ -47,7 +47,12 @@ pub(crate) async fn run() -> Result<u64, Box<dyn Error + Send + Sync>> {
         client.create_training_job(job).await?;
         while worker.changed().await {
             let status = worker.status();
-            println!("{}: {} completed, {} held", status.worker_id, status.completed_tasks, status.tasks.len());
+            println!(
+                "{}: {} completed, {} held",
+                status.worker_id,
+                status.completed_tasks,
+                status.tasks.len()
+            );
             if status.completed_tasks == 20 {
                 break;
             }

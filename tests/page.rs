@@ -30,6 +30,9 @@ fn the_live_page_works_in_a_browser() {
         "frames stay short",
         "no horizontal scroll, 360 pixels wide",
     ] {
-        assert!(said.contains(&format!("ok {claim}")) || said.contains(claim), "{claim} was not checked: {said}");
+        assert!(
+            said.contains(&format!("ok {claim}")) || said.contains(claim),
+            "{claim} was not checked: {said}"
+        );
     }
 }

@@ -34,7 +34,11 @@ async fn a_worker_says_from_afar_how_it_is_and_why_a_task_failed() {
     let job = submit(address, real_job(1)).await;
     wait_for_end(&orchestrator.board(), &job).await;
     let lost = real_job(1);
-    let lost = submit(address, tensorfleet_worker::wire::pb::TrainingJobRequest { dataset_path: "nowhere.csv".into(), ..lost }).await;
+    let lost = submit(
+        address,
+        tensorfleet_worker::wire::pb::TrainingJobRequest { dataset_path: "nowhere.csv".into(), ..lost },
+    )
+    .await;
     wait_for_end(&orchestrator.board(), &lost).await;
 
     let grpc = worker.grpc.to_string();
@@ -61,7 +65,10 @@ async fn a_worker_says_from_afar_how_it_is_and_why_a_task_failed() {
         assert!(text(&output).contains(part), "{part} is missing in\n{}", text(&output));
     }
     let explained = json(&run(&[], &["explain", task, "--worker", &grpc, "--json"]));
-    assert_eq!((&explained["state"], &explained["details"]["error_code"]), (&"failed".into(), &"NOT_FOUND".into()));
+    assert_eq!(
+        (&explained["state"], &explained["details"]["error_code"]),
+        (&"failed".into(), &"NOT_FOUND".into())
+    );
     let output = run(&[], &["explain", "no-such-task", "--worker", &grpc, "--json"]);
     assert_eq!((output.status.code(), &json(&output)["state"]), (Some(1), &"unknown".into()));
     orchestrator.shutdown().await;
@@ -122,12 +129,18 @@ async fn the_doctor_finds_nothing_where_all_is_well() {
         let report = json(&output);
         assert_eq!((output.status.code(), &report["ok"]), (Some(0), &true.into()), "{report}");
         assert!(found(&report, "orchestrator.grpc").1.contains(said), "{report}");
-        for check in ["configuration", "state_dir", "clock", "gpu.adapter", "orchestrator.dns", "orchestrator.tcp"] {
+        for check in
+            ["configuration", "state_dir", "clock", "gpu.adapter", "orchestrator.dns", "orchestrator.tcp"]
+        {
             assert_eq!(found(&report, check).0, "ok", "{report}");
         }
         // It left no trace: neither a worker at the orchestrator's nor a file.
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
-        assert!(orchestrator.board().read(|board| board.worker_activity().into_iter().all(|worker| worker.current.is_none())));
+        assert!(
+            orchestrator
+                .board()
+                .read(|board| board.worker_activity().into_iter().all(|worker| worker.current.is_none()))
+        );
         orchestrator.shutdown().await;
     }
 }
@@ -137,7 +150,8 @@ fn the_doctor_tells_configuration_from_environment_and_says_what_mends_each() {
     let output = run(&[("WORKER_PORT", "high"), ("TASK_TIMEOUT", "soon")], &["doctor", "--json"]);
     let report = json(&output);
     assert_eq!((output.status.code(), &report["exit_code"]), (Some(2), &2.into()), "{report}");
-    let wrong = report["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "configuration");
+    let wrong =
+        report["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == "configuration");
     assert_eq!(wrong.filter(|finding| finding["level"] == "error").count(), 2, "{report}");
 
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -160,7 +174,11 @@ fn the_doctor_tells_configuration_from_environment_and_says_what_mends_each() {
         assert!(level == "error" && mends.contains(repair), "{check}: {report}");
     }
     let output = run(&settings, &["doctor"]);
-    assert!(text(&output).contains("to mend it:") && text(&output).contains(" errors, "), "{}", text(&output));
+    assert!(
+        text(&output).contains("to mend it:") && text(&output).contains(" errors, "),
+        "{}",
+        text(&output)
+    );
     let output = run(&[("ORCHESTRATOR_ADDRESS", "no-such-name.invalid:1")], &["doctor", "--json"]);
     assert_eq!(found(&json(&output), "orchestrator.dns").0, "error");
 }

@@ -130,12 +130,7 @@ struct Common {
 
 impl Common {
     fn new(history: &History, status: Summary, gpus: &GpuSnapshot) -> Self {
-        Self {
-            tick: history.tick(),
-            at_ms: history.now_ms(),
-            status,
-            nvml: gpus.nvml.name(),
-        }
+        Self { tick: history.tick(), at_ms: history.now_ms(), status, nvml: gpus.nvml.name() }
     }
 }
 
