@@ -10,7 +10,7 @@ use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs, traces};
-use crate::{data, engine, gpu, worker};
+use crate::{data, engine, gpu, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ use super::handle::WorkerHandle;
 use super::latest;
 use super::reporter::Unreported;
 use super::state::Event;
-use crate::domain::{Capabilities, GpuInfo, LinkState, TaskIdentity, WorkerId, WorkerStatus};
+use crate::domain::{Capabilities, GpuInfo, LinkState, WorkerId, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::{GpuProbe, GpuSnapshot};
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};

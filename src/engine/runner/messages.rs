@@ -144,6 +144,7 @@ impl Submit {
             timeout: None,
             lease: None,
             initial_weights: self.initial_weights,
+            received: Bytes::new(),
         }))
     }
 }

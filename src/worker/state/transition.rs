@@ -10,7 +10,6 @@ use super::{
     Admission, Effect, Event, Key, Lease, MOST_POLLS, Polled, Record, RunId, Stage, State, Taken, Waiter,
 };
 use crate::domain::{ErrorCode, TaskError, TaskId, TaskOutcome, TaskSpec};
-use crate::engine::Finished;
 use crate::orchestrator::Mode;
 use crate::worker::clock::Moment;
 use crate::worker::handle::{CancelAnswer, ExecuteError};
