@@ -20,6 +20,8 @@ mod terms;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::without_socket;
 
 pub use board::Board;
 pub use job::{EpochSummary, Figures, JobRequest, JobStatus, JobSummary};
@@ -148,28 +150,6 @@ impl DevOrchestrator {
         drop(self.stop);
         self.tracker.wait().await;
     }
-}
-
-/// The orchestrator without a socket, for simulations: calls go to it as to any service.
-#[cfg(test)]
-pub(crate) fn without_socket(config: &DevConfig) -> (BoardHandle, crate::orchestrator::Transport) {
-    let board = BoardHandle::new(Board::new(config.contract, config.lease));
-    let stop = CancellationToken::new();
-    let service = Service {
-        board: board.clone(),
-        long_poll: config.long_poll,
-        heartbeat_interval: config.heartbeat_interval,
-        stop: stop.clone(),
-    };
-    TaskTracker::new().spawn(take_lost_tasks_back(board.clone(), stop));
-    let service = OrchestratorServiceServer::new(service);
-    let answer = move |request| tower::ServiceExt::oneshot(service.clone(), request);
-    let service =
-        tower::ServiceExt::map_err(
-            tower::service_fn(answer),
-            |never: std::convert::Infallible| match never {},
-        );
-    (board, crate::orchestrator::Transport::new(service))
 }
 
 async fn serve(server: impl Future<Output = Result<(), tonic::transport::Error>>, stop: CancellationToken) {

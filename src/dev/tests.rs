@@ -227,3 +227,24 @@ async fn health_is_served_and_a_watcher_does_not_hold_the_shutdown_up() {
     assert!(watch.message().await.unwrap().is_some());
     timeout(PATIENCE, orchestrator.shutdown()).await.unwrap();
 }
+
+/// The orchestrator without a socket, for simulations: calls go to it as to any service.
+pub(crate) fn without_socket(config: &DevConfig) -> (BoardHandle, crate::orchestrator::Transport) {
+    let board = BoardHandle::new(Board::new(config.contract, config.lease));
+    let stop = CancellationToken::new();
+    let service = Service {
+        board: board.clone(),
+        long_poll: config.long_poll,
+        heartbeat_interval: config.heartbeat_interval,
+        stop: stop.clone(),
+    };
+    TaskTracker::new().spawn(take_lost_tasks_back(board.clone(), stop));
+    let service = OrchestratorServiceServer::new(service);
+    let answer = move |request| tower::ServiceExt::oneshot(service.clone(), request);
+    let service =
+        tower::ServiceExt::map_err(
+            tower::service_fn(answer),
+            |never: std::convert::Infallible| match never {},
+        );
+    (board, crate::orchestrator::Transport::new(service))
+}
