@@ -51,7 +51,7 @@ fn fuzz_checkpoints() {
     fuzz::run("a checkpoint", &[good], |bytes| {
         number += 1;
         let mut bytes = bytes.to_vec();
-        if number % 2 == 0 && bytes.len() > DIGEST_BYTES {
+        if number.is_multiple_of(2) && bytes.len() > DIGEST_BYTES {
             let content = bytes.len() - DIGEST_BYTES;
             let digest = Sha256::digest(&bytes[..content]);
             bytes[content..].copy_from_slice(&digest);

@@ -50,7 +50,7 @@ fn fuzz_outbox_segments() {
     fuzz::run("an outbox segment", &written(), |bytes| {
         number += 1;
         let mut bytes = bytes.to_vec();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             seal(&mut bytes);
         }
         fs::write(&path, &bytes).unwrap();
