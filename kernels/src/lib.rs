@@ -4,34 +4,41 @@
 //! classification  softmax_cross_entropy, softmax_cross_entropy_gradient (weighted or not), softmax
 //! regression      squared_error, squared_error_gradient, absolute_error, absolute_error_gradient
 //! margins         squared_hinge_gradient, epsilon_insensitive_gradient
+//! convolution     Filters, convolve (with pooling and ReLU), convolve_backward, transpose
 //! dense           Dense (forward, backward), dense_gradients, relu, relu_backward, drop_out
 //! optimizers      sgd, adam, adamw, rmsprop
 //! matrix          Matrix, multiply
 //! parameters      fill_uniform
 //! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
+//! gpu             some of these on a GPU, in CubeCL (feature `wgpu`)
 //! ```
 //!
 //! Invariants: every function is pure (slices in, slices and sums out), takes row-major `f32`, adds up in `f64`
 //! in the order of the rows, and so gives the same bits for the same input whatever else runs. NaN and infinity
 //! are not errors: they come out as a NaN or infinite loss, which the caller looks at.
 //!
-//! Threads are used by `multiply` alone, which gives the same bits for any number of them.
+//! Threads are used by `multiply`, `convolve` and `convolve_backward` alone, which give the same bits for any number of them.
 //!
 //! Deliberately absent: devices and allocation. A caller splits the rows if it wants to.
 
 mod classification;
+mod convolution;
 mod dense;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
 mod margins;
 mod matrix;
 mod optimizers;
 mod parameters;
 mod regression;
+mod simd;
 pub mod trees;
 
 pub use classification::{
     ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,
     weighted_softmax_cross_entropy_gradient,
 };
+pub use convolution::{Filters, Passed, Slopes, Stage, convolve, convolve_backward, transpose};
 pub use dense::{Dense, dense_gradients, drop_out, dropout_scale, dropout_threshold, relu, relu_backward};
 pub use margins::{epsilon_insensitive_gradient, squared_hinge_gradient};
 pub use matrix::{Existing, Matrix, multiply};

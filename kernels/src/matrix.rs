@@ -2,6 +2,10 @@
 
 use gemm::Parallelism;
 
+/// Multiplications from which on a product is shared by threads; a smaller one takes less than 0.1 ms on one, and
+/// waiting for others costs as much.
+const SHARED_FROM: usize = 4 << 20;
+
 /// A matrix in a slice.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
@@ -67,6 +71,8 @@ pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, existing: Existing, out: &m
         }
         return;
     }
+    let size = rows.saturating_mul(columns).saturating_mul(depth);
+    let threads = if size >= SHARED_FROM { Parallelism::Rayon(0) } else { Parallelism::None };
     let stride = |stride: usize| isize::try_from(stride).unwrap_or(isize::MAX);
     #[allow(unsafe_code, reason = "gemm takes pointers")]
     // SAFETY: `Matrix::new` and the assertions above hold every index below within its slice: the greatest one of a
@@ -92,7 +98,7 @@ pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, existing: Existing, out: &m
             false,
             false,
             false,
-            Parallelism::Rayon(0),
+            threads,
         );
     }
 }

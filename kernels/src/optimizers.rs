@@ -1,7 +1,24 @@
 //! Steps of optimizers: parameters and moments, updated in place in one pass, by the rules of PyTorch 2.
 
 /// Epsilon of PyTorch's adaptive optimizers.
-const EPSILON: f32 = 1e-8;
+pub(crate) const EPSILON: f32 = 1e-8;
+
+/// Decay rate of Adam's first moments.
+pub(crate) const FIRST: f32 = 0.9;
+
+/// Decay rate of Adam's second moments.
+pub(crate) const SECOND: f32 = 0.999;
+
+/// Decay rate of the mean squares of RMSprop.
+pub(crate) const KEPT: f32 = 0.99;
+
+/// Adam's step size, and what the root of its second moments is multiplied by: both make up for moments that started at 0.
+pub(crate) fn corrections(learning_rate: f32, step: u64) -> (f32, f32) {
+    let time = i32::try_from(step).unwrap_or(i32::MAX);
+    let size = f64::from(learning_rate) / (1.0 - f64::from(FIRST).powi(time));
+    let scale = 1.0 / (1.0 - f64::from(SECOND).powi(time)).sqrt();
+    (size as f32, scale as f32)
+}
 
 /// Parameters and what goes with them; all slices have the same length.
 #[derive(Debug)]
@@ -67,13 +84,9 @@ pub fn adamw(descent: Descent<'_>, moments: AdamMoments<'_>) {
 }
 
 fn adam_with(descent: Descent<'_>, moments: AdamMoments<'_>, decay: impl Fn(f32, f32) -> (f32, f32)) {
-    const FIRST: f32 = 0.9;
-    const SECOND: f32 = 0.999;
     descent.check(moments.first);
     descent.check(moments.second);
-    let time = i32::try_from(moments.step).unwrap_or(i32::MAX);
-    let step = (f64::from(descent.learning_rate) / (1.0 - f64::from(FIRST).powi(time))) as f32;
-    let scale = (1.0 / (1.0 - f64::from(SECOND).powi(time)).sqrt()) as f32;
+    let (step, scale) = corrections(descent.learning_rate, moments.step);
     let values = descent.parameters.iter_mut().zip(descent.gradient);
     for ((parameter, slope), (first, second)) in values.zip(moments.first.iter_mut().zip(moments.second)) {
         let (kept, slope) = decay(*parameter, *slope);
@@ -89,7 +102,6 @@ fn adam_with(descent: Descent<'_>, moments: AdamMoments<'_>, decay: impl Fn(f32,
 /// # Panics
 /// When the shapes differ.
 pub fn rmsprop(descent: Descent<'_>, momentum: f32, velocity: &mut [f32], squares: &mut [f32]) {
-    const KEPT: f32 = 0.99;
     descent.check(velocity);
     descent.check(squares);
     let Descent { parameters, gradient, learning_rate, weight_decay } = descent;

@@ -30,5 +30,7 @@ pub use derivatives::{
 pub use histogram::{TILE, Tile, accumulate, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};
 pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values};
+#[cfg(feature = "wgpu")]
+pub(crate) use split::LEAST_GAIN;
 pub use split::{Penalties, Split, best_split};
 pub use walk::{Side, TreeNode, add_tree, add_tree_at, leaf_of};

@@ -2,13 +2,15 @@
 //!
 //! Always trains for real: `auto` means the GPU where there is one, else the CPU.
 
+use std::sync::Arc;
+
 use super::device::ComputeDevice;
 use super::placement::place_local;
 use super::search::Search;
 use super::session::{Session, SessionPlan, Validation};
 use super::trainer::{Course, ModelEntry, Slice};
 use super::{Config, Control, OpenError, priority};
-use crate::data::{Dataset, TargetKind, Targets};
+use crate::data::{self, Dataset, TargetKind, Targets};
 use crate::domain::{Backend, Hyperparameters, InvalidField, ModelType, TaskError, TaskResult};
 
 /// A model and its data set.
@@ -48,21 +50,45 @@ impl LocalTraining {
         config: &Config,
         check: &dyn Fn() -> Result<(), TaskError>,
     ) -> Result<Self, OpenError> {
-        let entry = ModelEntry::of(model).ok_or_else(|| {
-            TaskError::from(InvalidField::new("model_type", model.as_str(), ModelEntry::list()))
-        })?;
-        let device = place_local(config, hyperparameters.backend, &Search::new(config))?;
-        priority::lower_shared_pool();
-        let seed = hyperparameters.seed.unwrap_or(0);
-        let plan = SessionPlan {
-            entry,
-            dataset_path: dataset_path.to_owned(),
-            hyperparameters: hyperparameters.clone(),
-            seed,
-            device: device.clone(),
-        };
+        let plan = plan(model, dataset_path, hyperparameters, config)?;
         let session = Session::open(&plan, &config.data, check)?;
-        Ok(Self { session, entry, device, seed, total_epochs: hyperparameters.total_epochs })
+        Ok(Self::with(session, plan))
+    }
+
+    /// The rows that [`Self::open`] would train and hold out, for [`Self::on`].
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn load(
+        model: &ModelType,
+        dataset_path: &str,
+        hyperparameters: &Hyperparameters,
+        config: &Config,
+    ) -> Result<Arc<Dataset>, OpenError> {
+        let seed = hyperparameters.seed.unwrap_or(0);
+        let options = entry(model)?.load_options(hyperparameters, seed);
+        let data = data::load(dataset_path, &options, &config.data, &|| Ok(())).map_err(TaskError::from)?;
+        Ok(Arc::new(data))
+    }
+
+    /// Builds the model on rows that were loaded before, so that several models share them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn on(
+        model: &ModelType,
+        data: Arc<Dataset>,
+        hyperparameters: &Hyperparameters,
+        config: &Config,
+    ) -> Result<Self, OpenError> {
+        let plan = plan(model, "", hyperparameters, config)?;
+        let session = Session::on(&plan, data)?;
+        Ok(Self::with(session, plan))
+    }
+
+    fn with(session: Session, plan: SessionPlan) -> Self {
+        let SessionPlan { entry, hyperparameters, seed, device, .. } = plan;
+        Self { session, entry, device, seed, total_epochs: hyperparameters.total_epochs }
     }
 
     /// Minibatches of one epoch, at least 1.
@@ -166,6 +192,29 @@ impl std::fmt::Debug for LocalTraining {
             .field("device", &self.device)
             .finish_non_exhaustive()
     }
+}
+
+fn entry(model: &ModelType) -> Result<&'static ModelEntry, TaskError> {
+    ModelEntry::of(model)
+        .ok_or_else(|| TaskError::from(InvalidField::new("model_type", model.as_str(), ModelEntry::list())))
+}
+
+fn plan(
+    model: &ModelType,
+    dataset_path: &str,
+    hyperparameters: &Hyperparameters,
+    config: &Config,
+) -> Result<SessionPlan, OpenError> {
+    let entry = entry(model)?;
+    let device = place_local(config, hyperparameters.backend, &Search::new(config))?;
+    priority::lower_shared_pool();
+    Ok(SessionPlan {
+        entry,
+        dataset_path: dataset_path.to_owned(),
+        hyperparameters: hyperparameters.clone(),
+        seed: hyperparameters.seed.unwrap_or(0),
+        device,
+    })
 }
 
 fn greatest(row: &[f32]) -> usize {

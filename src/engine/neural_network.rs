@@ -4,14 +4,14 @@
 //! hyperparameters --recipe--> architecture, criterion (loss), rule (optimizer), course (learning rate)
 //!                                  |
 //!                    +-------------+--------------+
-//!              Fused: dense, CPU           Tensors: burn, for convolutions and GPUs
+//!              Fused: on the CPU           Tensors: burn, on GPUs
 //!                    +-------------+--------------+
 //!                                  |
 //!                           GradientTrainer: minibatches, evaluation, early stopping, files
 //! ```
 //!
-//! Outputs are on the host once a step: loss, accuracy and the gradient by the outputs come of one pass over them.
-//! The loss is needed at every step anyway, to notice divergence.
+//! Loss, accuracy and the gradient by the outputs come of one pass over the outputs. The loss is on the host once a
+//! step, to notice divergence: a step whose loss is no number changes nothing.
 //!
 //! Invariants: all that is random comes from streams of the job's seed (first weights one, dropout one for each epoch
 //! and minibatch), nothing from burn's global generator; parameters have the layout of PyTorch throughout; the same
@@ -20,7 +20,10 @@
 //! Deliberately absent: batch normalisation, and other architectures than these two.
 
 mod architecture;
+mod convolutions;
+mod descent;
 mod fused;
+mod judging;
 mod loss;
 mod network;
 mod recipe;
@@ -33,7 +36,6 @@ mod tests;
 mod trainer;
 mod weights;
 
-use self::architecture::Architecture;
 use self::recipe::Model;
 use super::trainer::{Blueprint, Trainer};
 use crate::domain::TaskError;

@@ -19,7 +19,7 @@ use super::device::ComputeDevice;
 use super::minibatches::{diverged, no_number, permutation};
 use super::seeds::Purpose;
 use super::trainer::{Blueprint, Course, ModelEntry, Slice, Trainer, Verdict};
-use crate::data::{self, Dataset, LoadOptions};
+use crate::data::{self, Dataset};
 use crate::domain::{ErrorCode, Hyperparameters, Metrics, TaskError, TaskResult};
 
 /// Held-out rows that may be evaluated for each trained one in the middle of an epoch. A forward pass costs about a
@@ -70,15 +70,18 @@ impl Session {
         data: &data::Config,
         check: &dyn Fn() -> Result<(), TaskError>,
     ) -> Result<Self, TaskError> {
-        let SessionPlan { entry, dataset_path, hyperparameters, seed, device } = plan;
-        let options = LoadOptions {
-            target: hyperparameters.target.clone(),
-            problem: hyperparameters.problem,
-            validation_split: hyperparameters.validation_split,
-            seed: *seed,
-            features: entry.features,
-        };
-        let data = Arc::new(data::load(dataset_path, &options, data, check).map_err(TaskError::from)?);
+        let SessionPlan { entry, dataset_path, hyperparameters, seed, .. } = plan;
+        let options = entry.load_options(hyperparameters, *seed);
+        let data = data::load(dataset_path, &options, data, check).map_err(TaskError::from)?;
+        Self::on(plan, Arc::new(data))
+    }
+
+    /// Builds the model on rows that were loaded already.
+    ///
+    /// # Errors
+    /// What is wrong with the hyperparameters.
+    pub(crate) fn on(plan: &SessionPlan, data: Arc<Dataset>) -> Result<Self, TaskError> {
+        let SessionPlan { entry, hyperparameters, seed, device, .. } = plan;
         let blueprint = Blueprint { data: &data, hyperparameters, device, seed: *seed };
         let trainer = (entry.build)(&blueprint)?;
         let held_out = permutation(*seed, Purpose::Validation, 0, data.validation.rows.len());

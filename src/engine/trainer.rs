@@ -9,7 +9,7 @@ use super::Control;
 use super::device::ComputeDevice;
 use super::neural_network;
 use super::trees::TreeModel;
-use crate::data::{Dataset, FeatureForm};
+use crate::data::{Dataset, FeatureForm, LoadOptions};
 use crate::domain::{Hyperparameters, Metrics, ModelType, Stopping, TaskError};
 
 /// What a trainer is built from.
@@ -254,6 +254,17 @@ pub(crate) const MODELS: &[ModelEntry] = &[
 ];
 
 impl ModelEntry {
+    /// How its rows are loaded.
+    pub(crate) fn load_options(&self, hyperparameters: &Hyperparameters, seed: u64) -> LoadOptions {
+        LoadOptions {
+            target: hyperparameters.target.clone(),
+            problem: hyperparameters.problem,
+            validation_split: hyperparameters.validation_split,
+            seed,
+            features: self.features,
+        }
+    }
+
     /// The entry of `model`, by name or alias.
     pub(crate) fn of(model: &ModelType) -> Option<&'static Self> {
         let model = model.as_str();

@@ -5,7 +5,7 @@ use super::histogram::sum_of;
 use super::walk::Side;
 
 /// Least gain of a split.
-const LEAST_GAIN: f64 = 1e-6;
+pub(crate) const LEAST_GAIN: f64 = 1e-6;
 
 /// What a leaf costs.
 #[derive(Debug, Clone, Copy, PartialEq)]

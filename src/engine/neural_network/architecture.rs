@@ -1,7 +1,7 @@
 //! What networks are made of: their layers, the names and shapes of their parameters, and first values.
 
 use rand::RngExt;
-use tensorfleet_kernels as kernels;
+use tensorfleet_kernels::{self as kernels, Stage};
 
 use crate::data::Dataset;
 use crate::domain::{ErrorCode, Hyperparameters, InvalidField, TaskError};
@@ -149,6 +149,18 @@ impl Architecture {
             ]
             .concat(),
         }
+    }
+
+    /// Its convolutions, in order.
+    pub(super) fn stages(&self) -> Vec<Stage> {
+        let Self::Convolutional { image: Image { channels, height, width }, .. } = *self else {
+            return Vec::new();
+        };
+        let [first, second] = CHANNELS;
+        vec![
+            Stage { channels, height, width, filters: first },
+            Stage { channels: first, height: height / POOL, width: width / POOL, filters: second },
+        ]
     }
 
     /// Number of values of its parameters.

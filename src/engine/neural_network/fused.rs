@@ -1,18 +1,20 @@
-//! Dense networks on the CPU: forward, loss, backward and optimizer over flat slices, nothing allocated in between.
+//! Networks on the CPU: forward, loss, backward and optimizer over flat slices, nothing allocated in between.
 
 use std::ops::Range;
 
 use tensorfleet_kernels::{self as kernels, AdamMoments, Dense, Descent};
 
 use super::architecture::{Architecture, Parameter};
+use super::convolutions::Convolutions;
 use super::network::{Judge, Memory, Network, Rows, Rule, Step};
 use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
 
-/// A dense network in the CPU's memory.
+/// A network in the CPU's memory: dense layers, and convolutions before them where it has some.
 #[derive(Debug, Clone)]
 pub(super) struct Fused {
     parameters: Vec<Parameter>,
+    convolutions: Option<Convolutions>,
     layers: Vec<Layer>,
     rule: Rule,
     memory: Memory,
@@ -44,7 +46,7 @@ struct Scratch {
 }
 
 impl Fused {
-    /// A network of dense layers with `parameters`, shape as `architecture` says.
+    /// A network with `memory`, whose parameters have the shapes that `architecture` says.
     pub(super) fn new(architecture: &Architecture, rule: Rule, memory: Memory) -> Self {
         let parameters = architecture.parameters();
         let mut end = 0;
@@ -53,20 +55,26 @@ impl Fused {
             end += parameter.len();
             start..end
         };
-        let layers = parameters
-            .chunks_exact(2)
-            .map(|pair| Layer { weight: next(&pair[0]), bias: next(&pair[1]) })
-            .collect();
-        Self { parameters, layers, rule, memory, scratch: Scratch::default() }
+        let mut pairs = parameters.chunks_exact(2).map(|pair| (next(&pair[0]), next(&pair[1])));
+        let stages = architecture.stages().into_iter();
+        let stages: Vec<_> =
+            stages.zip(pairs.by_ref()).map(|(stage, (weight, bias))| (stage, weight, bias)).collect();
+        let convolutions = (!stages.is_empty()).then(|| Convolutions::new(stages));
+        let layers = pairs.map(|(weight, bias)| Layer { weight, bias }).collect();
+        Self { parameters, convolutions, layers, rule, memory, scratch: Scratch::default() }
     }
 
     /// Fills the signals for `rows`; those of hidden layers are behind ReLU and dropout.
     fn forward(&mut self, rows: Rows<'_>, how: &mut Step) {
+        if let Some(convolutions) = &mut self.convolutions {
+            convolutions.forward(&self.memory.parameters, rows);
+        }
+        let first = self.convolutions.as_ref().map_or(rows.features, Convolutions::flat);
         let signals = &mut self.scratch.signals;
         signals.resize_with(self.layers.len(), Vec::new);
         for (index, layer) in self.layers.iter().enumerate() {
             let (before, rest) = signals.split_at_mut(index);
-            let input = before.last().map_or(rows.features, |signal| signal.as_slice());
+            let input = before.last().map_or(first, |signal| signal.as_slice());
             let output = &mut rest[0];
             output.resize(rows.count * layer.bias.len(), 0.0);
             layer.of(&self.memory.parameters).forward(input, output);
@@ -82,18 +90,24 @@ impl Fused {
     /// Fills the gradient by all parameters from that by the outputs, which is in the first of the slopes.
     fn backward(&mut self, rows: Rows<'_>, scale: f32) {
         let Scratch { signals, slopes: [by_output, by_input], gradient } = &mut self.scratch;
+        let first = self.convolutions.as_ref().map_or(rows.features, Convolutions::flat);
         gradient.resize(self.memory.parameters.len(), 0.0);
         for (index, layer) in self.layers.iter().enumerate().rev() {
-            let input = index.checked_sub(1).map_or(rows.features, |before| signals[before].as_slice());
+            let input = index.checked_sub(1).map_or(first, |before| signals[before].as_slice());
             let (by_weight, by_bias) =
                 gradient[layer.weight.start..layer.bias.end].split_at_mut(layer.weight.len());
             kernels::dense_gradients(input, by_output, by_weight, by_bias);
-            if index > 0 {
+            if index > 0 || self.convolutions.is_some() {
                 by_input.resize(input.len(), 0.0);
                 layer.of(&self.memory.parameters).backward(by_output, by_input);
-                kernels::relu_backward(input, scale, by_input);
                 std::mem::swap(by_output, by_input);
             }
+            if index > 0 {
+                kernels::relu_backward(input, scale, by_output);
+            }
+        }
+        if let Some(convolutions) = &mut self.convolutions {
+            convolutions.backward(rows, by_output, gradient);
         }
     }
 
@@ -122,12 +136,12 @@ impl Fused {
 }
 
 impl Network for Fused {
-    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: &mut Judge<'_>) -> Sums {
+    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
         self.forward(rows, &mut how);
         let Scratch { signals, slopes: [by_output, _], .. } = &mut self.scratch;
         let outputs = signals.last().map_or(&[][..], Vec::as_slice);
         by_output.resize(outputs.len(), 0.0);
-        let sums = judge(outputs, by_output);
+        let sums = judge.gradient(outputs, by_output);
         if sums.loss.is_finite() {
             self.backward(rows, how.dropout.map_or(1.0, |dropout| dropout.scale()));
             self.descend(how.learning_rate);
@@ -136,10 +150,15 @@ impl Network for Fused {
     }
 
     fn outputs(&self, rows: Rows<'_>) -> Vec<f32> {
+        let mut convolutions = self.convolutions.as_ref().map(Convolutions::fresh);
+        if let Some(convolutions) = &mut convolutions {
+            convolutions.forward(&self.memory.parameters, rows);
+        }
+        let first = convolutions.as_ref().map_or(rows.features, Convolutions::flat);
         let mut signal = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let mut output = vec![0.0; rows.count * layer.bias.len()];
-            let input = if index == 0 { rows.features } else { &signal };
+            let input = if index == 0 { first } else { &signal };
             layer.of(&self.memory.parameters).forward(input, &mut output);
             if index + 1 < self.layers.len() {
                 kernels::relu(&mut output);
@@ -166,9 +185,13 @@ impl Network for Fused {
     }
 
     fn duplicate(&self) -> Box<dyn Network> {
-        let scratch = Scratch::default();
-        let Self { parameters, layers, rule, memory, .. } = self;
-        let (parameters, layers, rule, memory) = (parameters.clone(), layers.clone(), *rule, memory.clone());
-        Box::new(Self { parameters, layers, rule, memory, scratch })
+        Box::new(Self {
+            parameters: self.parameters.clone(),
+            convolutions: self.convolutions.as_ref().map(Convolutions::fresh),
+            layers: self.layers.clone(),
+            rule: self.rule,
+            memory: self.memory.clone(),
+            scratch: Scratch::default(),
+        })
     }
 }

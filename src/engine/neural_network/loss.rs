@@ -128,6 +128,15 @@ impl Criterion {
         }
     }
 
+    /// Class of each row of `part` at `rows`, and how much each class counts, where this is the cross-entropy.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "asked for by GPUs alone"))]
+    pub(super) fn cross_entropy(&self, part: &Part, rows: &[u32]) -> Option<(Vec<u32>, &[f32])> {
+        match (self.objective, &part.targets) {
+            (Objective::CrossEntropy, Targets::Classes(ids)) => Some((gather(ids, rows), &self.weights)),
+            _ => None,
+        }
+    }
+
     /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`; writes the gradient of the mean
     /// loss by the outputs into `gradient`, which has their shape. Classes count by their weights.
     pub(super) fn gradient(&self, outputs: &[f32], part: &Part, rows: &[u32], gradient: &mut [f32]) -> Sums {

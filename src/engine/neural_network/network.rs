@@ -1,9 +1,9 @@
 //! What a network does, wherever its numbers are: a step, outputs, and its whole state in and out.
 //!
 //! ```text
-//! step:  batch --forward--> outputs [rows, width] --to host--> judge: loss, hits, gradient (kernels)
-//!                  ^                                              |
-//!                  +------ optimizer <---- backward <-------------+
+//! step:  batch --forward--> outputs [rows, width] --judge (kernels)--> loss, hits, gradient
+//!                  ^                                                          |
+//!                  +------ optimizer <---- backward <-------------------------+
 //! ```
 
 use rand::Rng;
@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use tensorfleet_kernels as kernels;
 
 use super::architecture::Role;
+use super::loss::Criterion;
+use crate::data::Part;
 use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
 
@@ -23,14 +25,35 @@ pub(super) struct Rows<'a> {
     pub(super) count: usize,
 }
 
-/// Takes outputs, shape `[rows, width]`, and writes the gradient of the loss by them; not looked at where the loss is
-/// no number.
-pub(super) type Judge<'a> = dyn FnMut(&[f32], &mut [f32]) -> Sums + 'a;
+/// Says how good outputs for some rows are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Judge<'a> {
+    /// By which measure.
+    pub(super) criterion: &'a Criterion,
+    /// Where the targets are.
+    pub(super) part: &'a Part,
+    /// Positions of the rows in it.
+    pub(super) rows: &'a [u32],
+}
+
+impl Judge<'_> {
+    /// Takes outputs, shape `[rows, width]`, and writes the gradient of the loss by them; not to be looked at where the
+    /// loss is no number.
+    pub(super) fn gradient(&self, outputs: &[f32], gradient: &mut [f32]) -> Sums {
+        self.criterion.gradient(outputs, self.part, self.rows, gradient)
+    }
+
+    /// Class of each row and weight of each class, where the measure is the softmax cross-entropy.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "asked for by GPUs alone"))]
+    pub(super) fn cross_entropy(&self) -> Option<(Vec<u32>, &[f32])> {
+        self.criterion.cross_entropy(self.part, self.rows)
+    }
+}
 
 /// A network and its optimizer.
 pub(super) trait Network: Send {
     /// One step on `rows`. Nothing changes where the loss is no number.
-    fn step(&mut self, rows: Rows<'_>, how: Step, judge: &mut Judge<'_>) -> Sums;
+    fn step(&mut self, rows: Rows<'_>, how: Step, judge: Judge<'_>) -> Sums;
 
     /// Outputs for `rows`, shape `[count, width]`, without dropout. Empty where the device failed.
     fn outputs(&self, rows: Rows<'_>) -> Vec<f32>;

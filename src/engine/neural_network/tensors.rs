@@ -1,18 +1,17 @@
-//! Networks on a device of burn: all convolutional ones, and dense ones on a GPU.
+//! Networks on a device of burn: those on a GPU, and on the CPU the reference for tests.
 //!
-//! Parameters are flat tensors; burn differentiates the layers alone. The optimizers are written out here, because
-//! burn's own are restored onto its default device, which may not be there.
+//! Parameters are flat tensors; burn differentiates the layers alone. The optimizers are our own kernels: burn's are
+//! a chain of operations, and are restored onto its default device, which may not be there.
 
 use burn::tensor::module::{conv2d, linear, max_pool2d};
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::architecture::{Architecture, Image, POOL, Parameter};
+use super::descent::{Pace, Value, host};
+use super::judging::Judged;
 use super::network::{Dropout, Judge, Memory, Network, Rows, Rule, Step};
-use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
-
-const EPSILON: f64 = 1e-8;
 
 /// A network on a device.
 #[derive(Debug, Clone)]
@@ -23,14 +22,6 @@ pub(super) struct Tensors {
     device: Device,
     values: Vec<Value>,
     steps: u64,
-}
-
-/// One parameter and its moments, flat.
-#[derive(Debug, Clone)]
-struct Value {
-    parameter: Tensor<1>,
-    first: Tensor<1>,
-    second: Tensor<1>,
 }
 
 impl Tensors {
@@ -66,42 +57,15 @@ impl Tensors {
     }
 
     fn descend(&mut self, index: usize, gradient: Tensor<1>, learning_rate: f64) {
-        let (Some(value), Some(parameter)) = (self.values.get_mut(index), self.parameters.get(index)) else {
-            return;
-        };
-        let decay = f64::from(self.rule.decay(parameter.role));
-        let momentum = f64::from(self.rule.momentum);
-        let Value { parameter, first, second } = value.clone();
-        let gradient = if decay > 0.0 && self.rule.optimizer != Optimizer::AdamW {
-            gradient + parameter.clone() * decay
-        } else {
-            gradient
-        };
-        *value = match self.rule.optimizer {
-            Optimizer::Sgd => {
-                let first = first * momentum + gradient;
-                Value { parameter: parameter - first.clone() * learning_rate, first, second }
-            }
-            Optimizer::Adam | Optimizer::AdamW => {
-                let time = i32::try_from(self.steps).unwrap_or(i32::MAX);
-                let step = learning_rate / (1.0 - 0.9_f64.powi(time));
-                let scale = 1.0 / (1.0 - 0.999_f64.powi(time)).sqrt();
-                let kept = if self.rule.optimizer == Optimizer::AdamW {
-                    parameter * (1.0 - learning_rate * decay)
-                } else {
-                    parameter
-                };
-                let first = first * 0.9 + gradient.clone() * 0.1;
-                let second = second * 0.999 + gradient.clone() * gradient * 0.001;
-                let root = second.clone().sqrt() * scale + EPSILON;
-                Value { parameter: kept - first.clone() / root * step, first, second }
-            }
-            Optimizer::RmsProp => {
-                let second = second * 0.99 + gradient.clone() * gradient.clone() * 0.01;
-                let first = first * momentum + gradient / (second.clone().sqrt() + EPSILON);
-                Value { parameter: parameter - first.clone() * learning_rate, first, second }
-            }
-        };
+        if let (Some(value), Some(parameter)) = (self.values.get_mut(index), self.parameters.get(index)) {
+            let pace = Pace {
+                rule: self.rule,
+                decay: self.rule.decay(parameter.role),
+                learning_rate: learning_rate as f32,
+                step: self.steps,
+            };
+            *value = value.clone().descended(gradient, pace);
+        }
     }
 
     /// Outputs, shape `[rows, width]`, of `input`, shape `[rows, features]`, with `values` as parameters.
@@ -174,26 +138,27 @@ impl Forward<'_> {
 }
 
 impl Network for Tensors {
-    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: &mut Judge<'_>) -> Sums {
+    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
         let device = self.device.clone().autodiff();
         let tracked: Vec<Tensor<1>> =
             self.values.iter().map(|value| value.parameter.clone().autodiff().require_grad()).collect();
         let outputs = self.forward(&tracked, self.input(rows, &device), how.dropout.as_mut());
-        let shape = outputs.dims();
-        let on_host = host(outputs.clone().inner());
-        let mut gradient = vec![0.0; on_host.len()];
-        let sums = judge(&on_host, &mut gradient);
-        if !sums.loss.is_finite() {
-            return sums;
-        }
-        let gradient = Tensor::<2>::from_data(TensorData::new(gradient, shape), &device);
+        let judged = match Judged::of(outputs.clone().inner(), &judge) {
+            Ok(judged) => judged,
+            Err(sums) => return sums,
+        };
         // The derivative of sum(outputs * gradient) by the outputs is the gradient itself.
-        let gradients = (outputs * gradient).backward();
+        let gradients = (outputs * judged.gradient.clone().autodiff()).backward();
+        let before = (self.values.clone(), self.steps);
         self.steps += 1;
         for (index, parameter) in tracked.iter().enumerate() {
             if let Some(gradient) = parameter.grad(&gradients) {
                 self.descend(index, gradient, how.learning_rate);
             }
+        }
+        let sums = judged.sums();
+        if !sums.loss.is_finite() {
+            (self.values, self.steps) = before;
         }
         sums
     }
@@ -228,9 +193,4 @@ impl Network for Tensors {
         // Tensors are shared until a step replaces them, so that this copies nothing.
         Box::new(self.clone())
     }
-}
-
-/// The values of `tensor`, row-major. Empty where the device failed, which shapes then show.
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec::<f32>().unwrap_or_default()
 }

@@ -339,21 +339,27 @@ fn three_slices_after_a_restart_are_those_of_six_without_one() {
 #[test]
 fn the_cpu_path_takes_the_steps_that_burn_takes() {
     let data = load("builtin:digits", Problem::Auto);
-    for dropout in [0.0, 0.3] {
-        let h = Hyperparameters { dropout, hidden_layers: vec![32, 16], ..Hyperparameters::default() };
-        let mut fused = network(&data, &h);
-        let mut burned = network(&data, &h);
+    let models = [(Model::NeuralNetwork, [1, 8, 8]), (Model::Cnn, [1, 8, 8]), (Model::Cnn, [2, 4, 8])];
+    for ((model, shape), dropout) in models.into_iter().flat_map(|model| [(model, 0.0), (model, 0.3)]) {
+        let h = Hyperparameters {
+            dropout,
+            hidden_layers: vec![32, 16],
+            image_shape: Some(shape),
+            ..Hyperparameters::default()
+        };
+        let mut fused = trainer(model, &data, &h);
+        let mut burned = trainer(model, &data, &h);
         burned.use_burn(&ComputeDevice::cpu());
         for number in 0..3 {
             let slice = slice(number * 10..number * 10 + 10);
             let (a, b) = (fused.train(&slice, &quiet()).unwrap(), burned.train(&slice, &quiet()).unwrap());
-            assert!((a.metrics.loss - b.metrics.loss).abs() < 1e-4, "{a:?} {b:?}");
+            assert!((a.metrics.loss - b.metrics.loss).abs() < 1e-4, "{model:?} {a:?} {b:?}");
         }
         for (a, b) in values(&fused).iter().flatten().zip(values(&burned).iter().flatten()) {
-            assert!((a - b).abs() < 2e-3, "{a} {b}");
+            assert!((a - b).abs() < 2e-3, "{model:?} {a} {b}");
         }
         for (a, b) in fused.predict().iter().zip(burned.predict()) {
-            assert!((a - b).abs() < 2e-3, "{a} {b}");
+            assert!((a - b).abs() < 2e-3, "{model:?} {a} {b}");
         }
     }
 }

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use tensorfleet_kernels as kernels;
 
-use super::Architecture;
 use super::architecture::Parameter;
 use super::fused::Fused;
-use super::network::{Dropout, Memory, Network, Rows, Step};
+use super::network::{Dropout, Judge, Memory, Network, Rows, Step};
 use super::recipe::{Model, Recipe};
 use super::schedule::Place;
 use super::state;
@@ -71,9 +70,11 @@ impl GradientTrainer {
         let Recipe { architecture, rule, start, .. } = &recipe;
         let memory = Memory::fresh(architecture.first_values(*start, seed));
         let parameters = architecture.parameters();
-        let network: Box<dyn Network> = match (architecture, device.backend) {
-            (Architecture::Dense { .. }, Backend::Cpu) => Box::new(Fused::new(architecture, *rule, memory)),
-            _ => Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory)),
+        let network: Box<dyn Network> = match device.backend {
+            Backend::Cpu => Box::new(Fused::new(architecture, *rule, memory)),
+            Backend::Wgpu | Backend::Analytic => {
+                Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory))
+            }
         };
         let minibatches = Minibatches::new(seed, data.train.len(), hyperparameters.batch_size);
         Ok(Self {
@@ -96,7 +97,7 @@ impl GradientTrainer {
     }
 
     #[cfg(test)]
-    pub(super) fn architecture(&self) -> &Architecture {
+    pub(super) fn architecture(&self) -> &super::architecture::Architecture {
         &self.recipe.architecture
     }
 
@@ -154,10 +155,13 @@ impl Trainer for GradientTrainer {
 
     fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError> {
         self.warn();
-        if self.stopping.stopped {
+        if let Some(best) = self.stopping.best.as_ref().filter(|_| self.stopping.stopped) {
+            // The task may have brought other weights.
+            let mut memory = self.network.memory();
+            memory.parameters.clone_from(&best.parameters);
+            self.network.remember(memory);
             self.notes.extend(self.stopping.note());
-            let metrics = self.stopping.best.as_ref().map_or(self.last, |best| best.mark.train());
-            return Ok(Trained { metrics, samples: 0, steps: 0 });
+            return Ok(Trained { metrics: best.mark.train(), samples: 0, steps: 0 });
         }
         let Self { data, recipe, network, minibatches, course, seed, .. } = self;
         let Recipe { criterion, learning_rate, course: schedule, dropout, .. } = recipe;
@@ -182,9 +186,7 @@ impl Trainer for GradientTrainer {
             steps += 1;
             gather(&data.train, minibatch.rows, data.width(), &mut features);
             let rows = Rows { features: &features, count: minibatch.rows.len() };
-            network.step(rows, how, &mut |outputs, gradient| {
-                criterion.gradient(outputs, &data.train, minibatch.rows, gradient)
-            })
+            network.step(rows, how, Judge { criterion, part: &data.train, rows: minibatch.rows })
         })?;
         self.last = trained.metrics;
         Ok(trained)

@@ -1,5 +1,6 @@
 //! Tree models by themselves: same bits whatever the slices, threads and interruptions; files that hold.
 
+mod cost;
 mod files;
 
 use std::ops::Range;

@@ -53,6 +53,9 @@ fn training_ends_when_patience_does_and_the_best_model_stays() {
         assert_eq!((after.steps, after.samples), (0, 0));
         assert!(after.weights == models[best] && after.validation.unwrap().loss == losses[best]);
         assert!(notes[0].starts_with("training stopped early"), "{notes:?}");
+        let slice = Slice { epoch: number + 2, batches: 0..4 };
+        let given = session.run_from(&models[0], &slice, Validation::Sample, &quiet()).unwrap();
+        assert!(given.weights == models[best], "the best model, whatever a task brings");
     }
 }
 

@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""Our training against PyTorch, XGBoost, LightGBM and scikit-learn: the same rows, in turn, pair by pair.
+
+Usage: benches/peers/compare.py [--pairs 5] [--threads 1,2] [--only GROUP/ID,...] [--json FILE] [--markdown FILE]
+
+Makes its own environment under target/peers on the first run (PyTorch is large), builds our side with
+`cargo bench --no-run`, and prints ratios peer / ours: the median of the pairs, with least and greatest, of wall time
+and of CPU time. Above 1 we are faster. A row counts only where accuracy is within 0.005 of the peer's, or better.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HOME = ROOT / "target" / "peers"
+REQUIREMENTS = pathlib.Path(__file__).with_name("requirements.txt")
+EPOCHS = 5
+
+# Shape (rows, features, classes) of made-up rows, None for digits; which peers do the work.
+WORKS = {
+    "train_step/mlp_small_adam": ((6400, 64, 10), ["pytorch"]),
+    "train_step/mlp_small_sgd": ((6400, 64, 10), ["pytorch"]),
+    "train_step/mlp_784_adam": ((6400, 784, 10), ["pytorch"]),
+    "train_step/mlp_784_sgd": ((6400, 784, 10), ["pytorch"]),
+    "train_step/cnn_adam": ((6400, 784, 10), ["pytorch"]),
+    "train_step/logistic_sgd": ((6400, 64, 10), ["pytorch"]),
+    "boosting/binary_100k_28": ((100_000, 28, 2), ["xgboost", "lightgbm"]),
+    "boosting/multi_50k_54": ((50_000, 54, 7), ["xgboost", "lightgbm"]),
+    "boosting/digits": (None, ["xgboost", "lightgbm"]),
+    "forest/binary_100k_28": ((100_000, 28, 2), ["scikit-learn"]),
+    "forest/multi_50k_54": ((50_000, 54, 7), ["scikit-learn"]),
+    "forest/digits": (None, ["scikit-learn"]),
+}
+TOLERANCE = 0.005
+
+
+# ---- the peer's side: runs in the environment, answers lines as ours does ----
+
+
+def rows_of(dataset):
+    import numpy as np
+
+    if dataset == "digits":
+        table = np.loadtxt(ROOT / "data" / "digits.csv", delimiter=",", skiprows=1, dtype=np.float32)
+    else:
+        table = np.load(HOME / f"{dataset}.npy")
+    return np.ascontiguousarray(table[:, :-1]), table[:, -1].astype(np.int64)
+
+
+def standardised(features):
+    deviation = features.std(axis=0)
+    deviation[deviation == 0] = 1
+    return ((features - features.mean(axis=0)) / deviation).astype("float32")
+
+
+def network(name, threads):
+    """A function that trains EPOCHS epochs and gives (steps, loss, accuracy), as one of PyTorch 2 would."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    dataset = "cnn" if name == "cnn_adam" else name.rsplit("_", 1)[0]
+    features, targets = rows_of({"mlp_small": "r6400f64", "logistic": "r6400f64"}.get(dataset, "r6400f784"))
+    x, y = torch.from_numpy(standardised(features)), torch.from_numpy(targets)
+    batch = 64 if name == "cnn_adam" else 128
+    if name == "cnn_adam":
+        x = x.reshape(-1, 1, 28, 28)
+
+    def build():
+        if name.startswith("mlp_small"):
+            layers = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10)]
+        elif name.startswith("mlp_784"):
+            layers = [nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)]
+        elif name == "cnn_adam":
+            layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Flatten(), nn.Linear(1568, 128), nn.ReLU(), nn.Linear(128, 10)]
+        else:
+            layers = [nn.Linear(64, 10)]
+        return nn.Sequential(*layers)
+
+    def fit():
+        model = build()
+        if name.endswith("adam"):
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+        else:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+        criterion = nn.CrossEntropyLoss()
+        steps = 0
+        for _ in range(EPOCHS):
+            # Sums stay tensors: nothing waits for them within an epoch.
+            loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+            for rows in torch.randperm(len(y)).split(batch):
+                optimizer.zero_grad(set_to_none=True)
+                outputs = model(x[rows])
+                loss = criterion(outputs, y[rows])
+                loss.backward()
+                optimizer.step()
+                loss_sum += loss.detach() * len(rows)
+                hits += (outputs.detach().argmax(1) == y[rows]).sum()
+                steps += 1
+        return steps, float(loss_sum) / len(y), float(hits) / len(y)
+
+    return fit
+
+
+def trees(peer, group, dataset, threads, held_out):
+    """A function that fits once and gives (1, loss, accuracy) on the held-out rows."""
+    import numpy as np
+    from sklearn.metrics import log_loss
+
+    features, targets = rows_of(dataset)
+    mask = np.zeros(len(targets), dtype=bool)
+    mask[held_out] = True
+    classes = len(np.unique(targets))
+    train, labels, others, answers = features[~mask], targets[~mask], features[mask], targets[mask]
+
+    def fit_xgboost():
+        import xgboost
+
+        settings = {"tree_method": "hist", "max_depth": 6, "eta": 0.3, "nthread": threads, "verbosity": 0}
+        many = {"objective": "multi:softprob", "num_class": classes}
+        settings |= many if classes > 2 else {"objective": "binary:logistic"}
+        booster = xgboost.train(settings, xgboost.QuantileDMatrix(train, labels, nthread=threads), 50)
+        return lambda: booster.predict(xgboost.DMatrix(others))
+
+    def fit_lightgbm():
+        import lightgbm
+
+        settings = {"num_leaves": 31, "learning_rate": 0.3, "num_threads": threads, "verbosity": -1}
+        many = {"objective": "multiclass", "num_class": classes}
+        settings |= many if classes > 2 else {"objective": "binary"}
+        booster = lightgbm.train(settings, lightgbm.Dataset(train, labels), 50)
+        return lambda: booster.predict(others)
+
+    def fit_forest():
+        from sklearn.ensemble import RandomForestClassifier
+
+        forest = RandomForestClassifier(n_estimators=100, n_jobs=threads).fit(train, labels)
+        return lambda: forest.predict_proba(others)
+
+    fit = {"xgboost": fit_xgboost, "lightgbm": fit_lightgbm, "scikit-learn": fit_forest}[peer]
+
+    def judge(predict):
+        shares = predict()
+        if shares.ndim == 1:
+            shares = np.stack([1 - shares, shares], axis=1)
+        loss = log_loss(answers, np.clip(shares, 1e-7, 1), labels=np.arange(classes))
+        return 1, float(loss), float((shares.argmax(1) == answers).mean())
+
+    return fit, judge
+
+
+def serve(peer, work, threads):
+    """Answers each line of standard input with one fit."""
+    group, name = work.split("/")
+    held_out = json.loads(sys.stdin.readline())
+    if peer == "pytorch":
+        fit, judge = network(name, threads), lambda done: done
+    else:
+        shape = WORKS[work][0]
+        dataset = f"r{shape[0]}f{shape[1]}" if shape else "digits"
+        fit, judge = trees(peer, group, dataset, threads, held_out)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        done = fit()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        units, loss, accuracy = judge(done)
+        answer = {"wall": wall, "cpu": cpu, "units": units, "loss": loss, "accuracy": accuracy}
+        print(json.dumps(answer), flush=True)
+
+
+# ---- the driver ----
+
+
+def environment():
+    """The Python of the peers, made where it is missing."""
+    python = HOME / "venv" / "bin" / "python"
+    installed = HOME / "venv" / "installed.txt"
+    if not installed.exists() or installed.read_text() != REQUIREMENTS.read_text():
+        print("installing the peers (once; PyTorch is large)", file=sys.stderr)
+        HOME.mkdir(parents=True, exist_ok=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", HOME / "venv"], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", REQUIREMENTS], check=True)
+        installed.write_text(REQUIREMENTS.read_text())
+    return python
+
+
+def build():
+    """The path of our side."""
+    command = ["cargo", "bench", "--locked", "--bench", "peers_ours", "--no-run", "--message-format=json"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    messages = [json.loads(line) for line in lines if line.startswith("{")]
+    return next(m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "peers_ours")
+
+
+def make_rows(python):
+    """The made-up data sets, as scikit-learn makes them with seed 0: CSV for us, arrays for the peers."""
+    code = """
+import sys, numpy as np
+from sklearn.datasets import make_classification
+home = sys.argv[1]
+for rows, features, classes in [(6400, 64, 10), (6400, 784, 10), (100_000, 28, 2), (50_000, 54, 7)]:
+    x, y = make_classification(rows, features, n_informative=min(features // 2, 32), n_classes=classes, random_state=0)
+    table = np.column_stack([x.astype(np.float32), y])
+    path = f"{home}/r{rows}f{features}"
+    np.save(path + ".npy", table.astype(np.float32))
+    header = ",".join([f"f{i}" for i in range(features)] + ["target"])
+    np.savetxt(path + ".csv", table, delimiter=",", header=header, comments="", fmt=["%.9g"] * features + ["%d"])
+"""
+    if not (HOME / "r50000f54.csv").exists():
+        subprocess.run([python, "-c", code, HOME], check=True)
+
+
+def cores():
+    """How much of two cores two spinning processes really get, 2 at best."""
+    spin = "import time\nend = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\nprint(time.process_time())"
+    both = [subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    return sum(float(one.communicate()[0]) for one in both)
+
+
+class Side:
+    """A process that answers lines."""
+
+    def __init__(self, command, threads):
+        names = ["OMP_NUM_THREADS", "RAYON_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+        environ = os.environ | dict.fromkeys(names, str(threads))
+        self.process = subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+        )
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.process.args} ended with {self.process.wait()}")
+        return answer
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(work, peer, threads, pairs, python, ours_path):
+    shape = WORKS[work][0]
+    dataset = f"r{shape[0]}f{shape[1]}.csv" if shape else "builtin:digits"
+    ours = Side([ours_path, HOME], threads)
+    # The first answer warms up, and tells which rows are held out.
+    first = json.loads(ours.ask(f"{work} {dataset}"))
+    theirs = Side([python, __file__, "--serve", peer, work, threads], threads)
+    theirs.ask(json.dumps(first["held_out"]))
+    theirs.ask("warm up")
+    rows = []
+    for _ in range(pairs):
+        rows.append((json.loads(ours.ask(f"{work} {dataset}")), json.loads(theirs.ask("go"))))
+    ours.close()
+    theirs.close()
+
+    def spread(what):
+        ratios = [(b[what] / b["units"]) / (a[what] / a["units"]) for a, b in rows]
+        return [statistics.median(ratios), min(ratios), max(ratios)]
+
+    def mean(side, what):
+        return statistics.mean(row[side][what] for row in rows)
+
+    unit = statistics.median(a["wall"] / a["units"] for a, _ in rows)
+    figures = {"accuracy": mean(0, "accuracy"), "peer_accuracy": mean(1, "accuracy")}
+    figures |= {"loss": mean(0, "loss"), "peer_loss": mean(1, "loss"), "seconds": unit}
+    counts = figures["accuracy"] >= figures["peer_accuracy"] - TOLERANCE
+    return {"work": work, "peer": peer, "threads": threads, "wall": spread("wall"), "cpu": spread("cpu")} | figures | {
+        "counts": counts
+    }
+
+
+def line(row):
+    ratio = "{:.2f} ({:.2f} to {:.2f})"
+    return (
+        f"| {row['work']} | {row['peer']} | {row['threads']} | {ratio.format(*row['wall'])} | "
+        f"{ratio.format(*row['cpu'])} | {row['seconds'] * 1e3:.3f} | {row['accuracy']:.4f} / "
+        f"{row['peer_accuracy']:.4f} | {row['loss']:.4f} / {row['peer_loss']:.4f} | {'yes' if row['counts'] else 'no'} |"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", default=f"1,{os.cpu_count()}")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--json")
+    parser.add_argument("--markdown")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        peer, work, threads = arguments.serve
+        return serve(peer, work, int(threads))
+    python = environment()
+    ours_path = build()
+    make_rows(python)
+    real = cores()
+    head = [f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; two spinning processes got {real:.2f}"]
+    if real < 1.9:
+        head.append("The machine does not give two whole cores: read the ratios of CPU time.")
+    head += ["", "| work | peer | threads | wall, peer / ours | CPU, peer / ours | ours, ms | accuracy | loss | counts |"]
+    head += ["|-|-|-|-|-|-|-|-|-|"]
+    print("\n".join(head), flush=True)
+    rows = []
+    wanted = [name for name in arguments.only.split(",") if name] or list(WORKS)
+    for work in wanted:
+        for peer in WORKS[work][1]:
+            for threads in dict.fromkeys(int(number) for number in arguments.threads.split(",")):
+                rows.append(compare(work, peer, threads, arguments.pairs, python, ours_path))
+                print(line(rows[-1]), flush=True)
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps({"cores": real, "rows": rows}, indent=1) + "\n")
+    if arguments.markdown:
+        pathlib.Path(arguments.markdown).write_text("\n".join([*head, *map(line, rows)]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+//! Runs arithmetic with the widest instructions of the CPU at hand, chosen when the program runs.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Runs `operation` with the best instructions there are. All that it calls has to be `#[inline(always)]`: what is not
+/// inlined does not get them.
+#[inline(always)]
+pub(crate) fn dispatch<O: WithSimd>(operation: O) -> O::Output {
+    Arch::new().dispatch(operation)
+}
+
+/// Values in a vector of the CPU at hand.
+pub(crate) fn lanes() -> usize {
+    struct Lanes;
+
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _simd: S) -> usize {
+            S::F32_LANES
+        }
+    }
+
+    dispatch(Lanes)
+}
+
+/// `sums` += `factor` `values`. Rounded once where the CPU can do that in one instruction, else twice.
+#[inline(always)]
+pub(crate) fn add_multiple<S: Simd>(simd: S, factor: f32, values: &[f32], sums: &mut [f32]) {
+    let (values, values_left) = S::as_simd_f32s(values);
+    let (sums, sums_left) = S::as_mut_simd_f32s(sums);
+    let factors = simd.splat_f32s(factor);
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum = simd.mul_add_e_f32s(factors, *value, *sum);
+    }
+    for (sum, value) in sums_left.iter_mut().zip(values_left) {
+        *sum = multiply_add::<S>(factor, *value, *sum);
+    }
+}
+
+/// a b + c, rounded as [`add_multiple`] does.
+#[inline(always)]
+pub(crate) fn multiply_add<S: Simd>(a: f32, b: f32, c: f32) -> f32 {
+    // Vectors of 8 come with fused additions on x86; on ARM all have them.
+    if cfg!(target_arch = "aarch64") || S::F32_LANES >= 8 { a.mul_add(b, c) } else { a * b + c }
+}
