@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::engine::{Engine, EngineError, SessionLimits, TrainingEngine};
+use crate::engine::{Engine, EngineError, Isolation, ProcessEngine, SessionLimits, TrainingEngine};
 use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
@@ -128,7 +128,7 @@ impl App {
     ///
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
+    pub async fn build(mut config: Config) -> Result<Self, AppError> {
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
@@ -142,15 +142,26 @@ impl App {
         sampled.register(&registry)?;
         sampled.first(FIRST_SAMPLE_PATIENCE).await;
         let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
+        config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
-        let engine = tokio::task::spawn_blocking(move || {
-            TrainingEngine::with_gpus(config.engine, sessions, Some(watched))
-        });
-        let engine = Arc::new(engine.await.map_err(AppError::Probe)??);
-        let adapters = Arc::clone(&engine);
-        sampled.match_adapters(Box::new(move || adapters.adapters()));
-        let engine: Arc<dyn Engine> = engine;
+        let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
+            Ok(match config.isolation {
+                Isolation::Thread => {
+                    let engine = Arc::new(TrainingEngine::with_gpus(config.engine, sessions, Some(watched))?);
+                    let adapters = Arc::clone(&engine);
+                    (engine, Box::new(move || adapters.adapters()))
+                }
+                Isolation::Process(runners) => {
+                    let engine =
+                        Arc::new(ProcessEngine::start(config.engine, sessions, runners, Some(watched))?);
+                    let adapters = Arc::clone(&engine);
+                    (engine, Box::new(move || adapters.adapters()))
+                }
+            })
+        };
+        let (engine, adapters) = tokio::task::spawn_blocking(engine).await.map_err(AppError::Probe)??;
+        sampled.match_adapters(adapters);
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();

@@ -19,6 +19,7 @@ pub mod orchestrator;
 mod remote;
 mod report;
 pub mod run;
+pub mod runner;
 mod signals;
 pub mod submit;
 pub mod train;
@@ -80,6 +81,9 @@ pub enum Command {
     Health(health::Args),
     /// Show the configuration in force, or check it
     Config(config::Args),
+    /// Train what a worker says; started by the worker itself
+    #[command(hide = true)]
+    Runner(runner::Args),
 }
 
 impl Cli {
@@ -104,7 +108,7 @@ impl Cli {
     }
 }
 
-/// Carries out `command`. Needs a tokio runtime, except for [`Command::Config`].
+/// Carries out `command`. Needs a tokio runtime, except for [`Command::Config`] and [`Command::Runner`].
 ///
 /// # Errors
 /// Why it could not be carried out; the command itself has told nothing of it.
@@ -117,6 +121,7 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
         Command::Submit(args) => submit::execute(args, environment).await,
         Command::Health(args) => health::execute(args, environment).await,
         Command::Config(args) => config::execute(args, environment),
+        Command::Runner(args) => runner::execute(&args),
     }
 }
 

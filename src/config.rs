@@ -48,6 +48,8 @@ pub struct Config {
     pub engine: engine::Config,
     /// That of the GPUs.
     pub gpu: gpu::Config,
+    /// Where tasks are trained (TASK_ISOLATION, TASK_MEMORY_LIMIT).
+    pub isolation: engine::Isolation,
     /// The orchestrator's client's.
     pub orchestrator: orchestrator::Config,
     /// Where the gRPC server listens (WORKER_PORT).

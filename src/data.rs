@@ -35,6 +35,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::{Problem, TaskError};
 
 pub use dataset::{Dataset, Part, TargetKind, Targets};
@@ -45,7 +47,7 @@ pub use synthetic::Recipe;
 pub use table::Table;
 
 /// Where data may come from, and how much of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Local data sets must resolve inside of this folder.
     pub root: PathBuf,

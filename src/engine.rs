@@ -19,11 +19,14 @@ mod config;
 mod control;
 mod device;
 mod error;
+mod exit;
 mod local;
 mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+#[cfg(target_os = "linux")]
+mod runner;
 mod search;
 mod seeds;
 mod session;
@@ -31,15 +34,19 @@ mod sessions;
 mod trainer;
 mod training;
 mod trees;
+mod waiting;
 
 #[cfg(test)]
 mod tests;
 
 pub use cards::{GpuCondition, GpuState, GpuWatch};
-pub use config::{AnalyticProfile, Config, UnsupportedModels};
+pub use config::{AnalyticProfile, Config, Isolation, RunnerConfig, UnsupportedModels};
 pub use control::{Control, Observer, Step};
 pub use error::{EngineError, OpenError};
+pub use exit::ExitCause;
 pub use local::{LocalTraining, Predictions};
+#[cfg(target_os = "linux")]
+pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};
 pub use sessions::SessionLimits;
 pub use training::TrainingEngine;
 
@@ -74,6 +81,21 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Lets the session of a job go that has ended. Tasks of it that still run are not affected.
     fn forget(&self, job: &JobId);
+
+    /// Tells `watcher` from now on how the engine itself fares, if there is anything to tell.
+    fn watch(&self, _watcher: Box<dyn Watcher>) {}
+}
+
+/// Hears how an engine fares, on a thread of the engine: implementations return at once.
+pub trait Watcher: Send + 'static {
+    /// What keeps it from its work, None when that is over.
+    fn trouble(&self, trouble: Option<String>);
+
+    /// A process of it has ended.
+    fn runner_exited(&self, cause: ExitCause);
+
+    /// So many processes of it there are now.
+    fn runners(&self, count: usize);
 }
 
 /// How a task ended in the engine.

@@ -47,6 +47,18 @@ pub struct Config {
     pub visible: Visible,
     /// GPU_PCIE_THROUGHPUT.
     pub pcie: PcieThroughput,
+    /// Whether tasks are meant to be trained on them.
+    pub purpose: Purpose,
+}
+
+/// What GPUs are there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// Tasks train on them: one without an adapter is something to mend.
+    Training,
+    /// They are only watched, since the configuration trains elsewhere.
+    #[default]
+    Watching,
 }
 
 /// Whether PCIe throughput is measured, which takes 40 ms a GPU at each sample.

@@ -13,6 +13,7 @@
 //! the driver; everyone else holds a [`WorkerHandle`].
 
 mod driver;
+mod ending;
 mod follow;
 mod handle;
 mod identity;
@@ -47,6 +48,7 @@ use crate::telemetry::host::HostProbe;
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
 use link::{Identity, Link};
+use observer::EngineWatcher;
 use outbox::{Left, Outbox};
 use reporter::Reporter;
 use state::{Limits, State};
@@ -206,6 +208,8 @@ impl<O: Orchestrator> Worker<O> {
         let state = State::new(Limits { slots: config.slots, max_task_retries: config.max_task_retries });
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
+        with.engine
+            .watch(Box::new(EngineWatcher { notices: notices.clone(), metrics: with.metrics.clone() }));
         let outlets = Outlets { events: events.clone(), notices };
         Self {
             driver: Driver::new(parts, outlets, state, publish),

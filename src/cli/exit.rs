@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::app::AppError;
 use crate::config::ConfigErrors;
 use crate::domain::{ErrorCode, InvalidField, TaskError};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, RunnerError};
 use crate::orchestrator;
 use crate::telemetry::logs;
 
@@ -59,6 +59,9 @@ pub enum Failure {
     /// The training needs a device that this machine does not have, or may not use.
     #[error("cannot train here: {0}")]
     Device(EngineError),
+    /// A runner cannot do its work.
+    #[error("runner: {0}")]
+    Runner(#[from] RunnerError),
     /// Logs cannot be set up.
     #[error("cannot log: {0}")]
     Logs(#[from] logs::Error),
@@ -126,6 +129,7 @@ impl Failure {
             }
             Self::Device(EngineError::GpuForbidden) => Exit::BadUsage.code(),
             Self::Device(_)
+            | Self::Runner(_)
             | Self::Logs(_)
             | Self::Listen { .. }
             | Self::Write { .. }

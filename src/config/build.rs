@@ -7,12 +7,15 @@ use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, parse
 use crate::domain::{
     Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
 };
-use crate::engine::UnsupportedModels;
+use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs};
 use crate::{data, engine, gpu, orchestrator, worker};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Least TASK_MEMORY_LIMIT, in bytes.
+const LEAST_MEMORY_LIMIT: u64 = 1 << 20;
 
 /// Reads variables and gathers what is wrong with them.
 struct Reader<'a> {
@@ -49,25 +52,6 @@ impl Reader<'_> {
     }
 }
 
-/// TASK_ISOLATION: where tasks run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Isolation {
-    Thread,
-    Process,
-}
-
-impl FromStr for Isolation {
-    type Err = ParseChoiceError;
-
-    fn from_str(raw: &str) -> Result<Self, Self::Err> {
-        match raw {
-            "thread" => Ok(Self::Thread),
-            "process" => Ok(Self::Process),
-            _ => Err(ParseChoiceError("thread or process")),
-        }
-    }
-}
-
 /// None, or a configuration that must not be used, when problems were found.
 pub(super) fn build(
     values: &Values,
@@ -89,22 +73,17 @@ pub(super) fn build(
         reader.conflict("METRICS_PORT", "another port than WORKER_PORT");
     }
     let strict = reader.read("STRICT_HYPERPARAMETERS", parse::boolean);
-    let isolation = reader.choice("TASK_ISOLATION");
-    if isolation == Some(Isolation::Process)
-        && let Some((variable, _, source)) = reader.set("TASK_ISOLATION")
-    {
-        warnings.push(format!(
-            "{} ({source}): \"process\" is not there yet; in this version tasks run in threads of the worker's own \
-             process",
-            variable.name
-        ));
-    }
+    let isolation = isolation(&mut reader, logs.as_ref());
     let gpu = gpu(&mut reader);
-    let worker = worker?;
+    let (worker, engine) = (worker?, engine?);
+    let elsewhere = matches!(engine.backend, BackendChoice::Only(Backend::Cpu | Backend::Analytic))
+        || engine.device_policy == DevicePolicy::Cpu;
+    let purpose = if elsewhere { gpu::Purpose::Watching } else { gpu::Purpose::Training };
     Some(Config {
-        gpu: gpu?,
-        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine? },
+        gpu: gpu::Config { purpose, ..gpu? },
+        engine: engine::Config { state_dir: Some(worker.state_dir.clone()), ..engine },
         worker,
+        isolation: isolation?,
         orchestrator: orchestrator?,
         grpc_listen: grpc_listen?,
         http_listen: http_listen?,
@@ -181,6 +160,8 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         analytic_delay: analytic_delay?,
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
+        gpu: None,
+        hidden_gpus: Vec::new(),
         // Read with the worker's.
         state_dir: None,
         data: data::Config::for_machine(root?, host::machine().memory_bytes),
@@ -193,7 +174,35 @@ fn gpu(reader: &mut Reader<'_>) -> Option<gpu::Config> {
     let cuda = reader.read("CUDA_VISIBLE_DEVICES", |raw| Some(raw.to_owned()));
     let pcie = reader.read("GPU_PCIE_THROUGHPUT", parse::boolean);
     let pcie = if pcie? { gpu::PcieThroughput::Measured } else { gpu::PcieThroughput::Skipped };
-    Some(gpu::Config { library, visible: gpu::Visible { nvidia, cuda }, pcie })
+    Some(gpu::Config { library, visible: gpu::Visible { nvidia, cuda }, pcie, ..gpu::Config::default() })
+}
+
+fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Isolation> {
+    let process = reader.read("TASK_ISOLATION", |raw| match raw.trim() {
+        "process" => Some(true),
+        "thread" => Some(false),
+        _ => None,
+    });
+    let share = host::machine().memory_bytes / 4 * 3;
+    let limits = reader.read("TASK_MEMORY_LIMIT", |raw| match raw.trim() {
+        // A graphics driver reserves far more than it uses.
+        "auto" => Some((Some(share).filter(|share| *share > 0), None)),
+        "none" => Some((None, None)),
+        raw => parse::bytes(raw)
+            .filter(|bytes| *bytes >= LEAST_MEMORY_LIMIT)
+            .map(|bytes| (Some(bytes), Some(bytes))),
+    });
+    let (cpu_memory_limit, gpu_memory_limit) = limits?;
+    let log = logs?.filter.to_string();
+    Some(match process? {
+        true => Isolation::Process(RunnerConfig {
+            cpu_memory_limit,
+            gpu_memory_limit,
+            log,
+            ..RunnerConfig::default()
+        }),
+        false => Isolation::Thread,
+    })
 }
 
 fn orchestrator(reader: &mut Reader<'_>) -> Option<orchestrator::Config> {

@@ -62,6 +62,26 @@ pub(super) fn whole(raw: &str, range: RangeInclusive<u32>) -> Option<u32> {
     raw.trim().parse().ok().filter(|number| range.contains(number))
 }
 
+/// Units of sizes.
+const SIZES: &[(&str, u64)] = &[
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// `512MiB`, `2GiB`, `4GB`: a whole number with a unit; or a plain number of bytes.
+pub(super) fn bytes(raw: &str) -> Option<u64> {
+    let raw = raw.trim();
+    let unit = SIZES.iter().find_map(|(name, unit)| Some((raw.strip_suffix(name)?, *unit)));
+    let (number, unit) = unit.unwrap_or((raw, 1));
+    number.trim_end().parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// A port on all IPv4 addresses of the machine.
 pub(super) fn listen(raw: &str) -> Option<SocketAddr> {
     raw.trim().parse().ok().map(|port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::{Backend, BackendChoice, DevicePolicy};
-use crate::engine::{AnalyticProfile, UnsupportedModels};
+use crate::engine::{AnalyticProfile, Isolation, UnsupportedModels};
 use crate::telemetry::logs::LogFormat;
 
 /// A certificate that can be read.
@@ -191,6 +191,9 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("MAX_TASK_RETRIES", "1000"),
         ("DRAIN_TIMEOUT", "2d"),
         ("TASK_ISOLATION", "container"),
+        ("TASK_MEMORY_LIMIT", "1023KiB"),
+        ("TASK_MEMORY_LIMIT", "2G"),
+        ("TASK_MEMORY_LIMIT", "99999999TiB"),
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
     ] {
@@ -309,12 +312,23 @@ fn what_this_version_lacks_is_never_passed_over() {
 }
 
 #[test]
-fn isolation_in_processes_is_taken_with_a_warning() {
-    assert_eq!(from_environment(&[("TASK_ISOLATION", "thread")]).unwrap().warnings, Vec::<String>::new());
-    let warnings = from_environment(&[("TASK_ISOLATION", "process")]).unwrap().warnings;
-    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
-    assert!(warning.starts_with("TASK_ISOLATION (environment TASK_ISOLATION)"), "{warning}");
-    assert!(warning.contains("worker's own process"), "{warning}");
+fn tasks_train_in_processes_of_three_quarters_of_the_memory_unless_it_is_said_otherwise() {
+    let isolation = |settings: &[(&str, &str)]| from_environment(settings).unwrap().config.isolation;
+    let limits = |settings: &[(&str, &str)]| match isolation(settings) {
+        Isolation::Process(runners) => (runners.cpu_memory_limit, runners.gpu_memory_limit),
+        Isolation::Thread => panic!("threads"),
+    };
+    let (cpu, gpu) = limits(&[]);
+    assert!(cpu.unwrap() > 100 << 20);
+    assert_eq!(gpu, None);
+    assert_eq!(limits(&[("TASK_MEMORY_LIMIT", "none")]), (None, None));
+    for (raw, bytes) in
+        [("512MiB", 512 << 20), ("2 GiB", 2 << 30), ("1500kB", 1_500_000), ("1048576", 1 << 20)]
+    {
+        let settings = [("TASK_MEMORY_LIMIT", raw)];
+        assert_eq!(limits(&settings), (Some(bytes), Some(bytes)));
+    }
+    assert_eq!(isolation(&[("TASK_ISOLATION", "thread")]), Isolation::Thread);
 }
 
 #[test]

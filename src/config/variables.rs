@@ -225,9 +225,17 @@ pub const VARIABLES: &[Variable] = &[
     ),
     variable(
         "TASK_ISOLATION",
-        Some("thread"),
-        "thread or process (which this version runs as thread)",
-        "Where a task runs: in a thread of the worker; process is accepted, but means thread in this version",
+        Some("process"),
+        "process or thread",
+        "Where a task is trained: process, in a child process that may do little and whose crash costs that task alone, \
+         or thread, in the worker itself",
+    ),
+    variable(
+        "TASK_MEMORY_LIMIT",
+        Some("auto"),
+        "auto, none, or a size from 1MiB, such as 512MiB or 2GiB",
+        "Most memory that a child process may take: a size, none, or auto, which is three quarters of the machine's \
+         memory and nothing with a GPU",
     ),
     variable(
         "ALLOW_SOFTWARE_ADAPTER",

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// What produced a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Backend {
     /// Real training on the CPU.
     Cpu,
@@ -42,7 +44,7 @@ impl fmt::Display for Backend {
 pub struct ParseChoiceError(pub &'static str);
 
 /// Which backend a worker or a task asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum BackendChoice {
     /// The GPU where there is one, else the analytic curves; of a task: what the worker chose.
     #[default]

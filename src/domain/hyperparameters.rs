@@ -11,6 +11,8 @@ mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Deserializer, Serialize};
+
 use self::table::KNOWN;
 use super::{BackendChoice, InvalidField};
 
@@ -29,7 +31,7 @@ pub enum Strictness {
 }
 
 /// Checked hyperparameters with their defaults.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Hyperparameters {
     /// Width of each hidden layer, from the input on; may be empty.
     pub hidden_layers: Vec<usize>,
@@ -81,6 +83,7 @@ pub struct Hyperparameters {
     /// What only tree models listen to.
     pub trees: TreeHyperparameters,
     /// Names that were given, without aliases.
+    #[serde(deserialize_with = "known_names")]
     pub given: BTreeSet<&'static str>,
 }
 
@@ -187,6 +190,12 @@ impl Hyperparameters {
     pub fn names() -> impl Iterator<Item = &'static str> {
         KNOWN.iter().map(|(name, ..)| *name)
     }
+}
+
+/// Names of the table, as another process of this program wrote them.
+fn known_names<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeSet<&'static str>, D::Error> {
+    let names = BTreeSet::<String>::deserialize(from)?;
+    Ok(Hyperparameters::names().filter(|name| names.contains(*name)).collect())
 }
 
 fn unknown_name(name: &str, value: &str) -> InvalidField {

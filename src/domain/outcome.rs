@@ -16,7 +16,7 @@ pub enum ErrorCode {
     NotFound,
     /// The request may not have what it asks for, such as a file that the worker is not allowed to read.
     PermissionDenied,
-    /// A stated limit was passed, or memory ran out.
+    /// A stated limit was passed.
     ResourceExhausted,
     /// The loss became NaN or infinite.
     Diverged,
@@ -30,6 +30,12 @@ pub enum ErrorCode {
     DeviceLost,
     /// The trainer panicked.
     Panic,
+    /// The process that trained it gave itself up, in code that does not panic.
+    Abort,
+    /// The process that trained it was ended by a signal.
+    Signal,
+    /// The process that trained it had no memory left: its limit, or that of the machine.
+    OutOfMemory,
     /// The data source or the disk failed for now.
     Unavailable,
     /// Anything else: a defect of ours.
@@ -38,7 +44,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for metrics and docs.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidArgument,
         Self::NotFound,
         Self::PermissionDenied,
@@ -49,6 +55,9 @@ impl ErrorCode {
         Self::Interrupted,
         Self::DeviceLost,
         Self::Panic,
+        Self::Abort,
+        Self::Signal,
+        Self::OutOfMemory,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -66,6 +75,9 @@ impl ErrorCode {
             Self::Interrupted => "INTERRUPTED",
             Self::DeviceLost => "DEVICE_LOST",
             Self::Panic => "PANIC",
+            Self::Abort => "ABORT",
+            Self::Signal => "SIGNAL",
+            Self::OutOfMemory => "OUT_OF_MEMORY",
             Self::Unavailable => "UNAVAILABLE",
             Self::Internal => "INTERNAL",
         }
@@ -76,9 +88,10 @@ impl ErrorCode {
         Self::ALL.into_iter().find(|code| code.name() == name)
     }
 
-    /// Whether the same task may succeed when it is tried again on this worker.
+    /// Whether the same task may succeed when it is tried again on this worker. What took too much memory would take
+    /// it again.
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::DeviceLost | Self::Panic | Self::Unavailable)
+        matches!(self, Self::DeviceLost | Self::Panic | Self::Abort | Self::Signal | Self::Unavailable)
     }
 }
 

@@ -1,5 +1,6 @@
 //! PCI addresses, which NVML and Vulkan write in different ways.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// Where a GPU is on the bus. NVML writes `00000000:01:00.0`, Vulkan `0000:01:00.0`; the numbers are the same.
@@ -9,6 +10,13 @@ pub struct PciAddress {
     bus: u32,
     device: u32,
     function: u32,
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domain, bus, device, function } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
 }
 
 /// The text is no PCI address.
@@ -36,6 +44,7 @@ mod tests {
     fn both_ways_of_writing_are_the_same_address() {
         let nvml: PciAddress = "00000000:C1:00.0".parse().unwrap();
         assert_eq!(nvml, "0000:c1:00.0".parse().unwrap());
+        assert_eq!(nvml.to_string(), "0000:c1:00.0");
         assert_ne!(nvml, "0001:c1:00.0".parse().unwrap());
         for wrong in ["", "0000:c1:00", "0000:c1:00.0.0", "x:1:2.3"] {
             assert!(wrong.parse::<PciAddress>().is_err(), "{wrong}");

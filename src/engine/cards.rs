@@ -189,6 +189,16 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
+    /// Number of the adapter among all.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> Option<PciAddress> {
+        self.address
+    }
+
     /// Whether the GPU is gone.
     pub(crate) fn is_lost(&self) -> bool {
         if self.cards.lock().suspects.get(&self.position).is_some_and(|since| since.elapsed() < SUSPICION) {

@@ -155,6 +155,12 @@ impl Store {
         store
     }
 
+    /// The store under `state_dir`, as it is.
+    #[cfg(target_os = "linux")]
+    pub(super) fn at(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned() }
+    }
+
     fn prune(&self, now: SystemTime) {
         let folders = entries(&self.state_dir.join("checkpoints"));
         for folder in folders {

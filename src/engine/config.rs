@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::data;
-use crate::domain::{BackendChoice, DevicePolicy, ParseChoiceError};
+use crate::domain::{BackendChoice, DevicePolicy, ParseChoiceError, PciAddress};
 
 /// Configuration of the engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,12 +22,55 @@ pub struct Config {
     pub analytic_delay: RangeInclusive<Duration>,
     /// UNSUPPORTED_MODELS.
     pub unsupported_models: UnsupportedModels,
+    /// The one GPU that may be used; None = all.
+    pub gpu: Option<PciAddress>,
+    /// GPUs that may not be used.
+    pub hidden_gpus: Vec<PciAddress>,
     /// ALLOW_SOFTWARE_ADAPTER.
     pub allow_software_adapter: bool,
     /// STATE_DIR: where checkpoints and models are kept; nothing is kept where it is absent.
     pub state_dir: Option<PathBuf>,
     /// Where the data comes from.
     pub data: data::Config,
+}
+
+/// TASK_ISOLATION: where tasks are trained. Analytic ones stay in the worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Isolation {
+    /// In threads of the worker itself.
+    Thread,
+    /// In processes of their own.
+    Process(RunnerConfig),
+}
+
+/// How runner processes are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerConfig {
+    /// TASK_MEMORY_LIMIT of a runner that trains on the CPU, in bytes.
+    pub cpu_memory_limit: Option<u64>,
+    /// TASK_MEMORY_LIMIT of one that trains on a GPU, in bytes.
+    pub gpu_memory_limit: Option<u64>,
+    /// Filter of their logs, as LOG_LEVEL.
+    pub log: String,
+    /// What is started as a runner: this program.
+    pub program: PathBuf,
+}
+
+impl RunnerConfig {
+    /// The program that runs now, even when its file was replaced since.
+    pub const THIS_PROGRAM: &str = "/proc/self/exe";
+}
+
+impl Default for RunnerConfig {
+    /// This program, without limits.
+    fn default() -> Self {
+        Self {
+            cpu_memory_limit: None,
+            gpu_memory_limit: None,
+            log: "info".to_owned(),
+            program: PathBuf::from(Self::THIS_PROGRAM),
+        }
+    }
 }
 
 /// Which set of analytic curves is drawn.

@@ -86,6 +86,15 @@ impl Devices {
         Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), adapters: Vec::new() }
     }
 
+    /// Keeps the adapters whose address `may` be used.
+    pub(crate) fn keep(&mut self, may: impl Fn(Option<PciAddress>) -> bool) {
+        let before = self.adapters.len();
+        self.adapters.retain(|adapter| may(adapter.address));
+        if self.adapters.len() < before {
+            self.found = format!("{}, of which {} may be used", self.found, self.adapters.len());
+        }
+    }
+
     /// The first adapter, which stands for all.
     pub(crate) fn adapter(&self) -> Option<&ComputeDevice> {
         self.adapters.first().map(|adapter| &adapter.device)

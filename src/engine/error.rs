@@ -31,6 +31,14 @@ pub enum EngineError {
          TRAINING_BACKEND=cpu or DEVICE_POLICY=prefer"
     )]
     GpuForbidden,
+    /// The system does not give what every engine needs.
+    #[error("cannot {doing}: {error}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        error: String,
+    },
 }
 
 /// Why a local training cannot begin.

@@ -18,8 +18,9 @@ pub(crate) fn lower_shared_pool() {
     let pool = rayon::ThreadPoolBuilder::new()
         .thread_name(|index| format!("arithmetic-{index}"))
         .start_handler(|_| lower_this_thread());
-    if pool.build_global().is_err() {
-        tracing::debug!("the arithmetic pool exists already and keeps its priority");
+    if let Err(error) = pool.build_global() {
+        // Most often since there is one already, which keeps its priority.
+        tracing::debug!(%error, "no arithmetic pool of lower priority");
     }
 }
 

@@ -38,7 +38,13 @@ impl Search {
         }
         let software =
             if config.allow_software_adapter { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
-        Self::with(Box::new(move || Devices::probe(software)))
+        let (only, hidden) = (config.gpu, config.hidden_gpus.clone());
+        Self::with(Box::new(move || {
+            let mut devices = Devices::probe(software);
+            devices.keep(|address| only.is_none_or(|only| address == Some(only)));
+            devices.keep(|address| address.is_none_or(|address| !hidden.contains(&address)));
+            devices
+        }))
     }
 
     /// A search that found `devices`.

@@ -20,18 +20,18 @@
 
 mod line;
 mod lost;
-mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use self::line::{Line, Surroundings};
-use self::lost::{Loss, Lost};
-use self::waiting::Waiting;
+pub(super) use self::lost::Loss;
+use self::lost::Lost;
 use super::cards::{Cards, NotPlaced, Reservation};
 use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
+use super::waiting::{self, Places, Waiting};
 use super::{Control, Done, Finished};
 use crate::data;
 use crate::domain::{Backend, ErrorCode, Hyperparameters, JobId, TaskError, TaskSpec};
@@ -108,6 +108,7 @@ struct Shared {
     store: Option<Arc<Store>>,
     cards: Arc<Cards>,
     waiting: Mutex<Waiting>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Why there is no line.
@@ -135,20 +136,49 @@ impl Sessions {
             store,
             cards,
             waiting: Mutex::default(),
+            threads: Mutex::default(),
         }))
     }
 
     /// Queues a task at the session that `plan` describes; opens one where there is none, as soon as a GPU has room
     /// for it where it needs one.
     pub(crate) fn submit(&self, plan: SessionPlan, submission: Submission) {
-        let behind =
-            !self.0.has_line(&Key::new(&submission.task.identity.job_id, &plan)) && self.0.anyone_waits();
+        let behind = !self.0.has_line(&Key::new(&submission.task.identity.job_id, &plan))
+            && waiting::anyone_waits(&*self.0);
         if behind && self.0.cards.are_needed_by(&plan.device) {
             // Those that wait for longer get the next room.
-            return self.0.wait(plan, submission);
+            return waiting::wait(&self.0, plan, submission);
         }
         if let Err((plan, submission)) = self.0.try_submit(plan, submission) {
-            self.0.wait(plan, submission);
+            waiting::wait(&self.0, plan, submission);
+        }
+    }
+
+    /// What `job` had in another process is gone.
+    pub(crate) fn lost(&self, job: &JobId, loss: Loss) {
+        self.0.lost.remember_job(job, loss);
+    }
+
+    /// Ends all sessions and waits until they have put on disk what they had to.
+    pub(crate) fn close(&self) {
+        self.end();
+        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+
+    /// Waiting tasks end as interrupted; running ones go on to their end.
+    fn end(&self) {
+        waiting::dismiss(&*self.0);
+        let lines = std::mem::take(&mut *self.0.lock());
+        for line in lines {
+            line.close();
+            for submission in line.take_all() {
+                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
+                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
+            }
         }
     }
 
@@ -179,17 +209,8 @@ impl Sessions {
 }
 
 impl Drop for Sessions {
-    /// Waiting tasks end as interrupted; running ones go on to their end.
     fn drop(&mut self) {
-        self.0.dismiss();
-        let lines = std::mem::take(&mut *self.0.lock());
-        for line in lines {
-            line.close();
-            for submission in line.take_all() {
-                let reason = TaskError::new(ErrorCode::Interrupted, "the engine was closed");
-                submission.done.finish(Finished { ending: Err(reason), notes: Vec::new() });
-            }
-        }
+        self.end();
     }
 }
 
@@ -198,7 +219,104 @@ impl Shared {
         self.lock().iter().any(|line| line.key == *key && line.is_usable())
     }
 
-    /// Queues a task at its session; gives it back where that has to wait for a GPU.
+    /// A line on a device with room for it.
+    fn place(self: &Arc<Self>, key: Key, plan: SessionPlan) -> Result<Arc<Line>, Unopened> {
+        if !self.cards.are_needed_by(&plan.device) {
+            return self.open(key, plan, None).map_err(Unopened::Refused);
+        }
+        match self.cards.reserve(&plan) {
+            Ok((device, reservation)) => {
+                let plan = SessionPlan { device, ..plan };
+                self.open(key, plan, Some(reservation)).map_err(Unopened::Refused)
+            }
+            Err(NotPlaced::Wait) => Err(Unopened::Wait(Box::new(plan))),
+            Err(NotPlaced::Never(error)) => Err(Unopened::Refused(error)),
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        key: Key,
+        plan: SessionPlan,
+        reservation: Option<Reservation>,
+    ) -> Result<Arc<Line>, TaskError> {
+        let name = format!("train-{}", key.job);
+        let line = Arc::new(Line::new(key, plan, reservation));
+        let (shared, work) = (Arc::downgrade(self), Arc::clone(&line));
+        let around = Surroundings {
+            data: self.data.clone(),
+            lost: Arc::clone(&self.lost),
+            store: self.store.clone(),
+            idle_time: self.limits.idle_time,
+            idle: Box::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.evict();
+                }
+            }),
+        };
+        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
+        let thread = thread.map(|thread| {
+            let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(thread);
+        });
+        thread.map(|()| line).map_err(|error| {
+            TaskError::new(
+                ErrorCode::Unavailable,
+                format!("a thread for the session could not start: {error}"),
+            )
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes idle lines: those without a session, those that were idle for long, and then the least recently used
+    /// until the limits are kept.
+    fn evict(&self) {
+        let mut lines = self.lock();
+        lines.retain(|line| {
+            let Some(since) = line.idle_since() else { return true };
+            let long = since.elapsed() >= self.limits.idle_time;
+            if line.is_warm() && !long {
+                return true;
+            }
+            self.close(line);
+            false
+        });
+        let mut idle: Vec<_> =
+            lines.iter().filter_map(|line| Some((line.idle_since()?, Arc::clone(line)))).collect();
+        idle.sort_by_key(|(since, _)| *since);
+        let mut count = idle.len();
+        let mut memory: u64 = lines.iter().map(|line| line.memory_bytes()).sum();
+        for (_, line) in &idle {
+            let fits = count <= self.limits.idle && memory <= self.limits.memory_bytes;
+            if fits || count == 1 {
+                break;
+            }
+            count -= 1;
+            memory -= line.memory_bytes();
+            self.close(line);
+            lines.retain(|other| !Arc::ptr_eq(other, line));
+        }
+    }
+
+    /// Closes an idle line, under the lock of the table.
+    fn close(&self, line: &Line) {
+        if line.is_warm() {
+            tracing::info!(job_id = %line.key.job, model = line.key.model, "an idle session leaves");
+            self.lost.remember(&line.key, Loss::Evicted);
+        }
+        line.close();
+    }
+}
+
+impl Places for Shared {
+    fn waiting(&self) -> &Mutex<Waiting> {
+        &self.waiting
+    }
+
     fn try_submit(
         self: &Arc<Self>,
         plan: SessionPlan,
@@ -244,51 +362,6 @@ impl Shared {
         Ok(())
     }
 
-    /// A line on a device with room for it.
-    fn place(self: &Arc<Self>, key: Key, plan: SessionPlan) -> Result<Arc<Line>, Unopened> {
-        if !self.cards.are_needed_by(&plan.device) {
-            return self.open(key, plan, None).map_err(Unopened::Refused);
-        }
-        match self.cards.reserve(&plan) {
-            Ok((device, reservation)) => {
-                let plan = SessionPlan { device, ..plan };
-                self.open(key, plan, Some(reservation)).map_err(Unopened::Refused)
-            }
-            Err(NotPlaced::Wait) => Err(Unopened::Wait(Box::new(plan))),
-            Err(NotPlaced::Never(error)) => Err(Unopened::Refused(error)),
-        }
-    }
-
-    fn open(
-        self: &Arc<Self>,
-        key: Key,
-        plan: SessionPlan,
-        reservation: Option<Reservation>,
-    ) -> Result<Arc<Line>, TaskError> {
-        let name = format!("train-{}", key.job);
-        let line = Arc::new(Line::new(key, plan, reservation));
-        let (shared, work) = (Arc::downgrade(self), Arc::clone(&line));
-        let around = Surroundings {
-            data: self.data.clone(),
-            lost: Arc::clone(&self.lost),
-            store: self.store.clone(),
-            idle_time: self.limits.idle_time,
-            idle: Box::new(move || {
-                if let Some(shared) = shared.upgrade() {
-                    shared.evict();
-                }
-            }),
-        };
-        let thread = thread::Builder::new().name(name).spawn(move || work.run(&around));
-        thread.map(|_| line).map_err(|error| {
-            TaskError::new(
-                ErrorCode::Unavailable,
-                format!("a thread for the session could not start: {error}"),
-            )
-        })
-    }
-
-    /// Closes the idle session on a GPU that was used longest ago, so that another one gets its room.
     fn make_room(&self) {
         let mut lines = self.lock();
         let on_gpu = lines.iter().filter(|line| line.has_reservation());
@@ -299,49 +372,6 @@ impl Shared {
             self.close(&line);
             lines.retain(|other| !Arc::ptr_eq(other, &line));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Closes idle lines: those without a session, those that were idle for long, and then the least recently used
-    /// until the limits are kept.
-    fn evict(&self) {
-        let mut lines = self.lock();
-        lines.retain(|line| {
-            let Some(since) = line.idle_since() else { return true };
-            let long = since.elapsed() >= self.limits.idle_time;
-            if line.is_warm() && !long {
-                return true;
-            }
-            self.close(line);
-            false
-        });
-        let mut idle: Vec<_> =
-            lines.iter().filter_map(|line| Some((line.idle_since()?, Arc::clone(line)))).collect();
-        idle.sort_by_key(|(since, _)| *since);
-        let mut count = idle.len();
-        let mut memory: u64 = lines.iter().map(|line| line.memory_bytes()).sum();
-        for (_, line) in &idle {
-            let fits = count <= self.limits.idle && memory <= self.limits.memory_bytes;
-            if fits || count == 1 {
-                break;
-            }
-            count -= 1;
-            memory -= line.memory_bytes();
-            self.close(line);
-            lines.retain(|other| !Arc::ptr_eq(other, line));
-        }
-    }
-
-    /// Closes an idle line, under the lock of the table.
-    fn close(&self, line: &Line) {
-        if line.is_warm() {
-            tracing::info!(job_id = %line.key.job, model = line.key.model, "an idle session leaves");
-            self.lost.remember(&line.key, Loss::Evicted);
-        }
-        line.close();
     }
 }
 

@@ -62,6 +62,8 @@ pub(super) fn config() -> Config {
         analytic_delay: Duration::ZERO..=Duration::ZERO,
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: false,
+        gpu: None,
+        hidden_gpus: Vec::new(),
         state_dir: None,
         data: data::Config::new("data"),
     }

@@ -8,7 +8,7 @@ use super::checkpoints::Store;
 use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
-use super::sessions::{SessionLimits, Sessions, Submission};
+use super::sessions::{Loss, SessionLimits, Sessions, Submission};
 use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, priority, seeds};
 use crate::domain::{JobId, PciAddress, TaskSpec};
 
@@ -59,6 +59,18 @@ impl TrainingEngine {
     pub fn adapters(&self) -> Option<Vec<PciAddress>> {
         let devices = self.placer.search().so_far()?;
         Some(devices.gpus().filter_map(|adapter| adapter.address).collect())
+    }
+
+    /// What `job` had in another process is gone.
+    #[cfg(target_os = "linux")]
+    pub(super) fn lost(&self, job: &JobId, loss: Loss) {
+        self.sessions.lost(job, loss);
+    }
+
+    /// Ends all sessions and waits until they have put on disk what they had to.
+    #[cfg(target_os = "linux")]
+    pub(super) fn close(&self) {
+        self.sessions.close();
     }
 
     #[cfg(test)]

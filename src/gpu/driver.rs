@@ -91,7 +91,7 @@ impl Driver {
         let driver_version = nvml.sys_driver_version().unwrap_or_default();
         let cuda =
             raw::cuda_version(&nvml).map(|version| format!("{}.{}", version / 1000, version % 1000 / 10));
-        tracing::info!(
+        tracing::debug!(
             driver_version,
             cuda_version = cuda.unwrap_or_default(),
             gpus = nvml.device_count().unwrap_or_default(),

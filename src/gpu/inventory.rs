@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::Purpose;
 use super::driver::{Sample, Sampled};
 use super::events::Xid;
 use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
@@ -42,13 +43,14 @@ struct Known {
 /// The GPUs.
 pub(super) struct Inventory {
     visible: Visible,
+    purpose: Purpose,
     known: Vec<Known>,
     warned: BTreeSet<String>,
 }
 
 impl Inventory {
-    pub(super) fn new(visible: Visible) -> Self {
-        Self { visible, known: Vec::new(), warned: BTreeSet::new() }
+    pub(super) fn new(visible: Visible, purpose: Purpose) -> Self {
+        Self { visible, purpose, known: Vec::new(), warned: BTreeSet::new() }
     }
 
     /// Takes over a sample; GPUs that it does not have are lost.
@@ -94,8 +96,8 @@ impl Inventory {
         self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
     }
 
-    /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
-    pub(super) fn devices(&self, adapters: Option<&[PciAddress]>) -> Vec<GpuDevice> {
+    /// For each GPU, whether this worker may use it.
+    fn visible(&self) -> Vec<bool> {
         let candidates: Vec<Candidate<'_>> = self
             .known
             .iter()
@@ -105,7 +107,23 @@ impl Inventory {
                 parent: known.parent.as_deref(),
             })
             .collect();
-        let visible = self.visible.select(&candidates);
+        self.visible.select(&candidates)
+    }
+
+    /// Where those are that it may not use, neither as a whole nor in slices.
+    pub(super) fn hidden(&self) -> Vec<PciAddress> {
+        let address = |known: &Known| known.device.info.pci_bus_id.parse::<PciAddress>().ok();
+        let visible = self.visible();
+        let of = |wanted: bool| self.known.iter().zip(&visible).filter(move |(_, is)| **is == wanted);
+        let used: Vec<_> = of(true).filter_map(|(known, _)| address(known)).collect();
+        let mut hidden: Vec<_> = of(false).filter_map(|(known, _)| address(known)).collect();
+        hidden.retain(|address| !used.contains(address));
+        hidden
+    }
+
+    /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
+    pub(super) fn devices(&self, adapters: Option<&[PciAddress]>) -> Vec<GpuDevice> {
+        let visible = self.visible();
         let visible = self.known.iter().zip(visible).filter(|(_, visible)| *visible);
         visible
             .map(|(known, _)| {
@@ -131,7 +149,11 @@ impl Inventory {
                     "{name} is lost: look for its Xid errors in the kernel's log; it has to be reset (`nvidia-smi -r`) or \
                      the machine restarted"
                 ));
-            } else if device.is_usable() && device.adapter_matched == Some(false) {
+            } else if self.purpose == Purpose::Training
+                && device.is_usable()
+                && !device.info.mig
+                && device.adapter_matched == Some(false)
+            {
                 warnings.push(format!("{name} {NO_ADAPTER}"));
             }
         }

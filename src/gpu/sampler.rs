@@ -89,7 +89,7 @@ impl GpuSampler {
         };
         let mut keeper = Keeper {
             way: Way { library: config.library.clone(), pcie: config.pcie },
-            inventory: Inventory::new(config.visible.clone()),
+            inventory: Inventory::new(config.visible.clone(), config.purpose),
             probe: probe.clone(),
             publish,
             state: NvmlState::Starting,
@@ -379,11 +379,14 @@ impl Keeper {
                 }
                 NvmlState::Running => {
                     let gpus = devices.iter().filter(|device| device.is_usable()).count();
-                    tracing::info!(gpus, "GPUs are watched");
+                    let driver_version = devices.first().map(|device| device.info.driver_version.as_str());
+                    tracing::info!(gpus, driver_version, "GPUs are watched");
                 }
                 _ => tracing::warn!(state, "no readings of GPUs"),
             }
         }
-        self.publish.send_replace(Arc::new(GpuSnapshot::new(self.state, devices, warnings)));
+        let hidden = self.inventory.hidden();
+        let snapshot = GpuSnapshot { hidden, ..GpuSnapshot::new(self.state, devices, warnings) };
+        self.publish.send_replace(Arc::new(snapshot));
     }
 }

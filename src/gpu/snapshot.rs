@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::{GpuInfo, GpuUsage};
+use crate::domain::{GpuInfo, GpuUsage, PciAddress};
 
 /// All GPUs at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,6 +18,8 @@ pub struct GpuSnapshot {
     pub usage: Vec<GpuUsage>,
     /// What an operator has to mend, each with its remedy, in one line.
     pub warnings: Vec<String>,
+    /// Where the GPUs are that this worker is not to use.
+    pub hidden: Vec<PciAddress>,
 }
 
 impl GpuSnapshot {
@@ -37,6 +39,7 @@ impl GpuSnapshot {
             usage: healthy().filter_map(usage).collect(),
             devices,
             warnings,
+            hidden: Vec::new(),
         }
     }
 

@@ -219,6 +219,7 @@ fn only_visible_gpus_are_seen_and_adapters_are_matched_by_address() {
     let machine = Machine::start_with(Control::with_gpus(3), &[], |config| {
         config.visible.cuda = Some("1,2".into());
         config.pcie = PcieThroughput::Measured;
+        config.purpose = Purpose::Training;
     });
     machine.gpus.match_adapters(Box::new(|| Some(vec!["0000:02:00.0".parse().unwrap()])));
     let snapshot = machine.until("adapters are known", |snapshot| {
@@ -228,6 +229,7 @@ fn only_visible_gpus_are_seen_and_adapters_are_matched_by_address() {
         snapshot.devices.iter().map(|device| (device.info.index, device.adapter_matched)).collect();
     assert_eq!(seen, [(1, Some(true)), (2, Some(false))]);
     assert_eq!(snapshot.devices[0].readings.pcie_tx_bytes_per_second, Some(2000.0 * 1024.0));
+    assert_eq!(snapshot.hidden, ["0000:01:00.0".parse().unwrap()]);
     let [warning] = &snapshot.warnings[..] else { panic!("{:?}", snapshot.warnings) };
     assert!(warning.contains("GPU 2") && warning.contains("NVIDIA_DRIVER_CAPABILITIES"), "{warning}");
 }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 
+use super::ending::log_end;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
 use super::link::LinkView;
 use super::metrics::Metrics;
@@ -21,7 +22,7 @@ use super::observer::{Account, MeasuredRun, Notice, RunObserver};
 use super::outbox::{Left, Outbox, OutboxState};
 use super::state::{Admission, Effect, Event, Key, Polled, RunId, State, Taken, Waiter, transition};
 use super::view::{self, About, Seen};
-use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec, TaskStatus};
+use crate::domain::{JobId, Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
@@ -236,6 +237,14 @@ impl<O: Orchestrator> Driver<O> {
                     run.started = Some(at);
                     self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
                 }
+            }
+            Notice::Engine { trouble } => {
+                match &trouble {
+                    Some(trouble) => tracing::error!("no task is taken: {trouble}"),
+                    None if self.state.engine_trouble.is_some() => tracing::info!("tasks are taken again"),
+                    None => {}
+                }
+                self.apply(Event::Engine { trouble }, effects);
             }
             Notice::Stored { key, left } => {
                 self.tidings.push(Tiding::Report(left));
@@ -474,42 +483,5 @@ async fn at(when: Option<tokio::time::Instant>) {
     match when {
         Some(when) => sleep_until(when).await,
         None => std::future::pending().await,
-    }
-}
-
-fn log_end(outcome: &TaskOutcome) {
-    let (task_id, job_id) = (outcome.identity.task_id.as_str(), outcome.identity.job_id.as_str());
-    let seconds = outcome.duration.as_secs_f64();
-    let notes = outcome.notes.join("; ");
-    match &outcome.ending {
-        Ok(result) => tracing::info!(
-            task_id,
-            job_id,
-            attempt = outcome.identity.attempt,
-            model_type = outcome.model.as_str(),
-            epoch = outcome.epoch,
-            loss = result.train.loss,
-            accuracy = result.train.accuracy,
-            backend = result.backend.name(),
-            simulated = result.backend.is_simulated(),
-            energy_joules = outcome.energy_joules,
-            seconds,
-            notes,
-            "task completed"
-        ),
-        Err(error) if outcome.status() == TaskStatus::Cancelled => {
-            tracing::info!(task_id, job_id, reason = error.message, seconds, "task cancelled");
-        }
-        Err(error) => {
-            tracing::warn!(
-                task_id,
-                job_id,
-                code = error.code.name(),
-                reason = error.message,
-                seconds,
-                notes,
-                "task failed"
-            );
-        }
     }
 }

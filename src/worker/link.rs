@@ -195,7 +195,7 @@ impl<O: Orchestrator> Link<O> {
                             refused = self.loss(generation) => break refused,
                             () = other_gpus(&mut gpus, &told), if registered.mode == Mode::Extended => {
                                 let again = self.identity.registration(&worker);
-                                tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; telling it");
+                                tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; registering again");
                                 match self.orchestrator.register(&again).await {
                                     Ok(_) => told = again.capabilities.gpus,
                                     Err(OrchestratorError::Busy(_) | OrchestratorError::Rejected(_)) => {

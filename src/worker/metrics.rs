@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
 
 use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
-use crate::engine::Step;
+use crate::engine::{ExitCause, Step};
 use crate::gpu::GpuShare;
 use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
 
@@ -49,6 +50,8 @@ pub struct Metrics {
     step: HistogramVec,
     queue: Histogram,
     heartbeats: IntCounterVec,
+    runner_exits: IntCounterVec,
+    runners: IntGauge,
     models: Arc<Mutex<BTreeSet<ModelType>>>,
 }
 
@@ -63,6 +66,14 @@ impl Metrics {
             ExpiringGauges::new(Opts::new(name, help), &task, Limits::gauges(TASK_GAUGE_SERIES))
         };
         let by_backend = ["model_type", "backend"];
+        let runner_exits = IntCounterVec::new(
+            Opts::new("worker_runner_exits_total", "Child processes that ended, by the cause."),
+            &["cause"],
+        )?;
+        for cause in ExitCause::ALL {
+            // There from the start, so that the first one is an increase.
+            runner_exits.with_label_values(&[cause.name()]);
+        }
         Ok(Self {
             duration: ExpiringHistograms::new(
                 HistogramOpts::new(
@@ -133,6 +144,8 @@ impl Metrics {
                 Opts::new("worker_heartbeats_total", "Heartbeats sent, by result."),
                 &["result"],
             )?,
+            runner_exits,
+            runners: IntGauge::new("worker_runners", "Child processes that train.")?,
             models: Arc::default(),
         })
     }
@@ -153,7 +166,9 @@ impl Metrics {
         registry.register(Box::new(self.batches.clone()))?;
         registry.register(Box::new(self.step.clone()))?;
         registry.register(Box::new(self.queue.clone()))?;
-        registry.register(Box::new(self.heartbeats.clone()))
+        registry.register(Box::new(self.heartbeats.clone()))?;
+        registry.register(Box::new(self.runner_exits.clone()))?;
+        registry.register(Box::new(self.runners.clone()))
     }
 
     /// The families whose series end with a task.
@@ -183,6 +198,16 @@ impl Metrics {
     /// A heartbeat was answered, or not.
     pub(super) fn heartbeat(&self, answer: Result<(), ()>) {
         self.heartbeats.with_label_values(&[if answer.is_ok() { "ok" } else { "error" }]).inc();
+    }
+
+    /// A child process has ended.
+    pub(super) fn runner_exited(&self, cause: ExitCause) {
+        self.runner_exits.with_label_values(&[cause.name()]).inc();
+    }
+
+    /// So many child processes there are.
+    pub(super) fn runners(&self, count: usize) {
+        self.runners.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The engine began to work on a task after `waited`.

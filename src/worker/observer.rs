@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::metrics::RunMetrics;
+use super::metrics::{Metrics, RunMetrics};
 use super::outbox::Left;
 use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
-use crate::engine::{Finished, Observer, Step};
+use crate::engine::{ExitCause, Finished, Observer, Step, Watcher};
 use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
 
 /// What other threads tell the driver.
@@ -17,6 +17,8 @@ use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
 pub(super) enum Notice {
     /// The engine began to work on a try.
     Started { run: RunId, at: Instant },
+    /// What keeps the engine from its work, None when that is over.
+    Engine { trouble: Option<String> },
     /// A try ended.
     Finished { run: RunId, finished: Finished },
     /// What a try that ended took of its GPU.
@@ -92,5 +94,26 @@ impl Observer for RunObserver {
     fn stepped(&self, progress: &Progress, step: Step) {
         self.metrics.stepped(progress, step);
         self.progress.send_replace(*progress);
+    }
+}
+
+/// The [`Watcher`] of the engine.
+pub(super) struct EngineWatcher {
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) metrics: Metrics,
+}
+
+impl Watcher for EngineWatcher {
+    fn trouble(&self, trouble: Option<String>) {
+        // The driver is gone only when the whole worker is.
+        let _ = self.notices.send(Notice::Engine { trouble });
+    }
+
+    fn runner_exited(&self, cause: ExitCause) {
+        self.metrics.runner_exited(cause);
+    }
+
+    fn runners(&self, count: usize) {
+        self.metrics.runners(count);
     }
 }

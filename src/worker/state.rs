@@ -90,6 +90,8 @@ pub(super) enum Event {
     Released { key: Key, taken: Taken },
     /// Whether outcomes can be put on disk at present.
     Storage { writable: bool },
+    /// What keeps the engine from its work, None when that is over.
+    Engine { trouble: Option<String> },
     /// Take no more tasks.
     Drain,
     /// Do not wait for running tasks any longer: stop them.
@@ -205,6 +207,8 @@ pub(super) struct State {
     pub(super) cancelled: u64,
     interruption: &'static str,
     writable: bool,
+    /// What keeps the engine from its work.
+    pub(super) engine_trouble: Option<String>,
     next_id: u64,
     drained: bool,
 }
@@ -223,6 +227,7 @@ impl State {
             cancelled: 0,
             interruption: "",
             writable: true,
+            engine_trouble: None,
             next_id: 0,
             drained: false,
         }

@@ -63,7 +63,7 @@ pub(super) fn publish(
     outbox: &OutboxState,
 ) -> Published {
     let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
-    let reasons: Vec<String> = outbox.trouble().into_iter().collect();
+    let reasons: Vec<String> = outbox.trouble().into_iter().chain(state.engine_trouble.clone()).collect();
     let phase = if state.admission != Admission::Open {
         WorkerPhase::Draining
     } else if !reasons.is_empty() {

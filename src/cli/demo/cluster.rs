@@ -155,6 +155,8 @@ fn member_config(
         ("MAX_CONCURRENT_TASKS", "1".to_owned()),
         ("TRAINING_BACKEND", "cpu".to_owned()),
         ("DEVICE_POLICY", "cpu".to_owned()),
+        // All of it in this process, so that it ends with it however it ends.
+        ("TASK_ISOLATION", "thread".to_owned()),
     ]
     .into();
     let mut config = Config::resolve(&Layers { flags, ..Layers::default() })?.config;

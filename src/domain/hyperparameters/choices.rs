@@ -2,10 +2,12 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::domain::ParseChoiceError;
 
 /// The rule by which weights follow gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Optimizer {
     /// Stochastic gradient descent, with momentum when `momentum` is given.
     Sgd,
@@ -32,7 +34,7 @@ impl FromStr for Optimizer {
 }
 
 /// What is minimised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Loss {
     /// Softmax cross-entropy over classes.
     CrossEntropy,
@@ -63,7 +65,7 @@ impl FromStr for Loss {
 }
 
 /// What the target column is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Problem {
     /// Decided by the column: words and few whole numbers are classes.
     #[default]
@@ -88,7 +90,7 @@ impl FromStr for Problem {
 }
 
 /// How much a row counts in training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ClassWeight {
     /// All rows alike.
     #[default]
@@ -110,7 +112,7 @@ impl FromStr for ClassWeight {
 }
 
 /// How the learning rate changes in the course of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Schedule {
     /// Not at all.
     #[default]
@@ -135,7 +137,7 @@ impl FromStr for Schedule {
 }
 
 /// Whether training ends before its last epoch when it no longer gets better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Stopping {
     /// Never.
     #[default]
@@ -145,7 +147,7 @@ pub enum Stopping {
 }
 
 /// How many features a node of a tree may choose from.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum MaxFeatures {
     /// The square root of their number.
     Sqrt,
@@ -178,7 +180,7 @@ impl FromStr for MaxFeatures {
 }
 
 /// Whether each tree of a forest sees a sample with replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Bootstrap {
     /// As many rows as there are, drawn with replacement.
     Sampled,
@@ -187,7 +189,7 @@ pub enum Bootstrap {
 }
 
 /// Whether a session can be taken up again where it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Checkpoints {
     /// A checkpoint follows each task.
     #[default]

@@ -1,9 +1,11 @@
 //! What only tree models listen to.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Bootstrap, MaxFeatures};
 
 /// Checked hyperparameters of trees, under the names of XGBoost and scikit-learn.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TreeHyperparameters {
     /// Most rounds (boosting) or trees (forest) of the job; by default as many as its tasks make.
     pub n_estimators: Option<u32>,

@@ -11,18 +11,43 @@ const REMEMBERED: usize = 1024;
 
 /// Why a session is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(in crate::engine) enum Loss {
     /// Its trainer panicked, so that nobody knows in which state it is.
     Panic,
     /// Its GPU was lost.
     Device,
+    /// The process that it was in crashed.
+    Crash,
     /// It was idle and others needed the room, or it was idle for long.
     Evicted,
 }
 
+impl Loss {
+    /// Its number between worker and runner; 0 is none.
+    pub(in crate::engine) fn number(self) -> u32 {
+        match self {
+            Self::Evicted => 1,
+            Self::Crash => 2,
+            Self::Panic => 3,
+            Self::Device => 4,
+        }
+    }
+
+    /// The loss of that number.
+    pub(in crate::engine) fn from_number(number: u32) -> Option<Self> {
+        [Self::Evicted, Self::Crash, Self::Panic, Self::Device]
+            .into_iter()
+            .find(|loss| loss.number() == number)
+    }
+}
+
 /// What is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Lost(Mutex<VecDeque<(Key, Loss)>>);
+pub(super) struct Lost {
+    sessions: Mutex<VecDeque<(Key, Loss)>>,
+    /// Jobs whose sessions were in another process: which ones, nobody knows here.
+    jobs: Mutex<VecDeque<(JobId, Loss)>>,
+}
 
 impl Lost {
     /// Remembers that the session of `key` is gone.
@@ -36,21 +61,36 @@ impl Lost {
         });
     }
 
+    /// Remembers that what `job` had in another process is gone.
+    pub(super) fn remember_job(&self, job: &JobId, loss: Loss) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|(other, _)| other != job);
+        if jobs.len() == REMEMBERED {
+            jobs.pop_front();
+        }
+        jobs.push_back((job.clone(), loss));
+    }
+
     /// Why the session of `key` is gone, if it was there once; it is not remembered any longer.
     pub(super) fn take(&self, key: &Key) -> Option<Loss> {
-        self.with(|lost| {
+        let of_session = self.with(|lost| {
             let place = lost.iter().position(|(other, _)| other == key)?;
             lost.remove(place).map(|(_, loss)| loss)
-        })
+        });
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = jobs.iter().position(|(job, _)| *job == key.job);
+        let of_job = place.and_then(|place| jobs.remove(place)).map(|(_, loss)| loss);
+        of_session.or(of_job)
     }
 
     /// Forgets the sessions of a job that has ended.
     pub(super) fn forget(&self, job: &JobId) {
         self.with(|lost| lost.retain(|(key, _)| key.job != *job));
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _)| other != job);
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut VecDeque<(Key, Loss)>) -> T) -> T {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.sessions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -60,6 +100,7 @@ impl Loss {
         let why = match self {
             Self::Panic => "was lost to a panic of its trainer",
             Self::Device => "was lost with its GPU",
+            Self::Crash => "was lost with the process that it was in",
             Self::Evicted => "had to leave this worker while it was idle",
         };
         format!("the session {why} and has started again from {from}")
@@ -91,6 +132,6 @@ mod tests {
         lost.forget(&JobId::parse("job-3").unwrap());
         let told = [0, 1, 1, 2, 3].map(|job| lost.take(&key(job)));
         assert_eq!(told, [None, Some(Loss::Evicted), None, Some(Loss::Panic), None]);
-        assert_eq!(lost.0.lock().unwrap().len(), REMEMBERED - 3);
+        assert_eq!(lost.sessions.lock().unwrap().len(), REMEMBERED - 3);
     }
 }

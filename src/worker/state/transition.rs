@@ -89,6 +89,7 @@ pub(in crate::worker) fn transition(state: &mut State, event: Event, effects: &m
             end(state, key, Ended::unstarted(error), effects);
         }
         Event::Storage { writable } => state.writable = writable,
+        Event::Engine { trouble } => state.engine_trouble = trouble,
         Event::Drain => state.admission = state.admission.max(Admission::Draining),
         Event::Abort { reason } => {
             state.admission = state.admission.max(Admission::Stopping);
@@ -119,7 +120,8 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
         }
     }
     if state.admission == Admission::Open {
-        if let Some((generation, _)) = state.link.filter(|_| state.writable) {
+        if let Some((generation, _)) = state.link.filter(|_| state.writable && state.engine_trouble.is_none())
+        {
             let mut free = state.free_slots();
             while free > 0 && state.polls < MOST_POLLS {
                 state.polls += 1;
