@@ -163,6 +163,9 @@ mod adapter {
         receiver.recv_timeout(PATIENCE).unwrap_or(Err(ProbeError::Hung))
     }
 
+    /// The device of a kind at an index.
+    type Numbered = fn(usize) -> DeviceKind;
+
     fn choose(software: SoftwareAdapters) -> Result<Vec<Adapter>, ProbeError> {
         // Lists adapters without opening one of them.
         let adapters = Device::enumerate(DeviceType::Wgpu);
@@ -172,12 +175,12 @@ mod adapter {
         let info = |kind: wgpu::DeviceType, index: usize| {
             listed.iter().filter(|info| info.device_type == kind).nth(index)
         };
-        let kinds: [(wgpu::DeviceType, fn(usize) -> DeviceKind); 3] = [
+        let kinds: [(wgpu::DeviceType, Numbered); 3] = [
             (wgpu::DeviceType::DiscreteGpu, DeviceKind::DiscreteGpu),
             (wgpu::DeviceType::IntegratedGpu, DeviceKind::IntegratedGpu),
             (wgpu::DeviceType::VirtualGpu, DeviceKind::VirtualGpu),
         ];
-        let of_kind = |(listed_as, kind): (wgpu::DeviceType, fn(usize) -> DeviceKind)| {
+        let of_kind = |(listed_as, kind): (wgpu::DeviceType, Numbered)| {
             (0..INDICES)
                 .filter(move |index| has(kind(*index)))
                 .map(move |index| adapter(kind(index), info(listed_as, index), AdapterKind::Hardware))

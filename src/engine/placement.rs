@@ -145,9 +145,7 @@ impl Placer {
 
     /// The adapter, software included, where the policy allows one.
     fn adapter(&self) -> Option<&ComputeDevice> {
-        let adapter =
-            self.search.now().and_then(Devices::adapter).filter(|_| self.policy != DevicePolicy::Cpu);
-        adapter
+        self.search.now().and_then(Devices::adapter).filter(|_| self.policy != DevicePolicy::Cpu)
     }
 
     fn no_adapter(&self) -> TaskError {

@@ -31,7 +31,7 @@ use self::lost::Lost;
 use super::cards::{Cards, NotPlaced, Reservation};
 use super::checkpoints::{Store, session_name};
 use super::session::SessionPlan;
-use super::waiting::{self, Places, Waiting};
+use super::waiting::{self, Places, Unplaced, Waiting};
 use super::{Control, Done, Finished};
 use crate::data;
 use crate::domain::{Backend, ErrorCode, Hyperparameters, JobId, TaskError, TaskSpec};
@@ -149,7 +149,8 @@ impl Sessions {
             // Those that wait for longer get the next room.
             return waiting::wait(&self.0, plan, submission);
         }
-        if let Err((plan, submission)) = self.0.try_submit(plan, submission) {
+        if let Err(unplaced) = self.0.try_submit(plan, submission) {
+            let (plan, submission) = *unplaced;
             waiting::wait(&self.0, plan, submission);
         }
     }
@@ -317,11 +318,7 @@ impl Places for Shared {
         &self.waiting
     }
 
-    fn try_submit(
-        self: &Arc<Self>,
-        plan: SessionPlan,
-        submission: Submission,
-    ) -> Result<(), (SessionPlan, Submission)> {
+    fn try_submit(self: &Arc<Self>, plan: SessionPlan, submission: Submission) -> Result<(), Unplaced> {
         let key = Key::new(&submission.task.identity.job_id, &plan);
         let control = Arc::clone(&submission.control);
         let mut lines = self.lock();
@@ -340,7 +337,7 @@ impl Places for Shared {
                     lines.push(Arc::clone(&line));
                     line
                 }
-                Err(Unopened::Wait(plan)) => return Err((*plan, submission)),
+                Err(Unopened::Wait(plan)) => return Err(Box::new((*plan, submission))),
                 Err(Unopened::Refused(error)) => {
                     drop(lines);
                     submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });

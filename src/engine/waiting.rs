@@ -32,17 +32,16 @@ pub(crate) struct Waiting {
     looked_after: bool,
 }
 
+/// A task that was given back.
+pub(crate) type Unplaced = Box<(SessionPlan, Submission)>;
+
 /// Whoever places tasks on GPUs.
 pub(crate) trait Places: Send + Sync + Sized + 'static {
     /// Those that wait.
     fn waiting(&self) -> &Mutex<Waiting>;
 
     /// Places a task, or ends it; gives it back where it has to wait.
-    fn try_submit(
-        self: &Arc<Self>,
-        plan: SessionPlan,
-        submission: Submission,
-    ) -> Result<(), (SessionPlan, Submission)>;
+    fn try_submit(self: &Arc<Self>, plan: SessionPlan, submission: Submission) -> Result<(), Unplaced>;
 
     /// Lets a session leave that is idle, where there is one.
     fn make_room(&self);
@@ -120,7 +119,8 @@ fn look<P: Places>(places: &Arc<P>) -> bool {
             continue;
         }
         let Waiter { number, since, plan, submission } = waiter;
-        let Err((plan, submission)) = places.try_submit(plan, submission) else { continue };
+        let Err(unplaced) = places.try_submit(plan, submission) else { continue };
+        let (plan, submission) = *unplaced;
         let waiter = Waiter { number, since, plan, submission };
         if since.elapsed() >= PATIENCE {
             let message = format!("no GPU of this worker had room for the task within {PATIENCE:?}");

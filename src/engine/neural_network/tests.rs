@@ -5,7 +5,7 @@ mod stopping;
 
 use std::sync::Arc;
 
-use super::architecture::Parameter;
+use super::architecture::{Architecture, Parameter};
 use super::recipe::Model;
 use super::trainer::GradientTrainer;
 use super::*;

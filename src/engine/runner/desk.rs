@@ -20,7 +20,7 @@ use crate::domain::{ErrorCode, JobId};
 use crate::engine::cards::{Cards, NotPlaced, Reservation};
 use crate::engine::session::SessionPlan;
 use crate::engine::sessions::Submission;
-use crate::engine::waiting::{self, Places, Waiting};
+use crate::engine::waiting::{self, Places, Unplaced, Waiting};
 use crate::engine::{Done, Finished};
 
 /// How long a job without a task keeps its GPU before anybody looks whether its session is still there.
@@ -65,7 +65,8 @@ impl Desk {
                 // Those that wait for longer get the next room.
                 return waiting::wait(self, plan, submission);
             }
-            if let Err((plan, submission)) = self.try_submit(plan, submission) {
+            if let Err(unplaced) = self.try_submit(plan, submission) {
+                let (plan, submission) = *unplaced;
                 waiting::wait(self, plan, submission);
             }
             return;
@@ -122,11 +123,7 @@ impl Places for Desk {
         &self.waiting
     }
 
-    fn try_submit(
-        self: &Arc<Self>,
-        plan: SessionPlan,
-        submission: Submission,
-    ) -> Result<(), (SessionPlan, Submission)> {
+    fn try_submit(self: &Arc<Self>, plan: SessionPlan, submission: Submission) -> Result<(), Unplaced> {
         let job = submission.task.identity.job_id.clone();
         let mut jobs = self.jobs();
         self.sweep(&mut jobs);
@@ -136,7 +133,7 @@ impl Places for Desk {
         if !jobs.contains_key(&job) {
             let (device, reservation) = match self.cards.reserve(&plan) {
                 Ok(reserved) => reserved,
-                Err(NotPlaced::Wait) => return Err((plan, submission)),
+                Err(NotPlaced::Wait) => return Err(Box::new((plan, submission))),
                 Err(NotPlaced::Never(error)) => {
                     drop(jobs);
                     submission.done.finish(Finished { ending: Err(error), notes: Vec::new() });
@@ -147,7 +144,7 @@ impl Places for Desk {
                 GpuRef { position: reservation.position(), address: reservation.address(), uuid: device.gpu };
             jobs.insert(job.clone(), Assigned { gpu, reservation, tasks: 0, used: Instant::now() });
         }
-        let Some(assigned) = jobs.get_mut(&job) else { return Err((plan, submission)) };
+        let Some(assigned) = jobs.get_mut(&job) else { return Err(Box::new((plan, submission))) };
         assigned.tasks += 1;
         assigned.used = Instant::now();
         let gpu = assigned.gpu.clone();
