@@ -1,5 +1,6 @@
 //! A worker as its clients see it: asked over gRPC how it is.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,7 +85,8 @@ impl RemoteWorker {
         }
         match self.client.get_status(request).await {
             Ok(status) => Ok(status.into_inner()),
-            Err(status) if may_pass(&status) => {
+            // A status with a source was made here, of a connection that broke.
+            Err(status) if may_pass(&status) || status.source().is_some() => {
                 Err(Failure::WorkerAway { address: self.address.clone(), reason: innermost(&status) })
             }
             Err(status) => {

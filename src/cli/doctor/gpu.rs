@@ -105,7 +105,12 @@ fn icd(environment: &Environment) -> Finding {
 /// Looks for devices as the worker will.
 async fn adapter(config: &Config, has_driver: bool) -> Finding {
     let check = "gpu.adapter";
-    let engine_config = engine::Config { state_dir: None, ..config.engine.clone() };
+    let mut engine_config = engine::Config { state_dir: None, ..config.engine.clone() };
+    let needs_no_gpu = matches!(config.engine.backend, BackendChoice::Only(Backend::Cpu | Backend::Analytic));
+    if needs_no_gpu && config.engine.device_policy == DevicePolicy::Prefer {
+        // Nobody waits for that search, and a driver that is being loaded when the program ends may crash it.
+        engine_config.device_policy = DevicePolicy::Cpu;
+    }
     let searched = tokio::task::spawn_blocking(move || TrainingEngine::new(engine_config)).await;
     let may_use = config.engine.device_policy != DevicePolicy::Cpu;
     match searched {
@@ -123,7 +128,7 @@ async fn adapter(config: &Config, has_driver: bool) -> Finding {
             if found.default_backend == Backend::Analytic && config.engine.backend == BackendChoice::Auto {
                 let message = format!("{device}: no GPU was found, and results will be simulated");
                 Finding::warning(check, message, "TRAINING_BACKEND=cpu trains for real on the CPU")
-            } else if has_driver && may_use && !found.backends.contains(&Backend::Wgpu) {
+            } else if has_driver && may_use && !needs_no_gpu && !found.backends.contains(&Backend::Wgpu) {
                 let message = format!("{device}: there is an NVIDIA driver, and no Vulkan adapter");
                 Finding::warning(check, message, format!("{CAPABILITIES} and the driver's Vulkan part"))
             } else {
