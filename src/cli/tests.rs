@@ -77,6 +77,7 @@ fn every_variable_is_a_flag_of_run_and_of_config() {
                 Command::Run(args) => args.flags,
                 Command::Config(config::Args { action }) => match action {
                     config::Action::Show(args) | config::Action::Check(args) => args.flags,
+                    config::Action::Docs(args) => panic!("{line}: {args:?}"),
                 },
                 other => panic!("{line}: {other:?}"),
             };

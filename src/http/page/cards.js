@@ -150,7 +150,9 @@ export class Jobs {
 
   show(state) {
     const newest = [...state.jobs].reverse();
-    const ordered = [...newest.filter((job) => job.running_tasks), ...newest.filter((job) => !job.running_tasks)];
+    // What trains first, what has nothing to draw last.
+    const rank = (job) => (job.running_tasks ? 0 : job.curve.length ? 1 : 2);
+    const ordered = newest.sort((a, b) => rank(a) - rank(b));
     const drawn = ordered.slice(0, MOST_JOBS);
     reconcile(byId("jobs"), this.#cards, drawn, (job) => job.job_id, (job) => new JobCard(job));
     byId("jobs-empty").hidden = drawn.length > 0;
