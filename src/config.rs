@@ -34,7 +34,7 @@ pub use layers::{Environment, FlagValues, Layers, Source, Values};
 pub(crate) use parse::duration;
 pub use problem::{ConfigErrors, Problem};
 pub use show::Row;
-pub use variables::{Support, VARIABLES, Variable, nearest};
+pub use variables::{VARIABLES, Variable, nearest};
 
 use std::net::SocketAddr;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, value_parser};
 
-use crate::config::{Environment, FlagValues, Layers, Support, VARIABLES, Variable};
+use crate::config::{Environment, FlagValues, Layers, VARIABLES, Variable};
 
 /// The flags that stand for configuration variables, and `--config`.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +32,7 @@ fn flag(variable: &'static Variable) -> Arg {
         .aliases(variable.aliases.iter().map(|alias| Variable::flag_of(alias)))
         .value_name("VALUE")
         .action(ArgAction::Set)
-        .help(help)
-        .hide(variable.support != Support::Full);
+        .help(help);
     if variable.is_switch() { arg.num_args(0..=1).default_missing_value("true") } else { arg }
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Config, Problem, Source, Support, VARIABLES, Values, Variable, access, parse};
+use super::{Config, Problem, Source, Values, Variable, access, parse};
 use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
@@ -63,7 +63,6 @@ pub(super) fn build(
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
 ) -> Option<Config> {
-    missing_features(values, warnings);
     let mut reader = Reader { values, problems };
     let worker = worker(&mut reader);
     let engine = engine(&mut reader);
@@ -102,22 +101,6 @@ pub(super) fn build(
         traces: traces?,
         strictness: if strict? { Strictness::Reject } else { Strictness::Warn },
     })
-}
-
-/// A variable without effect is never passed over in silence.
-fn missing_features(values: &Values, warnings: &mut Vec<String>) {
-    for variable in VARIABLES {
-        let value = values.of(variable);
-        if value.text.is_none() {
-            continue;
-        }
-        match variable.support {
-            Support::Full => {}
-            Support::Ignored => {
-                warnings.push(format!("{} ({}) has no effect in this version", variable.name, value.source));
-            }
-        }
-    }
 }
 
 fn worker(reader: &mut Reader<'_>) -> Option<worker::Config> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Support, VARIABLES, Variable};
+use super::{VARIABLES, Variable};
 
 /// A row a variable.
 pub fn markdown() -> String {
@@ -28,11 +28,7 @@ fn cell(text: &str) -> String {
 }
 
 fn remark(variable: &Variable) -> &'static str {
-    match variable.support {
-        Support::Full if variable.secret => ". Never shown.",
-        Support::Full => "",
-        Support::Ignored => ". **Not in this version: setting it is a warning.**",
-    }
+    if variable.secret { ". Never shown." } else { "" }
 }
 
 #[cfg(test)]

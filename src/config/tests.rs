@@ -98,8 +98,7 @@ fn readme_rows() -> Vec<(Vec<String>, String)> {
 #[test]
 fn the_readme_tells_the_truth_about_every_variable() {
     let rows = readme_rows();
-    let supported = || VARIABLES.iter().filter(|variable| variable.support == Support::Full);
-    for variable in supported() {
+    for variable in VARIABLES.iter() {
         let names: Vec<_> = variable.names().collect();
         let found = rows.iter().find(|(told, _)| told.first().is_some_and(|name| name == variable.name));
         let Some((told, default)) = found else { panic!("{} is missing in README.md", variable.name) };
@@ -109,7 +108,7 @@ fn the_readme_tells_the_truth_about_every_variable() {
             None => assert!(!default.is_empty() && !default.contains('`'), "{}: {default}", variable.name),
         }
     }
-    assert_eq!(rows.len(), supported().count(), "README.md has a row too many");
+    assert_eq!(rows.len(), VARIABLES.iter().count(), "README.md has a row too many");
 }
 
 #[test]
@@ -337,19 +336,6 @@ fn what_is_wrong_with_the_file_is_said() {
     let missing = Layers { file: Some("/no/such/file.toml".into()), ..Layers::default() };
     let report = Config::resolve(&missing).unwrap_err().to_string();
     assert!(report.contains("--config /no/such/file.toml: "), "{report}");
-}
-
-#[test]
-fn what_this_version_lacks_is_never_passed_over() {
-    for variable in VARIABLES {
-        match variable.support {
-            Support::Full => {}
-            Support::Ignored => {
-                let warnings = from_environment(&[(variable.name, "x")]).unwrap().warnings;
-                assert!(warnings[0].starts_with(variable.name), "{warnings:?}");
-            }
-        }
-    }
 }
 
 #[test]

@@ -2,15 +2,6 @@
 
 use crate::data::remote::{AllowedHost, S3};
 
-/// What this version does with a variable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Support {
-    /// It has its effect.
-    Full,
-    /// Its feature does not exist yet and nothing breaks without it: setting it is a warning.
-    Ignored,
-}
-
 /// One configuration variable: an environment variable, a flag of `run` and a key of the file.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
@@ -26,8 +17,6 @@ pub struct Variable {
     pub help: &'static str,
     /// Whether its value must not be shown.
     pub secret: bool,
-    /// Whether this version knows what to do with it.
-    pub support: Support,
 }
 
 impl Variable {
@@ -79,7 +68,7 @@ const fn variable(
     takes: &'static str,
     help: &'static str,
 ) -> Variable {
-    Variable { name, aliases: &[], default, takes, help, secret: false, support: Support::Full }
+    Variable { name, aliases: &[], default, takes, help, secret: false }
 }
 
 impl Variable {
@@ -90,11 +79,6 @@ impl Variable {
 
     const fn secret(mut self) -> Self {
         self.secret = true;
-        self
-    }
-
-    const fn without_effect(mut self, support: Support) -> Self {
-        self.support = support;
         self
     }
 }

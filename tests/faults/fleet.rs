@@ -57,6 +57,7 @@ fn start(number: usize, address: &str, folder: &std::path::Path, engine: &Arc<dy
         host: HostProbe::fixed(HostUsage::default()),
         address: String::new(),
         metrics: worker::Metrics::new().unwrap(),
+        traces: tensorfleet_worker::telemetry::traces::Traces::default(),
     };
     let worker = Worker::new(config, state, with);
     let handle = worker.handle();

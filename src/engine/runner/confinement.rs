@@ -25,6 +25,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::messages::Setup;
+use crate::data::Remote;
 use crate::domain::Backend;
 use crate::engine::priority;
 
@@ -152,8 +153,31 @@ pub(super) fn confine(setup: &Setup) -> Confinement {
 /// The folders that a runner writes.
 fn written(setup: &Setup) -> Vec<PathBuf> {
     let under = |name: &str| setup.state_dir.as_ref().map(|state_dir| state_dir.join(name));
-    ["checkpoints", "models"].into_iter().filter_map(under).collect()
+    let own = ["checkpoints", "models"].into_iter().filter_map(under);
+    own.chain(fetches(setup).then(|| setup.data.cache.folder.clone())).collect()
 }
+
+/// Whether data sets of other machines may be asked for: then the runner fetches them itself.
+fn fetches(setup: &Setup) -> bool {
+    let Remote { allowed_hosts, s3, .. } = &setup.data.remote;
+    !allowed_hosts.is_empty() || s3.endpoint.is_some() || s3.region.is_some()
+}
+
+/// What finding a host and trusting its certificate reads.
+const NETWORK_FILES: &[&str] = &[
+    "/etc/gai.conf",
+    "/etc/host.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/pki",
+    "/etc/resolv.conf",
+    "/etc/ssl",
+    "/lib",
+    "/lib64",
+    "/run/systemd/resolve",
+    "/usr/lib",
+    "/usr/share/ca-certificates",
+];
 
 fn restrict(setup: &Setup) -> Result<LandlockStatus, RulesetError> {
     let all: BitFlags<AccessFs> = AccessFs::from_all(ABI::V7);
@@ -177,10 +201,13 @@ fn restrict(setup: &Setup) -> Result<LandlockStatus, RulesetError> {
         readable.extend(vulkan_drivers());
         devices = gpu_devices();
     }
-    let ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .handle_access(AccessNet::from_all(ABI::V4))?
+    let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?;
+    if fetches(setup) {
+        readable.extend(NETWORK_FILES.iter().map(PathBuf::from));
+    } else {
+        ruleset = ruleset.handle_access(AccessNet::from_all(ABI::V4))?;
+    }
+    let ruleset = ruleset
         .scope(Scope::from_all(ABI::V6))?
         .create()?
         .add_rules(path_beneath_rules(readable, read))?

@@ -148,6 +148,7 @@ fn fuzz_outcomes_from_disk() {
         ending,
         notes: vec!["a note".into()],
         duration: Duration::from_millis(1500),
+        energy_joules: Some(12.5),
     };
     let result = TaskResult {
         train: Metrics { loss: 0.5, accuracy: 0.9 },

@@ -109,6 +109,7 @@ impl World {
             host: HostProbe::fixed(HostUsage::default()),
             address: String::new(),
             metrics: Metrics::new().unwrap(),
+            traces: crate::telemetry::traces::Traces::default(),
         };
         let worker = Worker::with_clock(config, state, with, self.clock);
         let handle = worker.handle();

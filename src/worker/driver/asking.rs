@@ -1,0 +1,61 @@
+//! What the driver asks the orchestrator beside the link's calls: for tasks, and whether a job is still wanted.
+
+use std::sync::Arc;
+
+use super::Driver;
+use crate::domain::JobId;
+use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+use crate::worker::state::{Event, Polled};
+
+impl<O: Orchestrator> Driver<O> {
+    pub(super) fn poll(&self, generation: u64, slots_available: u32) {
+        let request = ClaimRequest {
+            worker_id: self.parts.about.worker_id.clone(),
+            slots_available,
+            backends: self
+                .parts
+                .engine
+                .capabilities()
+                .backends
+                .iter()
+                .map(|backend| backend.name())
+                .collect(),
+            warm_jobs: self.parts.engine.warm_jobs(),
+            gpu_memory_available_bytes: self.parts.gpus.snapshot().memory_available_bytes(),
+        };
+        let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
+        let orchestrator = Arc::clone(&self.parts.orchestrator);
+        let asked = self.parts.clock.now();
+        self.parts.tracker.spawn(async move {
+            let polled = match orchestrator.claim(&request).await {
+                Ok(claimed) => {
+                    link.contact();
+                    claimed.map_or(Polled::Empty, Polled::Task)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a poll for tasks failed");
+                    let lost =
+                        matches!(error, OrchestratorError::Unreachable(_) | OrchestratorError::Refused(_));
+                    link.heard(error, generation);
+                    if lost {
+                        Polled::Failed
+                    } else {
+                        // The link is fine, so the next poll would come back at once.
+                        tokio::time::sleep(Backoff::busy().next_wait()).await;
+                        Polled::Empty
+                    }
+                }
+            };
+            let _ = events.send(Event::PollEnded { generation, asked, polled });
+        });
+    }
+
+    pub(super) fn check_job(&self, job: JobId) {
+        let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+        self.parts.tracker.spawn(async move {
+            // Without an answer the task runs: it is in hand, and would be lost otherwise.
+            let wanted = orchestrator.job_state(&job).await.map_or(true, |state| state.wanted);
+            let _ = events.send(Event::JobChecked { job, wanted });
+        });
+    }
+}
