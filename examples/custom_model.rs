@@ -232,6 +232,7 @@ pub(crate) fn run() -> Result<TaskResult, Box<dyn Error + Send + Sync>> {
         timeout: None,
         lease: None,
         initial_weights: Default::default(),
+        received: Default::default(),
     };
     let (done, ended) = mpsc::channel();
     let tell = move |finished: tensorfleet_worker::engine::Finished| drop(done.send(finished));

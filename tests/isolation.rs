@@ -409,6 +409,7 @@ fn times(engine: &dyn Engine) -> [u128; 2] {
             timeout: None,
             lease: None,
             initial_weights: Default::default(),
+            received: Default::default(),
         };
         let (started, starts) = mpsc::channel();
         let (ended, ends) = mpsc::channel();
@@ -432,6 +433,8 @@ fn times(engine: &dyn Engine) -> [u128; 2] {
 #[test]
 fn a_process_of_its_own_costs_a_task_less_than_a_millisecond() {
     let config = || engine::Config {
+        gpu: None,
+        hidden_gpus: Vec::new(),
         backend: BackendChoice::Only(Backend::Cpu),
         device_policy: DevicePolicy::Cpu,
         analytic_profile: AnalyticProfile::Engine,
@@ -442,7 +445,7 @@ fn a_process_of_its_own_costs_a_task_less_than_a_millisecond() {
         data: tensorfleet_worker::data::Config::new("data"),
     };
     let runners = RunnerConfig { program: PROGRAM.into(), ..RunnerConfig::default() };
-    let process = ProcessEngine::start(config(), SessionLimits::default(), runners).unwrap();
+    let process = ProcessEngine::start(config(), SessionLimits::default(), runners, None).unwrap();
     let began = Instant::now();
     let confinement = process.self_test(PATIENCE).unwrap();
     let ready = began.elapsed();
