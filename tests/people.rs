@@ -32,14 +32,14 @@ async fn a_worker_says_from_afar_how_it_is_and_why_a_task_failed() {
     let address = orchestrator.local_addr();
     let worker = WorkerProcess::start(address, CPU);
     let job = submit(address, real_job(1)).await;
-    wait_for_end(&orchestrator.board(), &job).await;
+    wait_for_end(orchestrator.board(), &job).await;
     let lost = real_job(1);
     let lost = submit(
         address,
         tensorfleet_worker::wire::pb::TrainingJobRequest { dataset_path: "nowhere.csv".into(), ..lost },
     )
     .await;
-    wait_for_end(&orchestrator.board(), &lost).await;
+    wait_for_end(orchestrator.board(), &lost).await;
 
     let grpc = worker.grpc.to_string();
     let output = run(&[], &["status", "--worker", &grpc, "--json"]);

@@ -133,6 +133,7 @@ impl Back<'_> {
             let mut total = zero;
             let windows = winners.chunks_exact(stage.filters).zip(by_pooled.chunks_exact(stage.filters));
             let mut window = 0;
+            #[allow(clippy::explicit_counter_loop, reason = "the call of enumerate is not inlined here")]
             for (winners, slopes) in windows {
                 let pixels = &padded[stage.corner(window)..];
                 window += 1;

@@ -171,7 +171,7 @@ pub(super) fn clock() -> Finding {
     let now = SystemTime::now();
     let shown = crate::domain::rfc3339(now);
     if now.duration_since(UNIX_EPOCH).is_ok_and(|since| since >= TOO_EARLY) {
-        Finding::ok("clock", format!("{shown}"))
+        Finding::ok("clock", shown.to_string())
     } else {
         Finding::error(
             "clock",
