@@ -154,7 +154,7 @@ pub struct ModelEntry {
     pub aliases: &'static [&'static str],
     /// File name of its weights.
     pub weights_file_name: &'static str,
-    /// Hyperparameters that change it, beside those in [`EVERYWHERE`].
+    /// Hyperparameters that change it, beside those that every model listens to.
     pub listens_to: &'static [&'static [&'static str]],
     /// The form in which it takes features.
     pub features: FeatureForm,
