@@ -16,7 +16,7 @@ use tensorfleet_worker::domain::{
 };
 use tensorfleet_worker::engine::{
     Blueprint, Control, Done, Engine as _, ModelEntry, ModelRegistry, Observer, Slice, Step, Trained,
-    Trainer, TrainingEngine,
+    Trainer, TrainingEngine, TrainsOn,
 };
 
 /// What the engine has to know of the model.
@@ -26,6 +26,7 @@ static NEAREST_CENTROID: ModelEntry = ModelEntry {
     weights_file_name: "centroids.json",
     listens_to: &[&["batch_size"]],
     features: FeatureForm::Standardised,
+    trains_on: TrainsOn::Cpu,
     build: |blueprint| Ok(Box::new(NearestCentroid::new(blueprint)?)),
 };
 

@@ -52,7 +52,7 @@ pub use registry::ModelRegistry;
 pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};
 pub use sessions::SessionLimits;
 pub use trainer::{
-    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, Verdict, listeners,
+    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, TrainsOn, Verdict, listeners,
 };
 pub use training::TrainingEngine;
 

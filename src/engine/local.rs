@@ -206,7 +206,7 @@ fn plan(
     config: &Config,
 ) -> Result<SessionPlan, OpenError> {
     let entry = entry(model)?;
-    let device = place_local(config, hyperparameters.backend, &Search::new(config))?;
+    let device = place_local(config, hyperparameters.backend, entry.trains_on, &Search::new(config))?;
     priority::lower_shared_pool();
     Ok(SessionPlan {
         entry,

@@ -16,7 +16,7 @@ pub(crate) mod cards;
 use super::device::{ComputeDevice, Devices};
 use super::registry::ModelRegistry;
 use super::search::Search;
-use super::trainer::ModelEntry;
+use super::trainer::{ModelEntry, TrainsOn};
 use super::{Config, EngineCapabilities, EngineError, OpenError, UnsupportedModels, analytic};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, InvalidField, TaskError, TaskSpec};
 
@@ -80,12 +80,20 @@ impl Placer {
             // The worker's own choice, so that "auto" never trains less than saying nothing.
             Some(BackendChoice::Auto) | None => self.resolve(self.backend),
         };
+        let entry = self.models.of(&task.model);
+        let cpu_alone = entry.is_some_and(|entry| entry.trains_on == TrainsOn::Cpu);
         let device = match backend {
             Backend::Analytic => return Ok(Placement::Analytic(None)),
+            Backend::Wgpu if cpu_alone => {
+                if task.hyperparameters.backend == Some(BackendChoice::Only(Backend::Wgpu)) {
+                    return Err(cpu_model("auto, cpu or analytic").into());
+                }
+                self.search.cpu().clone()
+            }
             Backend::Cpu => self.search.cpu().clone(),
             Backend::Wgpu => self.adapter().cloned().ok_or_else(|| self.no_adapter())?,
         };
-        if let Some(entry) = self.models.of(&task.model) {
+        if let Some(entry) = entry {
             return Ok(Placement::Train(entry, device));
         }
         let list = self.models.list();
@@ -183,6 +191,7 @@ const BACKEND: &str = "hyperparameters.backend";
 pub(crate) fn place_local(
     config: &Config,
     wish: Option<BackendChoice>,
+    trains_on: TrainsOn,
     search: &Search,
 ) -> Result<ComputeDevice, OpenError> {
     let invalid = |value, allowed: &str| TaskError::from(InvalidField::new(BACKEND, value, allowed));
@@ -193,6 +202,10 @@ pub(crate) fn place_local(
     }
     required(config.device_policy, search)?;
     match wish {
+        BackendChoice::Only(Backend::Wgpu) if trains_on == TrainsOn::Cpu => {
+            Err(TaskError::from(cpu_model("auto or cpu")).into())
+        }
+        BackendChoice::Auto if trains_on == TrainsOn::Cpu => Ok(search.cpu().clone()),
         BackendChoice::Only(Backend::Wgpu) if forbidden => {
             Err(invalid("wgpu", "auto or cpu (DEVICE_POLICY=cpu forbids GPUs)").into())
         }
@@ -200,6 +213,11 @@ pub(crate) fn place_local(
         BackendChoice::Auto if !forbidden => Ok(search.wait().gpu().unwrap_or(search.cpu()).clone()),
         BackendChoice::Auto | BackendChoice::Only(_) => Ok(search.cpu().clone()),
     }
+}
+
+/// A wish for a GPU that a model cannot use; `others` are what it can.
+fn cpu_model(others: &str) -> InvalidField {
+    InvalidField::new(BACKEND, "wgpu", format!("{others}: this model_type is trained on the CPU"))
 }
 
 /// Checks that there is a GPU where `policy` says that there must be.
@@ -271,6 +289,22 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_form_for_gpus_goes_to_the_cpu_and_says_so() {
+        let only = |backend| Some(BackendChoice::Only(backend));
+        let gpu = placer(BackendChoice::Auto, DevicePolicy::Require, Some(AdapterKind::Hardware));
+        for model in ["xgboost", "random_forest", "decision_tree"] {
+            assert_eq!(backend_of(&gpu, model, None).unwrap(), Backend::Cpu, "{model}");
+            let error = backend_of(&gpu, model, only(Backend::Wgpu)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::InvalidArgument);
+            assert!(error.message.contains("auto, cpu or analytic"), "{error:?}");
+        }
+        let search = Search::known(machine(Some(AdapterKind::Hardware)));
+        let auto = Config { backend: BackendChoice::Auto, ..config() };
+        assert_eq!(place_local(&auto, None, TrainsOn::Cpu, &search).unwrap().backend, Backend::Cpu);
+        assert!(place_local(&auto, only(Backend::Wgpu), TrainsOn::Cpu, &search).is_err());
+    }
+
+    #[test]
     fn a_task_may_wish_for_what_is_there() {
         let only = |backend| Some(BackendChoice::Only(backend));
         let with_software = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(AdapterKind::Software));
@@ -338,9 +372,15 @@ mod tests {
         }
         let auto = Config { backend: BackendChoice::Auto, ..config() };
         let (search, _hold) = hung();
-        assert_eq!(place_local(&auto, only(Backend::Cpu), &search).unwrap().backend, Backend::Cpu);
+        assert_eq!(
+            place_local(&auto, only(Backend::Cpu), TrainsOn::EveryDevice, &search).unwrap().backend,
+            Backend::Cpu
+        );
         let forbidden = Config { device_policy: DevicePolicy::Cpu, ..auto };
-        assert_eq!(place_local(&forbidden, None, &search).unwrap().backend, Backend::Cpu);
+        assert_eq!(
+            place_local(&forbidden, None, TrainsOn::EveryDevice, &search).unwrap().backend,
+            Backend::Cpu
+        );
     }
 
     #[test]
@@ -354,14 +394,15 @@ mod tests {
             (DevicePolicy::Prefer, analytic, None, false, "auto, cpu or wgpu"),
         ] {
             let config = Config { backend: BackendChoice::Auto, device_policy: policy, ..config() };
-            let error = place_local(&config, wish, &Search::known(machine(kind))).unwrap_err();
+            let error =
+                place_local(&config, wish, TrainsOn::EveryDevice, &Search::known(machine(kind))).unwrap_err();
             assert_eq!(matches!(error, OpenError::Environment(_)), lacks, "{error}");
             assert!(error.to_string().contains(said), "{error}");
             assert_eq!(TaskError::from(error).code, ErrorCode::InvalidArgument);
         }
         let gpu = Search::known(machine(Some(AdapterKind::Hardware)));
         let config = Config { backend: BackendChoice::Auto, ..config() };
-        assert_eq!(place_local(&config, None, &gpu).unwrap().backend, Backend::Wgpu);
+        assert_eq!(place_local(&config, None, TrainsOn::EveryDevice, &gpu).unwrap().backend, Backend::Wgpu);
     }
 
     #[test]

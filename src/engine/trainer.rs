@@ -145,6 +145,15 @@ const EVERYWHERE: &[&str] =
 /// Makes a trainer.
 pub type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
+/// On what a model can be trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainsOn {
+    /// The CPU, and any device of burn.
+    EveryDevice,
+    /// The CPU alone: a job of it goes there even where others get a GPU.
+    Cpu,
+}
+
 /// A model that is trained for real.
 #[derive(Debug)]
 pub struct ModelEntry {
@@ -158,6 +167,8 @@ pub struct ModelEntry {
     pub listens_to: &'static [&'static [&'static str]],
     /// The form in which it takes features.
     pub features: FeatureForm,
+    /// Where it can be trained.
+    pub trains_on: TrainsOn,
     /// Makes one, untrained.
     pub build: Build,
 }
@@ -191,6 +202,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.safetensors",
         listens_to: &[BY_MINIBATCHES, &["dropout", "hidden_layers"]],
         features: FeatureForm::Standardised,
+        trains_on: TrainsOn::EveryDevice,
         build: neural_network::multilayer_perceptron,
     },
     ModelEntry {
@@ -199,6 +211,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.safetensors",
         listens_to: &[BY_MINIBATCHES, &["dropout", "image_shape"]],
         features: FeatureForm::Standardised,
+        trains_on: TrainsOn::EveryDevice,
         build: neural_network::convolutional,
     },
     ModelEntry {
@@ -207,6 +220,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.safetensors",
         listens_to: &[BY_MINIBATCHES, &["C"]],
         features: FeatureForm::Standardised,
+        trains_on: TrainsOn::EveryDevice,
         build: neural_network::logistic_regression,
     },
     ModelEntry {
@@ -215,6 +229,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.safetensors",
         listens_to: &[BY_MINIBATCHES, &["C"]],
         features: FeatureForm::Standardised,
+        trains_on: TrainsOn::EveryDevice,
         build: neural_network::support_vector_machine,
     },
     ModelEntry {
@@ -235,6 +250,7 @@ pub const MODELS: &[ModelEntry] = &[
             "subsample",
         ]],
         features: FeatureForm::Raw,
+        trains_on: TrainsOn::Cpu,
         build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
     },
     ModelEntry {
@@ -243,6 +259,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.json",
         listens_to: &[OF_WHOLE_TREES, &["n_estimators", "trees_per_task"]],
         features: FeatureForm::Raw,
+        trains_on: TrainsOn::Cpu,
         build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
     },
     ModelEntry {
@@ -251,6 +268,7 @@ pub const MODELS: &[ModelEntry] = &[
         weights_file_name: "model.json",
         listens_to: &[OF_WHOLE_TREES],
         features: FeatureForm::Raw,
+        trains_on: TrainsOn::Cpu,
         build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
     },
 ];

@@ -84,6 +84,7 @@ const PUPPET: ModelEntry = ModelEntry {
     weights_file_name: "puppet",
     listens_to: &[],
     features: crate::data::FeatureForm::Standardised,
+    trains_on: crate::engine::TrainsOn::EveryDevice,
     build: |_| Ok(Box::new(Puppet { steps: 0 })),
 };
 
