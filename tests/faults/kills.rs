@@ -28,8 +28,9 @@ const TASKS: u32 = 10;
 async fn die_at(step: &'static str, contract: Contract) {
     let orchestrator = orchestrator(contract).await;
     let (address, board) = (orchestrator.local_addr(), orchestrator.board());
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("WORKER_ID", "one")];
-    let doomed = [settings[0], settings[1], ("FAILPOINT", step)];
+    // In threads, so that the process that writes checkpoints is the worker.
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("WORKER_ID", "one"), ("TASK_ISOLATION", "thread")];
+    let doomed = [settings[0], settings[1], settings[2], ("FAILPOINT", step)];
     let mut worker = WorkerProcess::start(address, &doomed);
     let job = submit(address, real_job(1)).await;
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&worker.wait()), Some(9), "{step} was passed");
