@@ -113,7 +113,8 @@ async fn without_a_library_there_are_no_gpus_and_one_line_says_so() {
     let log = worker.log();
     let said: Vec<_> = log.iter().filter(|line| line.to_string().to_lowercase().contains("nvml")).collect();
     assert!(said.len() == 1 && said[0]["level"] == "INFO", "{said:#?}");
-    assert_eq!(worker.get("/readyz").0, 200);
+    // The registration was heard before its answer was.
+    eventually("the worker is ready", || worker.get("/readyz").0 == 200);
     server.abort();
 }
 
