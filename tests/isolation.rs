@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit};
 use serde_json::Value;
 use support::*;
 use tensorfleet_worker::dev::{Contract, EpochSummary, JobStatus};
@@ -282,19 +282,23 @@ async fn no_runner_outlives_its_worker() {
 async fn runners_that_do_not_start_stop_admission_and_one_that_does_opens_it() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let worker = WorkerProcess::start(orchestrator.local_addr(), &CPU);
+    worker.wait_for_log("runners are confined");
+    let pid = Pid::from_raw(i32::try_from(worker.child.id()).unwrap()).unwrap();
+    let stack = rustix::process::getrlimit(Resource::Stack);
+    // What is started from now on has no room for its stack; the worker's threads have theirs.
+    prlimit(Some(pid), Resource::Stack, Rlimit { current: Some(4096), ..stack.clone() }).unwrap();
+    for runner in runners_of(&worker) {
+        kill_process(runner, Signal::KILL).unwrap();
+    }
+    let job = submit(orchestrator.local_addr(), real_job(1)).await;
     let degraded = |worker: &WorkerProcess| worker.get_json("/health")["status"] == "DEGRADED";
-    eventually("three runners in a row have died at their start", || {
-        for runner in runners_of(&worker) {
-            // It may have ended by itself meanwhile.
-            let _ = kill_process(runner, Signal::KILL);
-        }
-        degraded(&worker)
-    });
+    eventually("three runners in a row have died at their start", || degraded(&worker));
     let health = worker.get_json("/health");
     let reason = health["reasons"][0].as_str().unwrap();
-    assert!(reason.contains("runner processes do not start") && reason.contains("SIGKILL"), "{reason}");
+    assert!(reason.contains("runner processes do not start"), "{reason}");
+    assert_eq!(worker.get("/readyz").0, 503);
+    prlimit(Some(pid), Resource::Stack, stack).unwrap();
     eventually("a later start succeeds", || !degraded(&worker));
-    let job = submit(orchestrator.local_addr(), real_job(1)).await;
     wait_for_end(orchestrator.board(), &job).await;
     assert_each_once(orchestrator.board(), &job, 10);
 }

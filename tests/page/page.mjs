@@ -121,6 +121,8 @@ async function real(browser) {
   assert(await page.locator("#recent tr").count() > 0, "ended tasks are listed");
 
   // By the keyboard alone: skip link, theme, cancel with the token.
+  // From the top, not from where the question for the token was.
+  await page.evaluate(() => { document.activeElement.blur(); getSelection().setPosition(document.body, 0); });
   await page.keyboard.press("Tab");
   assert(await page.evaluate(() => document.activeElement.className) === "skip", "the first stop of the keyboard skips to the content");
   await page.getByRole("button", { name: /^Theme/ }).focus();
