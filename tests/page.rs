@@ -1,11 +1,12 @@
 //! The live page in a real headless Chromium, see tests/page/page.mjs.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use fake_nvml::{Control, Curve, Installed, now};
 
-/// Two GPUs: one that works harder and harder, one that is lost.
+/// Two GPUs, one of which works harder and harder.
 fn gpus(folder: &Path) -> Installed {
     let mut control = Control::with_gpus(2);
     let wave = |low: f64, high: f64| {
@@ -16,7 +17,6 @@ fn gpus(folder: &Path) -> Installed {
     busy.utilization_percent = wave(62.0, 97.0);
     busy.power_watts = wave(180.0, 260.0);
     busy.temperature_celsius = wave(61.0, 68.0);
-    control.gpus[1].lost = true;
     Installed::new(folder, control).unwrap()
 }
 
@@ -28,18 +28,27 @@ fn the_live_page_works_in_a_browser() {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
     std::fs::create_dir_all(&pictures).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let fake = gpus(folder.path());
-    let output = Command::new("node")
+    let mut fake = gpus(folder.path());
+    let mut browser = Command::new("node")
         .arg("page.mjs")
         .arg(env!("CARGO_BIN_EXE_tensorfleet-worker"))
         .arg(&pictures)
         .arg(fake.library())
         .current_dir(&tests)
-        .output()
+        .stdout(Stdio::piped())
+        .spawn()
         .expect("node is missing: scripts/test installs it");
-    let said = String::from_utf8_lossy(&output.stdout);
-    println!("{said}");
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let mut said = String::new();
+    for line in BufReader::new(browser.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line == "lose a GPU" {
+            fake.set(|control| control.gpus[1].lost = true).unwrap();
+        }
+        println!("{line}");
+        said += &line;
+        said.push('\n');
+    }
+    assert!(browser.wait().unwrap().success(), "{said}");
     // Each of the claims was checked, and none passed over.
     for claim in [
         "curves grow",
