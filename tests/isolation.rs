@@ -286,7 +286,7 @@ async fn runners_that_do_not_start_stop_admission_and_one_that_does_opens_it() {
     let pid = Pid::from_raw(i32::try_from(worker.child.id()).unwrap()).unwrap();
     let stack = rustix::process::getrlimit(Resource::Stack);
     // What is started from now on has no room for its stack; the worker's threads have theirs.
-    prlimit(Some(pid), Resource::Stack, Rlimit { current: Some(4096), ..stack.clone() }).unwrap();
+    prlimit(Some(pid), Resource::Stack, Rlimit { current: Some(4096), ..stack }).unwrap();
     for runner in runners_of(&worker) {
         kill_process(runner, Signal::KILL).unwrap();
     }
