@@ -7,6 +7,8 @@
 //! memory    RLIMIT_DATA     rights   no_new_privs     core files   none     kernel short of memory: ended first
 //! ```
 //!
+//! Where data sets of other machines may be fetched, the network stays open and the cache is written too.
+//!
 //! All of it is inherited by the threads that begin later, so that it comes before the first of them. What the kernel
 //! does not know is not enforced, and said.
 
