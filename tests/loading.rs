@@ -5,7 +5,7 @@ mod support;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Command, Stdio};
 
 use support::*;
 
@@ -33,12 +33,10 @@ fn write_csv(path: &Path, bytes: u64) -> u64 {
     rows
 }
 
-/// The most memory that a process has held so far, in bytes; `None` once it has ended.
-fn most_memory(child: &Child) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
-}
+/// Runs its arguments and prints the most memory that they held, in KiB.
+const PEAK_OF_CHILD: &str = "import resource, subprocess, sys; \
+    code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; \
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)";
 
 /// Trains one epoch on `name`, and returns the most memory that the process held, in bytes.
 fn peak_of_training(folder: &Path, name: &str) -> u64 {
@@ -55,19 +53,17 @@ fn peak_of_training(folder: &Path, name: &str) -> u64 {
         name,
     ]);
     command.args(["--set", "max_depth=1"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut peak = 0;
-    let status = loop {
-        peak = most_memory(&child).unwrap_or(0).max(peak);
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        std::thread::park_timeout(std::time::Duration::from_millis(5));
-    };
-    let mut told = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut told).unwrap();
-    assert!(status.success() && peak > 0, "{status}: {told}");
-    peak
+    // Asked of the kernel when the process has ended: a look at a running one misses the peak of a short life.
+    let mut python = Command::new("python3");
+    python.args(["-c", PEAK_OF_CHILD]).arg(command.get_program()).args(command.get_args()).env_clear();
+    for (name, value) in command.get_envs() {
+        python.envs(value.map(|value| (name, value)));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let output = python.env("PATH", path).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let kibibytes: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+    kibibytes * 1024
 }
 
 /// The program itself is as large as the matrix of a file that can be tested each time, so it is measured on its own.
