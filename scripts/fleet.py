@@ -386,7 +386,9 @@ def run(fleet):
     lost, twice = total - completed, counted - completed
     distinct, ends, anew = fleet.logged()
     unfinished = sorted({status for status, _, _ in states} - {"COMPLETED"})
-    print(f"recovery: all tasks counted {recovery:.2f} s after the kill (lease {options.lease} s)")
+    rest = (wanted - at) / figures["tasks_per_second"]
+    usual = f"all workers would take {rest:.2f} s, a lease lasts {options.lease} s"
+    print(f"recovery: all {wanted - at} tasks left were counted {recovery:.2f} s after the kill; {usual}")
     print(f"count: {completed} of {total} tasks completed, {counted} counted for workers: {lost} lost, {twice} twice")
     print(f"redone: {anew} attempts handed out anew after their leases; workers' logs: {ends} ends of {distinct} tasks")
     figures |= {"killed": len(doomed), "recovery_seconds": recovery, "total": total, "lost": lost, "twice": twice}
