@@ -439,6 +439,7 @@ fn a_process_of_its_own_costs_a_task_less_than_a_millisecond() {
     let config = || engine::Config {
         gpu: None,
         hidden_gpus: Vec::new(),
+        models_to: None,
         backend: BackendChoice::Only(Backend::Cpu),
         device_policy: DevicePolicy::Cpu,
         analytic_profile: AnalyticProfile::Engine,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Config, Problem, Source, Values, Variable, access, parse};
 use crate::data::Remote;
-use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, S3, Secret};
+use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, ObjectFolder, S3, Secret};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs, traces};
@@ -145,6 +145,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
     });
     let allow_software_adapter = reader.read("ALLOW_SOFTWARE_ADAPTER", parse::boolean);
     let data = data(reader);
+    let models_to = models_to(reader);
     Some(engine::Config {
         backend: backend?,
         device_policy: device_policy?,
@@ -156,6 +157,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         hidden_gpus: Vec::new(),
         // Read with the worker's.
         state_dir: None,
+        models_to,
         data: data?,
     })
 }
@@ -179,6 +181,20 @@ fn data(reader: &mut Reader<'_>) -> Option<data::Config> {
     // Its folder is read with the worker's.
     config.cache.max_bytes = max_bytes?;
     Some(data::Config { remote, ..config })
+}
+
+/// Where models are put; what is wrong with it has been noted.
+fn models_to(reader: &mut Reader<'_>) -> Option<ObjectFolder> {
+    let folder = reader.read("CHECKPOINT_URI", ObjectFolder::parse)?;
+    if !cfg!(feature = "remote") {
+        reader.conflict(
+            "CHECKPOINT_URI",
+            "nothing in this program, which was built without the feature remote",
+        );
+    } else if reader.set("S3_ENDPOINT").is_none() && reader.set("AWS_REGION").is_none() {
+        reader.conflict("CHECKPOINT_URI", "s3://BUCKET/PREFIX only together with S3_ENDPOINT or AWS_REGION");
+    }
+    Some(folder)
 }
 
 /// Where `s3://` leads; what is wrong with it has been noted.

@@ -154,6 +154,7 @@ fn values_are_taken() {
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "id"),
         ("AWS_SECRET_ACCESS_KEY", "key"),
+        ("CHECKPOINT_URI", "s3://bucket/models/"),
         ("STATE_DIR", "/state"),
         ("MAX_TASK_RETRIES", "0"),
         ("DRAIN_TIMEOUT", "0"),
@@ -177,6 +178,7 @@ fn values_are_taken() {
     assert_eq!(config.strictness, Strictness::Reject);
     assert_eq!(config.worker.drain_timeout, Duration::ZERO);
     assert!(config.engine.allow_software_adapter);
+    assert_eq!(config.engine.models_to.unwrap().to_string(), "s3://bucket/models");
     let data::Config { remote, cache, .. } = config.engine.data;
     assert_eq!((cache.folder, cache.max_bytes), ("/state/cache/data".into(), 500_000_000));
     assert_eq!(remote.local_addresses, LocalAddresses::Allowed);
@@ -225,6 +227,9 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("DATA_CACHE_SIZE", "99999999999999999999TiB"),
         ("S3_ENDPOINT", "minio:9000"),
         ("AWS_REGION", "Europe"),
+        ("CHECKPOINT_URI", "/models"),
+        ("CHECKPOINT_URI", "s3://Bucket/models"),
+        ("CHECKPOINT_URI", "s3://bucket/models"),
         ("TASK_MEMORY_LIMIT", "1023KiB"),
         ("TASK_MEMORY_LIMIT", "2G"),
         ("TASK_MEMORY_LIMIT", "99999999TiB"),

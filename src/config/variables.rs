@@ -1,6 +1,6 @@
 //! The table of all configuration variables.
 
-use crate::data::remote::{AllowedHost, S3};
+use crate::data::remote::{AllowedHost, ObjectFolder, S3};
 
 /// One configuration variable: an environment variable, a flag of `run` and a key of the file.
 #[derive(Debug, Clone, Copy)]
@@ -219,6 +219,13 @@ pub const VARIABLES: &[Variable] = &[
     variable("AWS_ACCESS_KEY_ID", None, KEY, "Who asks for s3:// data sets; nobody in particular by default").secret(),
     variable("AWS_SECRET_ACCESS_KEY", None, KEY, "The key of AWS_ACCESS_KEY_ID").secret(),
     variable("AWS_SESSION_TOKEN", None, KEY, "What makes a key of limited time valid").secret(),
+    variable(
+        "CHECKPOINT_URI",
+        None,
+        ObjectFolder::ALLOWED,
+        "Where in S3 models are put that are too large for a result (3 MiB), and those of jobs that ended; needs \
+         S3_ENDPOINT or AWS_REGION, and a copy stays in STATE_DIR",
+    ),
     variable(
         "STATE_DIR",
         Some("./state"),

@@ -343,7 +343,7 @@ pub enum RemoteProblem {
 }
 
 impl RemoteProblem {
-    fn code(&self) -> ErrorCode {
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
             Self::HostNotAllowed { .. } | Self::Address { .. } => ErrorCode::PermissionDenied,
             Self::S3NotConfigured | Self::Redirect { .. } => ErrorCode::InvalidArgument,

@@ -1,4 +1,5 @@
 //! Data sets of other machines: `http(s)://…` and `s3://BUCKET/KEY`, fetched into a cache on disk and read from there.
+//! And the one way out: objects put into the [`ObjectFolder`] that the configuration names.
 //!
 //! ```text
 //! URL --location: scheme, host allowed?--> Location --cache: one download at a time--> file
@@ -20,9 +21,15 @@ mod cache;
 mod http;
 #[cfg(feature = "remote")]
 mod location;
+mod objects;
+#[cfg(feature = "remote")]
+mod upload;
 
 #[cfg(feature = "remote")]
 pub use location::Location;
+pub use objects::ObjectFolder;
+#[cfg(feature = "remote")]
+pub use upload::{UploadError, put};
 
 use std::fmt;
 use std::path::PathBuf;

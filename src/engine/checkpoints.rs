@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! STATE_DIR/checkpoints/JOB/SESSION.NUMBER   the newest two of each session
-//! STATE_DIR/models/JOB/model.safetensors     of a job that ended, or that is too large to travel
+//! STATE_DIR/models/JOB/model.safetensors     of a job that ended, or that is too large to travel (models.rs)
 //!
 //! magic (8) | length of header (8, LE) | header (JSON) | state of the trainer | SHA-256 of all before (32)
 //! ```
@@ -12,6 +12,10 @@
 //!
 //! A session is found by a digest of all that tells sessions apart and of the version of the program: another version
 //! begins anew.
+
+mod models;
+
+pub(super) use self::models::Elsewhere;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -147,12 +151,14 @@ pub(super) enum Damage {
 #[derive(Debug)]
 pub(super) struct Store {
     state_dir: PathBuf,
+    /// Where models go beside.
+    elsewhere: Option<Elsewhere>,
 }
 
 impl Store {
     /// The store under `state_dir`; checkpoints that nobody asked for in a week are removed.
     pub(super) fn open(state_dir: &Path) -> Self {
-        let store = Self { state_dir: state_dir.to_owned() };
+        let store = Self { state_dir: state_dir.to_owned(), elsewhere: None };
         store.prune(SystemTime::now());
         store
     }
@@ -160,7 +166,7 @@ impl Store {
     /// The store under `state_dir`, as it is.
     #[cfg(target_os = "linux")]
     pub(super) fn at(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned() }
+        Self { state_dir: state_dir.to_owned(), elsewhere: None }
     }
 
     fn prune(&self, now: SystemTime) {
@@ -237,16 +243,6 @@ impl Store {
             }
             _ => {}
         }
-    }
-
-    /// Saves a model of `job`; returns where it is, and its SHA-256.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub(super) fn save_model(&self, job: &JobId, name: &str, model: &[u8]) -> io::Result<(PathBuf, String)> {
-        let folder = self.state_dir.join("models").join(file_name(job));
-        write_whole(&folder, name, model)?;
-        Ok((folder.join(name), hex(&Sha256::digest(model))))
     }
 }
 

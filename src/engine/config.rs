@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::data;
+use crate::data::remote::ObjectFolder;
 use crate::domain::{BackendChoice, DevicePolicy, ParseChoiceError, PciAddress};
 
 /// Configuration of the engine.
@@ -30,6 +31,8 @@ pub struct Config {
     pub allow_software_adapter: bool,
     /// STATE_DIR: where checkpoints and models are kept; nothing is kept where it is absent.
     pub state_dir: Option<PathBuf>,
+    /// CHECKPOINT_URI: where models are put that a result cannot carry; under STATE_DIR alone where it is absent.
+    pub models_to: Option<ObjectFolder>,
     /// Where the data comes from.
     pub data: data::Config,
 }

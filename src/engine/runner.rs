@@ -149,6 +149,7 @@ impl ProcessEngine {
             allow_software_adapter: config.allow_software_adapter,
             data: config.data.clone(),
             state_dir: config.state_dir.clone(),
+            models_to: config.models_to.clone(),
             idle_sessions: limits.idle,
             session_memory_bytes: limits.memory_bytes,
             // The supervisor lets idle ones go, process and all.

@@ -66,6 +66,7 @@ pub(super) fn config() -> Config {
         gpu: None,
         hidden_gpus: Vec::new(),
         state_dir: None,
+        models_to: None,
         data: data::Config::new("data"),
     }
 }

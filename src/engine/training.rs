@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
-use super::checkpoints::Store;
+use super::checkpoints::{Elsewhere, Store};
 use super::placement::{Placement, Placer};
 use super::search::Search;
 use super::session::SessionPlan;
@@ -94,15 +94,13 @@ impl TrainingEngine {
         let cards = Arc::new(Cards::new(search.clone(), watch));
         let placer = Placer::new(&config, search)?;
         priority::lower_shared_pool();
+        let elsewhere =
+            config.models_to.map(|folder| Elsewhere { folder, remote: config.data.remote.clone() });
+        let store = config.state_dir.map(|state_dir| Store::open(&state_dir).and_put_models(elsewhere));
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
-            sessions: Sessions::new(
-                limits,
-                config.data,
-                config.state_dir.as_deref().map(|state_dir| Arc::new(Store::open(state_dir))),
-                cards,
-            ),
+            sessions: Sessions::new(limits, config.data, store.map(Arc::new), cards),
         })
     }
 }

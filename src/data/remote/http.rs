@@ -28,7 +28,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 const WAITING_PIECES: usize = 4;
 
 /// Time between two looks at whether to go on.
-const CHECK_EVERY: Duration = Duration::from_millis(100);
+pub(super) const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Most bytes of an answer's headers.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -184,25 +184,7 @@ impl Request {
     }
 
     fn call(self) -> Result<Response<Body>, RemoteProblem> {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // A proxy would connect where this program does not see it.
-            .proxy(None)
-            .user_agent(concat!("tensorfleet-worker/", env!("CARGO_PKG_VERSION")))
-            .accept("*/*")
-            .accept_encoding("identity")
-            .max_response_header_size(MAX_HEADER_BYTES)
-            .max_idle_connections(0)
-            .timeout_resolve(Some(self.connect_timeout))
-            .timeout_connect(Some(self.connect_timeout))
-            .timeout_per_read(Some(self.read_timeout))
-            .timeout_per_write(Some(self.read_timeout))
-            .timeout_recv_response(Some(self.read_timeout))
-            .tls_config(TlsConfig::builder().root_certs(roots()).build())
-            .build();
-        let agent = Agent::with_parts(config, DefaultConnector::new(), self.resolver);
+        let agent = agent((self.connect_timeout, self.read_timeout), self.resolver);
         let mut request = agent.get(&self.url);
         // With both the host would have to look at the first alone (RFC 9110, 13.2.2).
         if let Some(etag) = &self.known.etag {
@@ -212,6 +194,39 @@ impl Request {
         }
         request.call().map_err(problem)
     }
+}
+
+/// Puts `body` to `url`, which names a host of the configuration; returns the status of the answer.
+///
+/// # Errors
+/// There is no answer.
+pub(super) fn send(url: &str, body: &[u8], timeouts: (Duration, Duration)) -> Result<u16, RemoteProblem> {
+    let resolver = Guarded { policy: None, inner: DefaultResolver::default() };
+    let request = agent(timeouts, resolver).put(url).content_type("application/octet-stream");
+    Ok(request.send(body).map_err(problem)?.status().as_u16())
+}
+
+/// Makes one request, without redirects, with the longest times until a connection and without a byte.
+fn agent((connect_timeout, read_timeout): (Duration, Duration), resolver: Guarded) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        // A proxy would connect where this program does not see it.
+        .proxy(None)
+        .user_agent(concat!("tensorfleet-worker/", env!("CARGO_PKG_VERSION")))
+        .accept("*/*")
+        .accept_encoding("identity")
+        .max_response_header_size(MAX_HEADER_BYTES)
+        .max_idle_connections(0)
+        .timeout_resolve(Some(connect_timeout))
+        .timeout_connect(Some(connect_timeout))
+        .timeout_per_read(Some(read_timeout))
+        .timeout_per_write(Some(read_timeout))
+        .timeout_recv_response(Some(read_timeout))
+        .tls_config(TlsConfig::builder().root_certs(roots()).build())
+        .build();
+    Agent::with_parts(config, DefaultConnector::new(), resolver)
 }
 
 /// The certificates that this machine trusts; where it has none, those that browsers trust.

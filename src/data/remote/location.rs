@@ -7,6 +7,7 @@ use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use url::{Host, Url};
 
 use super::super::error::{DataError, RemoteProblem};
+use super::objects::is_bucket;
 use super::{AllowedHost, Remote, S3};
 use crate::domain::{InvalidField, masked_path};
 
@@ -81,13 +82,7 @@ impl Location {
         let shown = masked_path(path).into_owned();
         let invalid = |allowed: &str| DataError::from(InvalidField::new("dataset_path", &shown, allowed));
         let (bucket, key) = rest.split_once('/').ok_or_else(|| invalid("s3://BUCKET/KEY"))?;
-        let is_bucket = (3..=63).contains(&bucket.len())
-            && bucket.bytes().all(|byte| {
-                byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.')
-            })
-            && !bucket.starts_with(['-', '.'])
-            && !bucket.contains("..");
-        if !is_bucket {
+        if !is_bucket(bucket) {
             return Err(invalid(
                 "s3://BUCKET/KEY with a bucket of 3 to 63 of the characters a-z, 0-9, - and .",
             ));
@@ -138,6 +133,15 @@ impl Location {
 
     /// The URL to ask for, signed where there are credentials.
     pub(super) fn request_url(&self, s3: &S3) -> Url {
+        self.signed(s3, |bucket, credentials, key| bucket.get_object(Some(credentials), key).sign(SIGNATURE))
+    }
+
+    /// The URL to put an object to, signed where there are credentials.
+    pub(super) fn upload_url(&self, s3: &S3) -> Url {
+        self.signed(s3, |bucket, credentials, key| bucket.put_object(Some(credentials), key).sign(SIGNATURE))
+    }
+
+    fn signed(&self, s3: &S3, sign: impl FnOnce(&Bucket, &Credentials, &str) -> Url) -> Url {
         match (&self.target, &s3.credentials) {
             (Target::Object { bucket, key }, Some(credentials)) => {
                 let (id, secret) =
@@ -146,7 +150,7 @@ impl Location {
                     Some(token) => Credentials::new_with_token(id, secret, token.reveal()),
                     None => Credentials::new(id, secret),
                 };
-                bucket.get_object(Some(&credentials), key).sign(SIGNATURE)
+                sign(bucket, &credentials, key)
             }
             _ => self.url.clone(),
         }

@@ -3,6 +3,7 @@
 mod restart;
 mod s3;
 mod server;
+mod upload;
 
 use std::collections::HashMap;
 use std::io::Write;

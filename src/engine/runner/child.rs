@@ -156,6 +156,7 @@ fn engine_config(setup: &Setup) -> Config {
         gpu: setup.gpu.as_deref().and_then(|address| address.parse().ok()),
         hidden_gpus: Vec::new(),
         state_dir: setup.state_dir.clone(),
+        models_to: setup.models_to.clone(),
         data: setup.data.clone(),
     }
 }

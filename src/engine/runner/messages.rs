@@ -46,6 +46,7 @@ pub(super) struct Setup {
     pub(super) allow_software_adapter: bool,
     pub(super) data: data::Config,
     pub(super) state_dir: Option<std::path::PathBuf>,
+    pub(super) models_to: Option<data::remote::ObjectFolder>,
     pub(super) idle_sessions: usize,
     pub(super) session_memory_bytes: u64,
     pub(super) idle_time: Duration,

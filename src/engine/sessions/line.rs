@@ -201,7 +201,8 @@ impl Line {
             // Tasks that were still queued have left checkpoints since.
             store.forget(&self.key.job);
             let model = session.trainer().weights().map_err(|error| error.to_string());
-            match model.and_then(|model| self.keep(store, &model)) {
+            // Nobody waits for this; what is slow is given up by itself.
+            match model.and_then(|model| self.keep(store, &Bytes::from(model), &|| Ok(()))) {
                 Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
                 Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
             }
@@ -266,7 +267,10 @@ impl Line {
                 let mut notes = std::mem::take(&mut work.news);
                 let size = result.weights.len();
                 if size > MAX_SENT_WEIGHTS_BYTES {
-                    let kept = around.store.as_ref().map(|store| self.keep(store, &result.weights));
+                    let kept = around
+                        .store
+                        .as_ref()
+                        .map(|store| self.keep(store, &result.weights, &|| control.check()));
                     let place = match kept {
                         Some(Ok(place)) => format!("; {place}"),
                         Some(Err(error)) => format!(" and could not be kept: {error}"),
@@ -372,11 +376,8 @@ impl Line {
     }
 
     /// Puts the model where it can be fetched, and says where that is.
-    fn keep(&self, store: &Store, model: &[u8]) -> Result<String, String> {
-        let name = self.plan.entry.weights_file_name;
-        let (path, digest) =
-            store.save_model(&self.key.job, name, model).map_err(|error| error.to_string())?;
-        Ok(format!("it is in {} (sha256 {digest})", path.display()))
+    fn keep(&self, store: &Store, model: &Bytes, check: data::Check<'_>) -> Result<String, String> {
+        store.keep_model(&self.key.job, self.plan.entry.weights_file_name, model, check)
     }
 
     /// What to say of a session that is loaded once more.

@@ -7,7 +7,7 @@ use super::server::Request;
 use super::*;
 
 /// The worker's S3 is `server`.
-fn with_s3(server: &Server) -> Worker {
+pub(super) fn with_s3(server: &Server) -> Worker {
     let mut worker = Worker::new(server);
     // Neither list nor addresses matter to what the configuration itself names.
     worker.config.remote.allowed_hosts = Vec::new();
@@ -27,7 +27,7 @@ fn with_s3(server: &Server) -> Worker {
 /// Why S3 would refuse `request`: what is wrong with its signature, worked out anew from the specification.
 ///
 /// Source: <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html>.
-fn refusal(request: &Request, secret: &str, region: &str) -> Option<String> {
+pub(super) fn refusal(request: &Request, secret: &str, region: &str) -> Option<String> {
     let (path, query) = request.target.split_once('?')?;
     let mut pairs: Vec<&str> = query.split('&').collect();
     let signature = pairs.iter().position(|pair| pair.starts_with("X-Amz-Signature="));
@@ -47,7 +47,8 @@ fn refusal(request: &Request, secret: &str, region: &str) -> Option<String> {
         return Some(format!("{} is not {credential}", value("X-Amz-Credential")));
     }
     let host = &request.headers["host"];
-    let canonical = format!("GET\n{path}\n{}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", pairs.join("&"));
+    let canonical =
+        format!("{}\n{path}\n{}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD", request.method, pairs.join("&"));
     let text = format!("AWS4-HMAC-SHA256\n{moment}\n{scope}\n{}", hexadecimal(&Sha256::digest(canonical)));
     let mut key = hmac(format!("AWS4{secret}").as_bytes(), day);
     for part in [region, "s3", "aws4_request"] {
@@ -64,7 +65,7 @@ fn hmac(key: &[u8], message: &str) -> Vec<u8> {
     Sha256::digest([block(0x5c), inner.to_vec()].concat()).to_vec()
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -73,6 +74,8 @@ fn the_stand_in_knows_the_example_of_the_specification() {
     let query = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20130524%2Fus-east-1%2Fs3%2F\
                  aws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host";
     let request = |signature: &str| Request {
+        method: "GET".to_owned(),
+        body: Vec::new(),
         target: format!("/test.txt?{query}&X-Amz-Signature={signature}"),
         headers: HashMap::from([("host".to_owned(), "examplebucket.s3.amazonaws.com".to_owned())]),
     };

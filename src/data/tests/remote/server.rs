@@ -1,17 +1,19 @@
 //! An HTTP server on a socket of this machine, which answers as a test says.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// A request as it came: its target and its headers.
+/// A request as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
+    pub(super) method: String,
     pub(super) target: String,
     pub(super) headers: HashMap<String, String>,
+    pub(super) body: Vec<u8>,
 }
 
 /// What is answered: what goes over the wire, and what comes then.
@@ -79,15 +81,19 @@ impl Server {
 }
 
 fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request) -> Answer) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = reader.by_ref().lines();
     let Some(Ok(first)) = lines.next() else { return };
-    let target = first.split(' ').nth(1).unwrap().to_owned();
-    let headers = lines
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let headers: HashMap<String, String> = lines
         .map(Result::unwrap)
         .take_while(|line| !line.is_empty())
         .filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.to_owned())))
         .collect();
-    let request = Request { target, headers };
+    let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut body).unwrap();
+    let request = Request { method, target, headers, body };
     kept.lock().unwrap().push(request.clone());
     let Answer { wire, then } = answer(&request);
     // A client that hangs up is what some tests are about.

@@ -1,0 +1,124 @@
+//! Models in S3, put there by the runner of a real worker.
+#![cfg(feature = "remote")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest as _, Sha256};
+use support::*;
+use tensorfleet_worker::dev::Contract;
+use tensorfleet_worker::wire::worker_pb::{TaskRequest, TaskResponse};
+
+/// A service that takes objects, or says that it cannot.
+struct Service {
+    address: SocketAddr,
+    objects: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+}
+
+impl Service {
+    fn start(status: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, objects) = (listener.local_addr().unwrap(), Arc::<Mutex<HashMap<_, _>>>::default());
+        std::thread::spawn({
+            let objects = Arc::clone(&objects);
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let (path, body) = request(&stream);
+                    if status.starts_with("200") {
+                        objects.lock().unwrap().insert(path, body);
+                    }
+                    let answer =
+                        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                    (&stream).write_all(answer.as_bytes()).unwrap();
+                }
+            }
+        });
+        Self { address, objects }
+    }
+}
+
+/// Path and body of a request to put an object, which has to be signed.
+fn request(stream: &TcpStream) -> (String, Vec<u8>) {
+    let mut reader = BufReader::new(stream);
+    let lines = reader.by_ref().lines().map_while(Result::ok);
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let target = head[0].strip_prefix("PUT ").unwrap().split(' ').next().unwrap();
+    let (path, query) = target.split_once('?').unwrap();
+    assert!(query.contains("X-Amz-Signature="), "{query}");
+    let length =
+        head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap()];
+    reader.read_exact(&mut body).unwrap();
+    (path.to_owned(), body)
+}
+
+/// A worker whose models go to `service`, and its answer to a task whose model is too large for it.
+async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let worker = WorkerProcess::start(
+        orchestrator.local_addr(),
+        &[
+            ("LOG_LEVEL", "debug"),
+            ("TRAINING_BACKEND", "cpu"),
+            ("CHECKPOINT_URI", "s3://bucket/models"),
+            ("S3_ENDPOINT", &format!("http://{}", service.address)),
+            ("AWS_ACCESS_KEY_ID", "s3cretid"),
+            ("AWS_SECRET_ACCESS_KEY", "s3cretkey"),
+        ],
+    );
+    let given = [("hidden_layers", "1000,900"), ("optimizer", "sgd"), ("batch_size", "4")];
+    let task = TaskRequest {
+        task_id: "t".into(),
+        job_id: "a/job".into(),
+        model_type: "mlp".into(),
+        dataset_path: "builtin:iris".into(),
+        hyperparameters: given.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        epoch: 0,
+        batch_start: 0,
+        batch_end: 2,
+    };
+    let response = worker.client().await.execute_task(task).await.unwrap().into_inner();
+    assert!(response.success, "{response:?}");
+    assert!(response.model_weights.is_empty());
+    (worker, response)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_too_large_is_put_into_s3_and_referred_to() {
+    let service = Service::start("200 OK");
+    let (worker, response) = trained(&service).await;
+    let objects = service.objects.lock().unwrap().clone();
+    let [(path, model)] = Vec::from_iter(&objects)[..] else { panic!("{:?}", objects.keys()) };
+    let digest = digest(model);
+    // The job's slash is %2F in the key, and its percent sign %25 in the URL.
+    assert_eq!(*path, format!("/bucket/models/a%252Fjob/{digest}/model.safetensors"));
+    let told = format!("it is in s3://bucket/models/a%2Fjob/{digest}/model.safetensors (sha256 {digest})");
+    assert!(response.message.contains(&told), "{}", response.message);
+    let copy = std::fs::read(worker.state.path().join("models/a%2Fjob/model.safetensors")).unwrap();
+    assert_eq!(copy, *model);
+    let shown = format!("{:?}{response:?}{}", worker.log(), worker.get("/api/v1/status").1);
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_s3_does_not_take_stays_and_the_outcome_says_where() {
+    let service = Service::start("503 Slow Down");
+    let (worker, response) = trained(&service).await;
+    let path = worker.state.path().join("models/a%2Fjob/model.safetensors");
+    let digest = digest(&std::fs::read(&path).unwrap());
+    let told = format!(
+        "it is in {} (sha256 {digest}), since CHECKPOINT_URI: \"s3://bucket/models\"",
+        path.display()
+    );
+    assert!(response.message.contains(&told), "{}", response.message);
+    assert!(response.message.contains("HTTP status 503"), "{}", response.message);
+    assert!(worker.log().iter().any(|line| line.to_string().contains("a model stays in")));
+}
