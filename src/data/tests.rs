@@ -2,6 +2,7 @@
 
 mod features;
 mod files;
+mod fuzz;
 mod mutations;
 mod packed;
 #[cfg(feature = "parquet")]

@@ -56,7 +56,7 @@ fn change(kind: &str, seeds: &[Vec<u8>], cases: u32) {
     assert!(refused > cases / 100, "hardly a file was damaged: {accepted} read, {refused} refused");
 }
 
-fn csv() -> Vec<u8> {
+pub(super) fn csv() -> Vec<u8> {
     let word = |row: u32| ["one", "\"two, or\nmore\"", "", "NA", "4e5"][row as usize % 5];
     let rows =
         (0..60).map(|row: u32| format!("{},{},-{}.5e3,{}\r\n", row, word(row), row * 77 % 13, row % 3));

@@ -1,5 +1,7 @@
 //! What is understood, what is refused and what is noted.
 
+mod fuzz;
+
 use super::super::{Backend, BackendChoice};
 use super::table::layers;
 use super::*;
