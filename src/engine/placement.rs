@@ -12,6 +12,7 @@
 //! work, and a task that asks for a GPU before they are known is told so.
 
 pub(crate) mod cards;
+mod submit;
 
 use super::device::{ComputeDevice, Devices};
 use super::registry::ModelRegistry;

@@ -49,13 +49,11 @@ use self::process::Program;
 use self::supervisor::{Command, Mailbox, Supervisor};
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
-use super::placement::{Placement, Placer};
+use super::placement::Placer;
 use super::search::Search;
-use super::session::SessionPlan;
 use super::sessions::Submission;
 use super::{
-    Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, RunnerConfig, SessionLimits,
-    Watcher, seeds,
+    Config, Control, Done, Engine, EngineCapabilities, EngineError, RunnerConfig, SessionLimits, Watcher,
 };
 use crate::domain::{Backend, JobId, PciAddress, TaskSpec};
 
@@ -207,25 +205,8 @@ impl Engine for ProcessEngine {
     }
 
     fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done) {
-        match self.placer.place(&task) {
-            Err(error) => done.finish(Finished { ending: Err(error), notes: Vec::new() }),
-            Ok(Placement::Analytic(note)) => {
-                if let Some(note) = &note {
-                    tracing::warn!(task_id = %task.identity.task_id, job_id = %task.identity.job_id, "{note}");
-                }
-                self.analytic.start(&task, control, done, note.into_iter().collect());
-            }
-            Ok(Placement::Train(entry, device)) => {
-                let plan = SessionPlan {
-                    entry,
-                    dataset_path: task.dataset_path.clone(),
-                    hyperparameters: task.hyperparameters.clone(),
-                    seed: seeds::of_job(&task.identity.job_id, &task.hyperparameters),
-                    device,
-                };
-                self.desk.submit(plan, Submission { task, control, done });
-            }
-        }
+        let submission = Submission { task, control, done };
+        self.placer.submit(submission, &self.analytic, |plan, submission| self.desk.submit(plan, submission));
     }
 
     fn warm_jobs(&self) -> Vec<JobId> {

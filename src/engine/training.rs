@@ -5,13 +5,10 @@ use std::sync::Arc;
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
 use super::checkpoints::{Elsewhere, Store};
-use super::placement::{Placement, Placer};
+use super::placement::Placer;
 use super::search::Search;
-use super::session::SessionPlan;
 use super::sessions::{Loss, SessionLimits, Sessions, Submission};
-use super::{
-    Config, Control, Done, Engine, EngineCapabilities, EngineError, Finished, ModelRegistry, priority, seeds,
-};
+use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, ModelRegistry, priority};
 use crate::domain::{JobId, PciAddress, TaskSpec};
 
 /// Trains on the devices of this machine, and simulates what they cannot train.
@@ -111,25 +108,9 @@ impl Engine for TrainingEngine {
     }
 
     fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done) {
-        match self.placer.place(&task) {
-            Err(error) => done.finish(Finished { ending: Err(error), notes: Vec::new() }),
-            Ok(Placement::Analytic(note)) => {
-                if let Some(note) = &note {
-                    tracing::warn!(task_id = %task.identity.task_id, job_id = %task.identity.job_id, "{note}");
-                }
-                self.analytic.start(&task, control, done, note.into_iter().collect());
-            }
-            Ok(Placement::Train(entry, device)) => {
-                let plan = SessionPlan {
-                    entry,
-                    dataset_path: task.dataset_path.clone(),
-                    hyperparameters: task.hyperparameters.clone(),
-                    seed: seeds::of_job(&task.identity.job_id, &task.hyperparameters),
-                    device,
-                };
-                self.sessions.submit(plan, Submission { task, control, done });
-            }
-        }
+        let submission = Submission { task, control, done };
+        self.placer
+            .submit(submission, &self.analytic, |plan, submission| self.sessions.submit(plan, submission));
     }
 
     fn warm_jobs(&self) -> Vec<JobId> {

@@ -10,8 +10,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::*;
 use crate::domain::{BackendChoice, ErrorCode, TaskError};
-use crate::engine::ExitCause;
 use crate::engine::tests::{config, done, quiet, task};
+use crate::engine::{ExitCause, Finished};
 
 /// Generous, since machines of a build farm are slow.
 const LIMIT: Duration = Duration::from_secs(60);
