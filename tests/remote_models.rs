@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest as _, Sha256};
 use support::*;
 use tensorfleet_worker::dev::Contract;
+use tensorfleet_worker::wire::pb;
 use tensorfleet_worker::wire::worker_pb::{TaskRequest, TaskResponse};
 
 /// A service that takes objects, or says that it cannot.
@@ -56,11 +57,10 @@ fn request(stream: &TcpStream) -> (String, Vec<u8>) {
     (path.to_owned(), body)
 }
 
-/// A worker whose models go to `service`, and its answer to a task whose model is too large for it.
-async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
-    let orchestrator = orchestrator(Contract::Extended).await;
-    let worker = WorkerProcess::start(
-        orchestrator.local_addr(),
+/// A worker whose models go to `service`.
+fn worker(orchestrator: SocketAddr, service: &Service) -> WorkerProcess {
+    WorkerProcess::start(
+        orchestrator,
         &[
             ("LOG_LEVEL", "debug"),
             ("TRAINING_BACKEND", "cpu"),
@@ -69,7 +69,13 @@ async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
             ("AWS_ACCESS_KEY_ID", "s3cretid"),
             ("AWS_SECRET_ACCESS_KEY", "s3cretkey"),
         ],
-    );
+    )
+}
+
+/// Such a worker, and its answer to a task whose model is too large for it.
+async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let worker = worker(orchestrator.local_addr(), service);
     let given = [("hidden_layers", "1000,900"), ("optimizer", "sgd"), ("batch_size", "4")];
     let task = TaskRequest {
         task_id: "t".into(),
@@ -121,4 +127,27 @@ async fn a_model_that_s3_does_not_take_stays_and_the_outcome_says_where() {
     assert!(response.message.contains(&told), "{}", response.message);
     assert!(response.message.contains("HTTP status 503"), "{}", response.message);
     assert!(worker.log().iter().any(|line| line.to_string().contains("a model stays in")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_model_of_a_job_that_is_seen_to_end_is_put_into_s3_too() {
+    let service = Service::start("200 OK");
+    let orchestrator = orchestrator(Contract::Base).await;
+    let worker = worker(orchestrator.local_addr(), &service);
+    let mut slow = real_job(20);
+    let given = [("hidden_layers", "800,900"), ("optimizer", "sgd"), ("batch_size", "120")];
+    slow.hyperparameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let job = submit(orchestrator.local_addr(), slow).await;
+    let trained =
+        orchestrator.board().wait_for(|board| board.job(&job).ok().filter(|job| job.completed >= 1));
+    tokio::time::timeout(PATIENCE, trained).await.unwrap();
+    assert!(service.objects.lock().unwrap().is_empty(), "models of less than 3 MiB travel");
+    let cancel = pb::CancelJobRequest { job_id: job.to_string() };
+    client_of(orchestrator.local_addr()).await.cancel_job(cancel).await.unwrap();
+    let place = format!("/bucket/models/{job}/");
+    eventually("its model is in S3", || {
+        service.objects.lock().unwrap().keys().any(|path| path.starts_with(&place))
+    });
+    let told = worker.wait_for_log("the job has ended, it is in s3://bucket/models/");
+    assert!(told.to_string().contains("sha256"), "{told}");
 }

@@ -223,8 +223,8 @@ pub const VARIABLES: &[Variable] = &[
         "CHECKPOINT_URI",
         None,
         ObjectFolder::ALLOWED,
-        "Where in S3 models are put that are too large for a result (3 MiB), and those of jobs that ended; needs \
-         S3_ENDPOINT or AWS_REGION, and a copy stays in STATE_DIR",
+        "Where in S3 models are put that are too large for a result (3 MiB); needs S3_ENDPOINT or AWS_REGION, and \
+         the newest of each job stays in STATE_DIR too",
     ),
     variable(
         "STATE_DIR",
