@@ -1,5 +1,7 @@
 //! From claim to report: a worker and a development orchestrator in this process, over real sockets.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -145,7 +147,7 @@ fn task_execution(criterion: &mut Criterion) {
 
 /// /metrics of a fresh worker, and of one after 100,000 tasks (1,000 where benches are only tried out).
 fn scrape(criterion: &mut Criterion) {
-    let trial = std::env::args().any(|argument| argument == "--test");
+    let trial = support::is_trial();
     let mut fleet = Fleet::start(64);
     let mut group = criterion.benchmark_group("scrape");
     for finished in [0, 100_000] {

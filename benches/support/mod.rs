@@ -21,6 +21,12 @@ pub struct Work {
     pub shape: Option<(u32, u32, u32)>,
 }
 
+/// Whether benches are only tried out, each once: as with the tests, or by `--test`.
+pub fn is_trial() -> bool {
+    let given = |name| std::env::args().any(|argument| argument == name);
+    given("--test") || !given("--bench")
+}
+
 const BINARY: (u32, u32, u32) = (100_000, 28, 2);
 const SEVEN: (u32, u32, u32) = (50_000, 54, 7);
 const BOOSTED: &[&str] = &["rounds_per_task=5", "max_depth=6", "eta=0.3"];

@@ -1,5 +1,7 @@
 //! Steps of optimizers: parameters and moments, updated in place in one pass, by the rules of PyTorch 2.
 
+use crate::simd::widened;
+
 /// Epsilon of PyTorch's adaptive optimizers.
 pub(crate) const EPSILON: f32 = 1e-8;
 
@@ -47,11 +49,13 @@ impl Descent<'_> {
 pub fn sgd(descent: Descent<'_>, momentum: f32, velocity: &mut [f32]) {
     descent.check(velocity);
     let Descent { parameters, gradient, learning_rate, weight_decay } = descent;
-    for ((parameter, slope), velocity) in parameters.iter_mut().zip(gradient).zip(velocity) {
-        let slope = slope + weight_decay * *parameter;
-        *velocity = momentum * *velocity + slope;
-        *parameter -= learning_rate * *velocity;
-    }
+    widened(move || {
+        for ((parameter, slope), velocity) in parameters.iter_mut().zip(gradient).zip(velocity) {
+            let slope = slope + weight_decay * *parameter;
+            *velocity = momentum * *velocity + slope;
+            *parameter -= learning_rate * *velocity;
+        }
+    });
 }
 
 /// Adam's moments.
@@ -87,13 +91,16 @@ fn adam_with(descent: Descent<'_>, moments: AdamMoments<'_>, decay: impl Fn(f32,
     descent.check(moments.first);
     descent.check(moments.second);
     let (step, scale) = corrections(descent.learning_rate, moments.step);
-    let values = descent.parameters.iter_mut().zip(descent.gradient);
-    for ((parameter, slope), (first, second)) in values.zip(moments.first.iter_mut().zip(moments.second)) {
-        let (kept, slope) = decay(*parameter, *slope);
-        *first = FIRST * *first + (1.0 - FIRST) * slope;
-        *second = SECOND * *second + (1.0 - SECOND) * slope * slope;
-        *parameter = kept - step * *first / (second.sqrt() * scale + EPSILON);
-    }
+    let (Descent { parameters, gradient, .. }, AdamMoments { first, second, .. }) = (descent, moments);
+    widened(move || {
+        let moments = first.iter_mut().zip(second);
+        for ((parameter, slope), (first, second)) in parameters.iter_mut().zip(gradient).zip(moments) {
+            let (kept, slope) = decay(*parameter, *slope);
+            *first = FIRST * *first + (1.0 - FIRST) * slope;
+            *second = SECOND * *second + (1.0 - SECOND) * slope * slope;
+            *parameter = kept - step * *first / (second.sqrt() * scale + EPSILON);
+        }
+    });
 }
 
 /// RMSprop (Hinton, 2012) with decay rate 0.99: s = 0.99 s + 0.01 g^2; v = `momentum` v + g / (sqrt(s) + eps);
@@ -105,13 +112,15 @@ pub fn rmsprop(descent: Descent<'_>, momentum: f32, velocity: &mut [f32], square
     descent.check(velocity);
     descent.check(squares);
     let Descent { parameters, gradient, learning_rate, weight_decay } = descent;
-    let moments = velocity.iter_mut().zip(squares);
-    for ((parameter, slope), (velocity, square)) in parameters.iter_mut().zip(gradient).zip(moments) {
-        let slope = slope + weight_decay * *parameter;
-        *square = KEPT * *square + (1.0 - KEPT) * slope * slope;
-        *velocity = momentum * *velocity + slope / (square.sqrt() + EPSILON);
-        *parameter -= learning_rate * *velocity;
-    }
+    widened(move || {
+        let moments = velocity.iter_mut().zip(squares);
+        for ((parameter, slope), (velocity, square)) in parameters.iter_mut().zip(gradient).zip(moments) {
+            let slope = slope + weight_decay * *parameter;
+            *square = KEPT * *square + (1.0 - KEPT) * slope * slope;
+            *velocity = momentum * *velocity + slope / (square.sqrt() + EPSILON);
+            *parameter -= learning_rate * *velocity;
+        }
+    });
 }
 
 #[cfg(test)]

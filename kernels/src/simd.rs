@@ -9,6 +9,24 @@ pub(crate) fn dispatch<O: WithSimd>(operation: O) -> O::Output {
     Arch::new().dispatch(operation)
 }
 
+/// Runs a loop that the compiler turns into vectors by itself, with the widest that there are. Nothing is fused or
+/// taken in another order, so that the bits are those of any other CPU.
+#[inline(always)]
+pub(crate) fn widened<R>(run: impl FnOnce() -> R) -> R {
+    struct Loop<F>(F);
+
+    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Loop<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)()
+        }
+    }
+
+    Arch::new().dispatch(Loop(run))
+}
+
 /// Values in a vector of the CPU at hand.
 pub(crate) fn lanes() -> usize {
     struct Lanes;
