@@ -309,8 +309,9 @@ async fn a_limit_that_no_runner_can_keep_leaves_the_tasks_to_others() {
     let settings = with(&[("TASK_MEMORY_LIMIT", "1MiB")]);
     let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
     worker.wait_for_log("no task is taken");
+    // The status is published a moment after the log has said it.
+    eventually("it is degraded", || worker.get_json("/health")["status"] == "DEGRADED");
     let health = worker.get_json("/health");
-    assert_eq!(health["status"], "DEGRADED");
     assert!(health["reasons"][0].as_str().unwrap().contains("TASK_MEMORY_LIMIT"), "{health}");
     assert_eq!(worker.get("/readyz").0, 503);
     let job = submit(orchestrator.local_addr(), real_job(1)).await;
