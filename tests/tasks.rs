@@ -46,9 +46,10 @@ async fn a_cancelled_job_stops_its_running_task_within_a_second() {
         let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
         let task = wait_for_hand_out(orchestrator.board()).await;
         let mut client = worker.client().await;
-        let watched = spawn(async move { watch_to_the_end(&mut client, &task).await });
+        // A task that the worker has not begun yet would go without a word.
+        let mut stream = watch(&mut client, &task).await;
+        let watched = spawn(async move { while stream.message().await.unwrap().is_some() {} });
         let mut orchestrator_client = client_of(orchestrator.local_addr()).await;
-        wait_for_hand_out(orchestrator.board()).await;
         let cancelled = Instant::now();
         orchestrator_client.cancel_job(pb::CancelJobRequest { job_id: job.to_string() }).await.unwrap();
         tokio::time::timeout(PATIENCE, watched).await.expect("the task goes on").unwrap();

@@ -159,6 +159,10 @@ impl ProcessEngine {
             [setup(Backend::Cpu, runners.cpu_memory_limit), setup(Backend::Wgpu, runners.gpu_memory_limit)];
         let shared = Arc::<Shared>::default();
         let mut pool = Pool::new(program, setups, limits, patience);
+        if let Some(devices) = placer.search().so_far() {
+            let adapters = devices.gpus().enumerate();
+            pool.know_gpus(adapters.filter_map(|(position, adapter)| Some((position, adapter.address?))));
+        }
         if let Some(lane) = Lane::of(placer.capabilities().default_backend) {
             pool.keep_one(lane);
         }

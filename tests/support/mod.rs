@@ -264,26 +264,32 @@ pub async fn wait_for_hand_out(board: &BoardHandle) -> String {
     tokio::time::timeout(PATIENCE, held).await.expect("no task was handed out").0.to_string()
 }
 
-/// Follows a task until it ends. The worker may not know it yet when this is called.
-pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id: &str) -> u64 {
+/// What becomes of a task. The worker may not know it yet when this is called.
+pub async fn watch(
+    client: &mut WorkerServiceClient<Channel>,
+    task_id: &str,
+) -> tonic::Streaming<pb::TaskProgress> {
     let limit = Instant::now() + PATIENCE;
     loop {
         let request = worker_pb::WatchTaskRequest { task_id: task_id.to_owned() };
         match client.watch_task(request).await {
-            Ok(stream) => {
-                let mut stream = stream.into_inner();
-                let mut seen = 0;
-                while stream.message().await.unwrap().is_some() {
-                    seen += 1;
-                }
-                return seen;
-            }
+            Ok(stream) => return stream.into_inner(),
             Err(status) if status.code() == tonic::Code::NotFound && Instant::now() < limit => {
                 tokio::task::yield_now().await;
             }
             Err(status) => panic!("{status}"),
         }
     }
+}
+
+/// Follows a task until it ends; the number of messages.
+pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id: &str) -> u64 {
+    let mut stream = watch(client, task_id).await;
+    let mut seen = 0;
+    while stream.message().await.unwrap().is_some() {
+        seen += 1;
+    }
+    seen
 }
 
 /// Runs `future` beside the test.
