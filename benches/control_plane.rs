@@ -12,6 +12,7 @@ use tensorfleet_worker::app::{App, Shutdown};
 use tensorfleet_worker::config::{Config, FlagValues, Layers};
 use tensorfleet_worker::dev::{DevConfig, DevOrchestrator, JobRequest, JobStatus};
 use tensorfleet_worker::domain::{JobId, ModelType};
+use tensorfleet_worker::engine::Isolation;
 use tensorfleet_worker::wire::worker_pb;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tokio::runtime::Runtime;
@@ -48,7 +49,11 @@ impl Fleet {
                 ("STATE_DIR", state.path().display().to_string()),
             ]
             .into();
-            let config = Config::resolve(&Layers { flags, ..Layers::default() }).unwrap().config;
+            let mut config = Config::resolve(&Layers { flags, ..Layers::default() }).unwrap().config;
+            // Runners are processes of the worker's program, which a bench is not.
+            if let Isolation::Process(runners) = &mut config.isolation {
+                runners.program = env!("CARGO_BIN_EXE_tensorfleet-worker").into();
+            }
             (orchestrator, App::build(config).await.unwrap())
         });
         let local = |address: SocketAddr| SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
