@@ -13,7 +13,6 @@ mod gpus;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,9 +29,6 @@ use crate::telemetry::host::{self, HostSampler};
 use crate::telemetry::traces::{self, Traces};
 use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, guard, http, telemetry};
-
-/// How long the start waits for the first sample of the GPUs. Where it comes later they are told of then.
-const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +163,8 @@ impl App {
         let sampled = sampler.probe();
         let watched = Arc::new(gpus::Watched(sampled.clone()));
         sampled.register(&registry)?;
-        sampled.first(FIRST_SAMPLE_PATIENCE).await;
+        // GPUs that answer later are told of then.
+        sampled.first(gpu::FIRST_SAMPLE_PATIENCE).await;
         let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
         config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);

@@ -31,9 +31,10 @@ use tokio::sync::watch;
 
 use crate::domain::PciAddress;
 
+pub use failure::remedy;
 pub use meter::{Attribution, GpuShare, TaskMeter};
 pub use metrics::Metrics;
-pub use sampler::{GpuSampler, SampledGpus};
+pub use sampler::{FIRST_SAMPLE_PATIENCE, GpuSampler, SampledGpus, look};
 pub use snapshot::{GpuDevice, GpuHealth, GpuProcess, GpuReadings, GpuSnapshot, NvmlState, ThrottleReason};
 
 pub use visible::Visible;

@@ -59,6 +59,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "domain",
             "data",
             "engine",
+            "gpu",
             "guard",
             "orchestrator",
             "telemetry",

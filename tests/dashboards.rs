@@ -167,7 +167,7 @@ fn rules_are_valid_and_each_alert_is_tested_and_explained() {
         promtool(&["test", "rules", &text(test)], "");
     }
     let tested: String = tests.iter().map(|test| fs::read_to_string(test).unwrap()).collect();
-    let manual = fs::read_to_string(root().join("docs/deploy.md")).unwrap();
+    let manual = fs::read_to_string(root().join("docs/operating.md")).unwrap();
     let mut seen = 0;
     for line in rule_files().iter().flat_map(|path| {
         let text = fs::read_to_string(path).unwrap();
@@ -181,7 +181,10 @@ fn rules_are_valid_and_each_alert_is_tested_and_explained() {
                 tested.contains(&format!("{{ alertname: {alert}, ")),
                 "no test in which {alert} is quiet"
             );
-            assert!(manual.contains(&format!("\n### {alert}\n")), "docs/deploy.md does not explain {alert}");
+            assert!(
+                manual.contains(&format!("\n### {alert}\n")),
+                "docs/operating.md does not explain {alert}"
+            );
         }
         if let Some(record) = line.strip_prefix("- record: ") {
             seen += 1;

@@ -14,23 +14,17 @@ use tensorfleet_worker::wire::pb;
 use tokio::task::JoinHandle;
 
 /// A machine with cards that both Vulkan and NVML see.
-struct Node {
-    worker: WorkerProcess,
+struct Machine {
     fake: Installed,
-    heard: Arc<Heard>,
-    server: JoinHandle<()>,
+    library: String,
+    /// List of Vulkan drivers.
+    drivers: String,
     _folder: tempfile::TempDir,
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-impl Node {
+impl Machine {
     /// Vulkan sees the first `cards` GPUs of `control`.
-    async fn start(control: Control, cards: usize, settings: &[(&str, &str)]) -> Self {
+    fn new(control: Control, cards: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let manifest = |number: usize| {
             let folder = folder.path().join(format!("card-{number}"));
@@ -44,14 +38,38 @@ impl Node {
         // An empty list would be no list.
         let drivers = if drivers.is_empty() { "/nowhere/icd.json".to_owned() } else { drivers };
         let fake = Installed::new(folder.path(), control).unwrap();
+        let library = fake.library().into_os_string().into_string().unwrap();
+        Self { fake, library, drivers, _folder: folder }
+    }
+
+    /// The environment of a program on this machine.
+    fn environment(&self) -> [(&str, &str); 3] {
+        let drivers = self.drivers.as_str();
+        // Loaders before 1.3.234 know the list by its second name only.
+        [("NVML_LIBRARY", &self.library), ("VK_DRIVER_FILES", drivers), ("VK_ICD_FILENAMES", drivers)]
+    }
+}
+
+/// A worker on such a machine.
+struct Node {
+    worker: WorkerProcess,
+    machine: Machine,
+    heard: Arc<Heard>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Node {
+    async fn start(control: Control, cards: usize, settings: &[(&str, &str)]) -> Self {
+        let machine = Machine::new(control, cards);
         let (orchestrator, heard, server) = listen().await;
-        let library = fake.library();
-        let mut all = vec![("NVML_LIBRARY", library.to_str().unwrap()), ("VK_DRIVER_FILES", &drivers)];
-        // Loaders before 1.3.234 know it by this name only.
-        all.push(("VK_ICD_FILENAMES", &drivers));
-        all.extend_from_slice(settings);
-        let worker = WorkerProcess::start(orchestrator, &all);
-        Self { worker, fake, heard, server, _folder: folder }
+        let worker = WorkerProcess::start(orchestrator, &[&machine.environment(), settings].concat());
+        Self { worker, machine, heard, server }
     }
 
     /// Hands out a task of `job`.
@@ -101,14 +119,18 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
     });
     assert_eq!(node.worker.get_json("/health")["reasons"], serde_json::json!([]));
     assert_eq!(node.worker.get_json("/health")["backend"], "wgpu");
-    for number in 0..2 {
-        node.give("a", number);
-        node.give("b", number);
-        for job in ["a", "b"] {
-            node.report(&format!("{job}-{number}"));
+    // Two jobs for each GPU: a runner that saw both GPUs would give its second job the other one, which does not measure it.
+    for pair in [["a", "b"], ["c", "d"]] {
+        for number in 0..2 {
+            for job in pair {
+                node.give(job, number);
+            }
+            for job in pair {
+                node.report(&format!("{job}-{number}"));
+            }
         }
     }
-    let reports = ["a-0", "a-1", "b-0", "b-1"].map(|task| node.report(task));
+    let reports = ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1", "d-0", "d-1"].map(|task| node.report(task));
     for report in &reports {
         assert!(report.success, "{report:?}");
         assert_eq!(report.backend, "wgpu");
@@ -128,7 +150,10 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
     }
     assert_eq!(reports[0].device, reports[1].device, "a session keeps its GPU");
     assert_eq!(reports[2].device, reports[3].device);
+    assert_eq!(reports[4].device, reports[5].device);
+    assert_eq!(reports[6].device, reports[7].device);
     assert_ne!(reports[0].device, reports[2].device, "both GPUs work");
+    assert_ne!(reports[4].device, reports[6].device, "the GPU with fewer jobs takes the next one");
     let text = node.metrics();
     let energy =
         "worker_task_gpu_energy_joules_total{attribution=\"exclusive\",model_type=\"neural_network\"} ";
@@ -136,11 +161,11 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
     let told: f64 = reports.iter().map(|report| report.energy_joules).sum();
     assert!((counted / told - 1.0).abs() < 1e-6, "{counted} is not {told}");
     let peaks = text.lines().filter(|line| line.starts_with("worker_task_gpu_memory_peak_bytes{"));
-    assert_eq!(peaks.count(), 4);
+    assert_eq!(peaks.count(), 8);
 
     // One of the two is lost: its job goes on, on the other.
     let lost = usize::from(reports[0].device == "Fake card 1");
-    node.fake.set(|control| control.gpus[lost].lost = true).unwrap();
+    node.machine.fake.set(|control| control.gpus[lost].lost = true).unwrap();
     eventually("the loss is known", || node.worker.get_json("/health")["gpus"] == 1);
     node.give("a", 2);
     let report = node.report("a-2");
@@ -172,4 +197,34 @@ async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_softwar
     node.give("a", 0);
     let report = node.report("a-0");
     assert!(report.simulated && report.energy_joules == 0.0, "{report:?}");
+}
+
+#[test]
+fn commands_keep_off_gpus_that_are_hidden_from_them_and_the_doctor_asks_nvml() {
+    let mut machine = Machine::new(Control::with_gpus(2), 2);
+    let run = |machine: &Machine, hidden: &str, arguments: &[&str]| {
+        let settings = [&machine.environment()[..], &[("CUDA_VISIBLE_DEVICES", hidden)]].concat();
+        command(&settings).args(arguments).output().unwrap()
+    };
+    let training = ["train", "--dataset", "builtin:iris", "--epochs", "1", "--backend", "wgpu", "--json"];
+    let told = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let second = run(&machine, "1", &training);
+    assert!(second.status.success(), "{}", told(&second));
+    let none = run(&machine, "-1", &training);
+    assert_eq!(none.status.code(), Some(3), "{}", told(&none));
+
+    let found = |machine: &Machine, check: &str| {
+        let output = run(machine, "1", &["doctor", "--json"]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["check"] == check);
+        finding.unwrap_or_else(|| panic!("nothing about {check}: {report}")).clone()
+    };
+    let nvml = found(&machine, "gpu.nvml");
+    assert_eq!(nvml["level"], "ok", "{nvml}");
+    let message = nvml["message"].as_str().unwrap();
+    assert!(message.contains("1 healthy: 1 (") && message.contains("1 hidden by"), "{nvml}");
+    machine.fake.set(|control| control.driver = fake_nvml::DriverState::Gone).unwrap();
+    let nvml = found(&machine, "gpu.nvml");
+    assert!(nvml["level"] == "error" && nvml["repair"].as_str().unwrap().contains("modprobe"), "{nvml}");
 }

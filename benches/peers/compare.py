@@ -23,20 +23,23 @@ HOME = ROOT / "target" / "peers"
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements.txt")
 EPOCHS = 5
 
-# Shape (rows, features, classes) of made-up rows, None for digits; which peers do the work.
+# Shapes (rows, features, classes) of made-up tables.
+TABLES = [(6400, 64, 10), (6400, 784, 10), (100_000, 28, 2), (50_000, 54, 7)]
+
+# The data set, and which peers do the work.
 WORKS = {
-    "train_step/mlp_small_adam": ((6400, 64, 10), ["pytorch"]),
-    "train_step/mlp_small_sgd": ((6400, 64, 10), ["pytorch"]),
-    "train_step/mlp_784_adam": ((6400, 784, 10), ["pytorch"]),
-    "train_step/mlp_784_sgd": ((6400, 784, 10), ["pytorch"]),
-    "train_step/cnn_adam": ((6400, 784, 10), ["pytorch"]),
-    "train_step/logistic_sgd": ((6400, 64, 10), ["pytorch"]),
-    "boosting/binary_100k_28": ((100_000, 28, 2), ["xgboost", "lightgbm"]),
-    "boosting/multi_50k_54": ((50_000, 54, 7), ["xgboost", "lightgbm"]),
-    "boosting/digits": (None, ["xgboost", "lightgbm"]),
-    "forest/binary_100k_28": ((100_000, 28, 2), ["scikit-learn"]),
-    "forest/multi_50k_54": ((50_000, 54, 7), ["scikit-learn"]),
-    "forest/digits": (None, ["scikit-learn"]),
+    "train_step/mlp_small_adam": ("r6400f64", ["pytorch"]),
+    "train_step/mlp_small_sgd": ("r6400f64", ["pytorch"]),
+    "train_step/mlp_784_adam": ("r6400f784", ["pytorch"]),
+    "train_step/mlp_784_sgd": ("r6400f784", ["pytorch"]),
+    "train_step/cnn_adam": ("images", ["pytorch"]),
+    "train_step/logistic_sgd": ("r6400f64", ["pytorch"]),
+    "boosting/binary_100k_28": ("r100000f28", ["xgboost", "lightgbm"]),
+    "boosting/multi_50k_54": ("r50000f54", ["xgboost", "lightgbm"]),
+    "boosting/digits": ("digits", ["xgboost", "lightgbm"]),
+    "forest/binary_100k_28": ("r100000f28", ["scikit-learn"]),
+    "forest/multi_50k_54": ("r50000f54", ["scikit-learn"]),
+    "forest/digits": ("digits", ["scikit-learn"]),
 }
 TOLERANCE = 0.005
 
@@ -66,8 +69,7 @@ def network(name, threads):
     from torch import nn
 
     torch.set_num_threads(threads)
-    dataset = "cnn" if name == "cnn_adam" else name.rsplit("_", 1)[0]
-    features, targets = rows_of({"mlp_small": "r6400f64", "logistic": "r6400f64"}.get(dataset, "r6400f784"))
+    features, targets = rows_of(WORKS[f"train_step/{name}"][0])
     x, y = torch.from_numpy(standardised(features)), torch.from_numpy(targets)
     batch = 64 if name == "cnn_adam" else 128
     if name == "cnn_adam":
@@ -165,9 +167,7 @@ def serve(peer, work, threads):
     if peer == "pytorch":
         fit, judge = network(name, threads), lambda done: done
     else:
-        shape = WORKS[work][0]
-        dataset = f"r{shape[0]}f{shape[1]}" if shape else "digits"
-        fit, judge = trees(peer, group, dataset, threads, held_out)
+        fit, judge = trees(peer, group, WORKS[work][0], threads, held_out)
     print("ready", flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -204,21 +204,36 @@ def build():
 
 
 def make_rows(python):
-    """The made-up data sets, as scikit-learn makes them with seed 0: CSV for us, arrays for the peers."""
+    """The made-up data sets: CSV for us, arrays for the peers. Tables are those of scikit-learn with seed 0. Images have
+    28 x 28 points: digits at three times their size, moved and with noise, so that a convolution has something to find.
+    """
     code = """
-import sys, numpy as np
+import json, sys, numpy as np
 from sklearn.datasets import make_classification
-home = sys.argv[1]
-for rows, features, classes in [(6400, 64, 10), (6400, 784, 10), (100_000, 28, 2), (50_000, 54, 7)]:
-    x, y = make_classification(rows, features, n_informative=min(features // 2, 32), n_classes=classes, random_state=0)
+home, digits, tables = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+def write(name, x, y):
     table = np.column_stack([x.astype(np.float32), y])
-    path = f"{home}/r{rows}f{features}"
-    np.save(path + ".npy", table.astype(np.float32))
-    header = ",".join([f"f{i}" for i in range(features)] + ["target"])
-    np.savetxt(path + ".csv", table, delimiter=",", header=header, comments="", fmt=["%.9g"] * features + ["%d"])
+    np.save(f"{home}/{name}.npy", table.astype(np.float32))
+    header = ",".join([f"f{i}" for i in range(x.shape[1])] + ["target"])
+    np.savetxt(f"{home}/{name}.csv", table, delimiter=",", header=header, comments="", fmt=["%.9g"] * x.shape[1] + ["%d"])
+
+for rows, features, classes in tables:
+    informative = min(features // 2, 32)
+    write(f"r{rows}f{features}", *make_classification(rows, features, n_informative=informative, n_classes=classes, random_state=0))
+table = np.loadtxt(digits, delimiter=",", skiprows=1, dtype=np.float32)
+random = np.random.default_rng(0)
+chosen = random.integers(0, len(table), 6400)
+images = np.zeros((6400, 28, 28), dtype=np.float32)
+for image, row in zip(images, table[chosen]):
+    down, right = random.integers(0, 5, 2)
+    image[down : down + 24, right : right + 24] = np.kron(row[:-1].reshape(8, 8), np.ones((3, 3)))
+images += random.normal(0, 2, images.shape)
+write("images", images.reshape(6400, 784), table[chosen, -1])
 """
-    if not (HOME / "r50000f54.csv").exists():
-        subprocess.run([python, "-c", code, HOME], check=True)
+    if not (HOME / "images.csv").exists():
+        digits = ROOT / "data" / "digits.csv"
+        subprocess.run([python, "-c", code, HOME, digits, json.dumps(TABLES)], check=True)
 
 
 def cores():
@@ -252,8 +267,8 @@ class Side:
 
 
 def compare(work, peer, threads, pairs, python, ours_path):
-    shape = WORKS[work][0]
-    dataset = f"r{shape[0]}f{shape[1]}.csv" if shape else "builtin:digits"
+    dataset = WORKS[work][0]
+    dataset = "builtin:digits" if dataset == "digits" else f"{dataset}.csv"
     ours = Side([ours_path, HOME], threads)
     # The first answer warms up, and tells which rows are held out.
     first = json.loads(ours.ask(f"{work} {dataset}"))

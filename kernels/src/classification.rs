@@ -1,5 +1,14 @@
 //! Softmax and its cross-entropy.
 
+use crate::simd::widened;
+use crate::transcendental::exp;
+
+/// Logits of a row that are looked at together.
+const LANES: usize = 16;
+
+/// Rows that are looked at together.
+const ROWS: usize = 64;
+
 /// Sums over rows; divide by their number for means.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ClassificationSums {
@@ -19,12 +28,21 @@ pub struct ClassificationSums {
 pub fn softmax_cross_entropy(logits: &[f32], classes: usize, targets: &[u32]) -> ClassificationSums {
     check(logits, classes, targets.len());
     let mut sums = ClassificationSums::default();
-    for (row, &target) in logits.chunks_exact(classes).zip(targets) {
-        let (max, argmax) = greatest(row);
-        let sum: f64 = row.iter().map(|&logit| f64::from((logit - max).exp())).sum();
-        sums.loss += sum.ln() - f64::from(row[target as usize] - max);
-        sums.correct += u64::from(argmax == target as usize);
-    }
+    widened(|| {
+        for (row, &target) in logits.chunks_exact(classes).zip(targets) {
+            let (max, argmax) = greatest(row);
+            let mut sum = 0.0;
+            for logits in row.chunks(LANES) {
+                let mut shares = [0.0; LANES];
+                for (share, &logit) in shares.iter_mut().zip(logits) {
+                    *share = exp(logit - max);
+                }
+                sum += shares.iter().take(logits.len()).map(|share| f64::from(*share)).sum::<f64>();
+            }
+            sums.loss += sum.ln() - f64::from(row[target as usize] - max);
+            sums.correct += u64::from(argmax == target as usize);
+        }
+    });
     sums
 }
 
@@ -67,19 +85,32 @@ fn gradient_with(
     assert_eq!(gradient.len(), logits.len(), "gradient must have the shape of logits");
     let even = 1.0 / targets.len() as f32;
     let mut sums = ClassificationSums::default();
-    let rows = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes)).zip(targets);
-    for ((row, slopes), &target) in rows {
-        let (max, argmax) = greatest(row);
-        let sum = exponentials(row, max, slopes);
-        let weight = weight(target as usize);
-        let share = even * weight;
-        let scale = share * (1.0 / sum) as f32;
-        for slope in slopes.iter_mut() {
-            *slope *= scale;
+    // How far each row's target is below the greatest logit.
+    let mut behind = [0.0; ROWS];
+    let blocks =
+        logits.chunks(ROWS * classes).zip(gradient.chunks_mut(ROWS * classes)).zip(targets.chunks(ROWS));
+    for ((logits, gradient), targets) in blocks {
+        let rows = logits.chunks_exact(classes).zip(gradient.chunks_exact_mut(classes)).zip(targets);
+        for (((row, shares), &target), behind) in rows.zip(&mut behind) {
+            let (max, argmax) = greatest(row);
+            for (share, &logit) in shares.iter_mut().zip(row) {
+                *share = logit - max;
+            }
+            *behind = shares[target as usize];
+            sums.correct += u64::from(argmax == target as usize);
         }
-        slopes[target as usize] -= share;
-        sums.loss += f64::from(weight) * (sum.ln() - f64::from(row[target as usize] - max));
-        sums.correct += u64::from(argmax == target as usize);
+        exponentials(gradient);
+        for ((slopes, &target), behind) in gradient.chunks_exact_mut(classes).zip(targets).zip(&behind) {
+            let sum: f64 = slopes.iter().map(|share| f64::from(*share)).sum();
+            let weight = weight(target as usize);
+            let share = even * weight;
+            let scale = share * (1.0 / sum) as f32;
+            for slope in slopes.iter_mut() {
+                *slope *= scale;
+            }
+            slopes[target as usize] -= share;
+            sums.loss += f64::from(weight) * (sum.ln() - f64::from(*behind));
+        }
     }
     sums
 }
@@ -92,15 +123,13 @@ pub fn softmax(values: &mut [f32], classes: usize) {
     assert!(classes > 0 && values.len().is_multiple_of(classes), "values must be rows of {classes} classes");
     for row in values.chunks_exact_mut(classes) {
         let (max, _) = greatest(row);
-        let mut sum = 0.0;
-        for value in row.iter_mut() {
-            *value = (*value - max).exp();
-            sum += f64::from(*value);
-        }
+        row.iter_mut().for_each(|value| *value -= max);
+    }
+    exponentials(values);
+    for row in values.chunks_exact_mut(classes) {
+        let sum: f64 = row.iter().map(|value| f64::from(*value)).sum();
         let scale = (1.0 / sum) as f32;
-        for value in row {
-            *value *= scale;
-        }
+        row.iter_mut().for_each(|value| *value *= scale);
     }
 }
 
@@ -109,16 +138,13 @@ fn check(logits: &[f32], classes: usize, rows: usize) {
     assert_eq!(logits.len(), rows * classes, "logits must have shape [{rows}, {classes}]");
 }
 
-fn exponentials(row: &[f32], max: f32, out: &mut [f32]) -> f64 {
-    let mut sum = 0.0;
-    for (out, &logit) in out.iter_mut().zip(row) {
-        *out = (logit - max).exp();
-        sum += f64::from(*out);
-    }
-    sum
+/// e to the power of each, in place.
+fn exponentials(values: &mut [f32]) {
+    widened(|| values.iter_mut().for_each(|value| *value = exp(*value)));
 }
 
 /// The greatest value and its first index.
+#[inline(always)]
 fn greatest(row: &[f32]) -> (f32, usize) {
     let mut best = (row[0], 0);
     for (index, &value) in row.iter().enumerate().skip(1) {

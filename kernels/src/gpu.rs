@@ -4,6 +4,7 @@
 //! optimizers      sgd, adam, adamw, rmsprop            one launch a parameter, where a chain of tensor
 //!                                                      operations makes a dozen
 //! classification  softmax_cross_entropy_gradient       a row a unit; what the host sums up is two numbers a row
+//! dense           GpuDense, dense_gradients, train_step  product, bias and ReLU in one launch; the whole training step
 //! histogram       accumulate                           integer atomics, so that sums do not depend on order
 //! split           best_splits                          a feature a unit
 //! ```
@@ -12,9 +13,10 @@
 //! same one, so that values which are shared stay as they are; nothing waits for the device but [`Values::read`] and
 //! its kin. What the device computes differs from the CPU by rounding alone; integers do not differ.
 //!
-//! Deliberately absent: choosing a device, and products of matrices, which the caller's tensor library does.
+//! Deliberately absent: choosing a device, and products of large matrices, for which tensor libraries search the best way.
 
 mod classification;
+mod dense;
 mod histogram;
 mod optimizers;
 mod split;
@@ -24,6 +26,7 @@ use cubecl::prelude::*;
 pub use classification::{RowFigures, softmax_cross_entropy_gradient};
 pub use cubecl::client::Client;
 pub use cubecl::server::Handle;
+pub use dense::{GpuDense, Learning, LearningLayer, StepBatch, dense_gradients, train_step};
 pub use histogram::{Binned, NodeRows, accumulate, pack_bins};
 pub use optimizers::{GpuDescent, GpuMoments, Stepped, adam, adamw, rmsprop, sgd};
 pub use split::{Feature, FoundSplit, ScanLimits, best_splits};

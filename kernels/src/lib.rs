@@ -32,6 +32,7 @@ mod optimizers;
 mod parameters;
 mod regression;
 mod simd;
+mod transcendental;
 pub mod trees;
 
 pub use classification::{

@@ -250,3 +250,132 @@ fn splits_gain_as_much_as_those_of_the_cpu() {
         }
     }
 }
+
+#[test]
+fn dense_layers_are_those_of_the_cpu() {
+    const TOLERANCE: f32 = 1e-5;
+    let client = client();
+    let mut noise = Noise(7);
+    for (rows, inputs, outputs) in
+        [(1, 1, 1), (3, 5, 2), (16, 16, 16), (17, 33, 15), (128, 64, 100), (70, 300, 10)]
+    {
+        let what = format!("{rows} x {inputs} x {outputs}");
+        let mut x = noise.values(rows * inputs);
+        let (weight, bias) = (noise.values(outputs * inputs), noise.values(outputs));
+        kernels::relu(&mut x);
+        let on_gpu = [&x, &weight, &bias].map(|values| Values::upload(&client, values));
+        let [gpu_x, gpu_weight, gpu_bias] = &on_gpu;
+        let gpu_layer = gpu::GpuDense { weight: gpu_weight, bias: gpu_bias };
+        let layer = kernels::Dense { weight: &weight, bias: &bias };
+        let mut y = vec![0.0; rows * outputs];
+        layer.forward(&x, &mut y);
+        let got = gpu_layer.forward(&client, gpu_x, false).read(&client).unwrap();
+        close(&format!("forward of {what}"), &got, &y, TOLERANCE);
+        kernels::relu(&mut y);
+        let got = gpu_layer.forward(&client, gpu_x, true).read(&client).unwrap();
+        close(&format!("forward of {what}, with ReLU"), &got, &y, TOLERANCE);
+
+        let by_y = noise.values(rows * outputs);
+        let gpu_by_y = Values::upload(&client, &by_y);
+        let mut by_x = vec![0.0; rows * inputs];
+        layer.backward(&by_y, &mut by_x);
+        kernels::relu_backward(&x, 1.0, &mut by_x);
+        let got = gpu_layer.backward(&client, gpu_x, &gpu_by_y).read(&client).unwrap();
+        close(&format!("backward of {what}"), &got, &by_x, TOLERANCE);
+        let (mut by_weight, mut by_bias) = (vec![0.0; weight.len()], vec![0.0; outputs]);
+        kernels::dense_gradients(&x, &by_y, &mut by_weight, &mut by_bias);
+        let (got_weight, got_bias) = gpu::dense_gradients(&client, gpu_x, &gpu_by_y, outputs);
+        close(&format!("gradient of {what} by W"), &got_weight.read(&client).unwrap(), &by_weight, TOLERANCE);
+        close(&format!("gradient of {what} by b"), &got_bias.read(&client).unwrap(), &by_bias, TOLERANCE);
+    }
+    let nan = Values::upload(&client, &[f32::NAN]);
+    let one = Values::upload(&client, &[1.0_f32]);
+    let through = gpu::GpuDense { weight: &one, bias: &one }.forward(&client, &nan, true);
+    assert!(through.read::<f32>(&client).unwrap()[0].is_nan(), "a network that diverges must be seen to");
+}
+
+/// A layer on the CPU: parameters with their moments.
+struct Layer {
+    weight: [Vec<f32>; 3],
+    bias: [Vec<f32>; 3],
+}
+
+/// One training step of `layers` on the CPU; returns the mean loss.
+fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f64 {
+    let rows = targets.len();
+    let depth = layers.len();
+    let mut activations = vec![x.to_vec()];
+    for (at, layer) in layers.iter().enumerate() {
+        let mut y = vec![0.0; rows * layer.bias[0].len()];
+        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.forward(&activations[at], &mut y);
+        if at + 1 < depth {
+            kernels::relu(&mut y);
+        }
+        activations.push(y);
+    }
+    let classes = layers[depth - 1].bias[0].len();
+    let logits = activations.pop().unwrap();
+    let mut by_y = vec![0.0; logits.len()];
+    let sums = kernels::softmax_cross_entropy_gradient(&logits, classes, targets, &mut by_y);
+    for (at, layer) in layers.iter_mut().enumerate().rev() {
+        let x = &activations[at];
+        let (mut by_weight, mut by_bias) = (vec![0.0; layer.weight[0].len()], vec![0.0; layer.bias[0].len()]);
+        kernels::dense_gradients(x, &by_y, &mut by_weight, &mut by_bias);
+        let mut by_x = vec![0.0; x.len()];
+        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.backward(&by_y, &mut by_x);
+        kernels::relu_backward(x, 1.0, &mut by_x);
+        by_y = by_x;
+        for (learning, gradient) in [(&mut layer.weight, &by_weight), (&mut layer.bias, &by_bias)] {
+            let [parameters, first, second] = learning;
+            let descent = Descent { parameters, gradient, learning_rate: 0.01, weight_decay: 0.001 };
+            kernels::adam(descent, AdamMoments { first, second, step });
+        }
+    }
+    sums.loss / rows as f64
+}
+
+#[test]
+fn a_training_step_is_that_of_the_cpu_and_learns() {
+    // Adam divides by the root of the squared slopes, so that a rounding of a small slope moves its parameter by more.
+    const TOLERANCE: f32 = 1e-3;
+    const STEPS: u64 = 60;
+    let client = client();
+    let mut noise = Noise(8);
+    let (rows, widths) = (96, [20, 33, 16, 4]);
+    let x = noise.values(rows * widths[0]);
+    let targets: Vec<u32> =
+        x.chunks(widths[0]).map(|row| u32::from(row[0] > 0.0) + 2 * u32::from(row[1] > 0.0)).collect();
+    let mut layers: Vec<Layer> = Vec::new();
+    for pair in widths.windows(2) {
+        let scale = (pair[0] as f32).sqrt().recip();
+        let weight: Vec<f32> = noise.values(pair[0] * pair[1]).iter().map(|value| value * scale).collect();
+        let zeros = vec![0.0; weight.len()];
+        layers
+            .push(Layer { weight: [weight, zeros.clone(), zeros], bias: [0; 3].map(|_| vec![0.0; pair[1]]) });
+    }
+    let learning = |values: &[Vec<f32>; 3]| gpu::Learning::upload(&client, &values[0]);
+    let mut on_gpu: Vec<_> = layers
+        .iter()
+        .map(|layer| gpu::LearningLayer { weight: learning(&layer.weight), bias: learning(&layer.bias) })
+        .collect();
+    let [gpu_x, class_weights] = [&x[..], &[1.0; 4]].map(|values| Values::upload(&client, values));
+    let gpu_targets = Values::upload(&client, &targets);
+    let mut losses = Vec::new();
+    for step in 1..=STEPS {
+        let want = step_on_cpu(&mut layers, &x, &targets, step);
+        let (x, targets, class_weights) = (&gpu_x, &gpu_targets, &class_weights);
+        let batch =
+            gpu::StepBatch { x, targets, class_weights, learning_rate: 0.01, weight_decay: 0.001, step };
+        let figures = gpu::train_step(&client, &mut on_gpu, batch).read::<f32>(&client).unwrap();
+        let loss = figures[..rows].iter().sum::<f32>() / rows as f32;
+        close(&format!("loss of step {step}"), &[loss], &[want as f32], TOLERANCE);
+        losses.push(loss);
+    }
+    assert!(losses[STEPS as usize - 1] < 0.2 * losses[0], "{losses:?}");
+    for (at, (layer, gpu)) in layers.iter().zip(&on_gpu).enumerate() {
+        for (name, learning, want) in [("W", &gpu.weight, &layer.weight[0]), ("b", &gpu.bias, &layer.bias[0])]
+        {
+            close(&format!("{name} of layer {at}"), &learning.values.read(&client).unwrap(), want, TOLERANCE);
+        }
+    }
+}

@@ -25,6 +25,7 @@ use super::{Exit, Failure, Metrics, ui};
 use crate::config::{Config, ConfigErrors, Environment, Layers};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, ModelType, TaskError};
 use crate::engine::{self, OpenError};
+use crate::gpu;
 use artifacts::Folder;
 use explain::Explain;
 use training::{Order, Trained};
@@ -83,7 +84,14 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     let mut signals = Signals::listen()?;
     let models = if args.compare.is_empty() { std::slice::from_ref(&args.model_type) } else { &args.compare };
     compare::differ(models)?;
-    let mut order = order(&args, environment)?;
+    let (mut order, gpus) = order(&args, environment)?;
+    if order.config.device_policy != DevicePolicy::Cpu {
+        let looked = gpu::look(gpus).await;
+        order.config.hidden_gpus = looked.map(|snapshot| snapshot.hidden.clone()).unwrap_or_else(|error| {
+            ui::tell(&format!("note: {error}; every adapter may be used"));
+            Vec::new()
+        });
+    }
     let out = |model: &ModelType| {
         let below =
             |out: &PathBuf| if args.compare.is_empty() { out.clone() } else { out.join(model.as_str()) };
@@ -136,8 +144,8 @@ async fn train(order: &Order, board: ui::Board, signals: &mut Signals) -> Result
     }
 }
 
-/// What is to be trained, all of it checked.
-fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
+/// What is to be trained, all of it checked, and which GPUs may be used for it.
+fn order(args: &Args, environment: &Environment) -> Result<(Order, gpu::Config), Failure> {
     let mut settings = args.settings.clone();
     // As hyperparameters, so that a flag and a setting that contradict each other are noticed.
     settings.extend(args.seed.map(|seed| Setting { name: "seed".to_owned(), value: seed.to_string() }));
@@ -148,7 +156,7 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
     for note in &settings.notes {
         ui::tell(&format!("note: {note}"));
     }
-    let mut config = engine_config(environment)?;
+    let (mut config, gpus) = engine_config(environment)?;
     if let Some(root) = &args.data_root {
         config.data.root.clone_from(root);
     }
@@ -156,18 +164,26 @@ fn order(args: &Args, environment: &Environment) -> Result<Order, Failure> {
         // Asked for by name, so it is no fallback, and no GPU has to be looked for.
         config.device_policy = DevicePolicy::Cpu;
     }
-    Ok(Order {
+    let order = Order {
         model: args.model_type.clone(),
         dataset: args.dataset.clone(),
         epochs: args.epochs,
         hyperparameters: settings.checked,
         config,
-    })
+    };
+    Ok((order, gpus))
 }
 
 /// Of the environment only what says how to train here.
-fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErrors> {
-    let concerns = ["ALLOW_SOFTWARE_ADAPTER", "DEVICE_POLICY", "STATE_DIR"];
+fn engine_config(environment: &Environment) -> Result<(engine::Config, gpu::Config), ConfigErrors> {
+    let concerns = [
+        "ALLOW_SOFTWARE_ADAPTER",
+        "CUDA_VISIBLE_DEVICES",
+        "DEVICE_POLICY",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVML_LIBRARY",
+        "STATE_DIR",
+    ];
     let groups = ["ANALYTIC_", "AWS_", "DATA_", "S3_"];
     let mut environment = environment.clone();
     environment.retain(|name, text| {
@@ -176,7 +192,8 @@ fn engine_config(environment: &Environment) -> Result<engine::Config, ConfigErro
         !text.trim().is_empty() && concerns_it
     });
     environment.entry("DATA_ROOT".to_owned()).or_insert_with(|| ".".to_owned());
-    Ok(Config::resolve(&Layers { environment, ..Layers::default() })?.config.engine)
+    let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
+    Ok((config.engine, config.gpu))
 }
 
 /// Trains on a thread of its own; the first signal stops at the next batch, the second one at once.

@@ -177,7 +177,10 @@ impl TreeModel {
     fn grow(&mut self, rounds: u32, control: &Control) -> Result<Vec<Vec<Tree>>, TaskError> {
         let first = self.ensemble.rounds();
         match &mut self.grower {
-            Grower::Boosting(boosting) => Ok(vec![boosting.round(first, &mut self.train, control)?]),
+            // On a thread of the pool: each of its parts would else be handed over to one, and waited for.
+            Grower::Boosting(boosting) => {
+                rayon::scope(|_| boosting.round(first, &mut self.train, control)).map(|trees| vec![trees])
+            }
             Grower::Forest(forest) => {
                 let at_once = rounds.min(rayon::current_num_threads() as u32);
                 (first..first + at_once).into_par_iter().map(|tree| forest.tree(tree, control)).collect()

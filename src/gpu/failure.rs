@@ -75,7 +75,7 @@ pub(super) fn kind(error: &NvmlError) -> &'static str {
 }
 
 /// What an operator should do about `state`; empty where there is nothing to do.
-pub(super) fn remedy(state: NvmlState) -> Option<&'static str> {
+pub fn remedy(state: NvmlState) -> Option<&'static str> {
     match state {
         NvmlState::Absent | NvmlState::Starting | NvmlState::Running => None,
         NvmlState::Stalled => Some(

@@ -61,6 +61,20 @@ pub struct GpuSampler {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How long a program that starts waits for the first sample: a driver that hangs must not keep it.
+pub const FIRST_SAMPLE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// One look at the GPUs, which takes [`FIRST_SAMPLE_PATIENCE`] at most: what is not known by then stays unknown.
+///
+/// # Errors
+/// As [`GpuSampler::start`].
+pub async fn look(config: Config) -> Result<Arc<GpuSnapshot>, super::Error> {
+    let sampler = GpuSampler::start(config)?;
+    let sampled = sampler.probe();
+    sampled.first(FIRST_SAMPLE_PATIENCE).await;
+    Ok(sampled.snapshot())
+}
+
 /// Reads what a [`GpuSampler`] knows; clones share it.
 #[derive(Clone)]
 pub struct SampledGpus {

@@ -12,3 +12,17 @@ pub fn no_core_dumps() {
         tracing::warn!(%error, "a crash may leave secrets in a core dump: the system refuses to switch dumps off");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{dumpable_behavior, getrlimit};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_dumped_and_nobody_reads_the_memory() {
+        no_core_dumps();
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+    }
+}

@@ -22,13 +22,11 @@ fn token_file(folder: &Path, text: &str) -> PathBuf {
     path
 }
 
-/// Looks until it holds: what is watched is looked at once a second.
-async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let limit = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < limit, "{what}: still not");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// Lets the time pass after which files are looked at again.
+async fn a_second_later() {
+    tokio::time::pause();
+    tokio::time::advance(super::watched::LOOK_INTERVAL).await;
+    tokio::time::resume();
 }
 
 #[test]
@@ -80,13 +78,15 @@ async fn a_token_that_changes_is_read_again_and_a_broken_file_leaves_the_old_one
     let path = token_file(folder.path(), "old");
     let tokens = TokenFile::open(SecretFile::token(&path)).unwrap();
     replace(&path, "new\nold");
-    eventually("both are taken", async || tokens.takes(b"Bearer new")).await;
-    assert!(tokens.takes(b"Bearer old"));
+    assert!(!tokens.takes(b"Bearer new"), "files are looked at once a second");
+    a_second_later().await;
+    assert!(tokens.takes(b"Bearer new") && tokens.takes(b"Bearer old"));
     std::fs::write(&path, "").unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    a_second_later().await;
     assert!(tokens.takes(b"Bearer new"), "an empty file was taken");
     std::fs::write(&path, "newest").unwrap();
-    eventually("a write in place is seen", async || tokens.takes(b"Bearer newest")).await;
+    a_second_later().await;
+    assert!(tokens.takes(b"Bearer newest"), "a write in place was not seen");
     assert!(!tokens.takes(b"Bearer old"));
     // As Kubernetes does it: the file is a link into a folder that is a link, which is switched.
     let link = folder.path().join("mounted");
@@ -102,7 +102,8 @@ async fn a_token_that_changes_is_read_again_and_a_broken_file_leaves_the_old_one
     let mounted = TokenFile::open(SecretFile::token(&link.join("token"))).unwrap();
     assert!(mounted.takes(b"Bearer v1"));
     version("v2");
-    eventually("a switched link is seen", async || mounted.takes(b"Bearer v2")).await;
+    a_second_later().await;
+    assert!(mounted.takes(b"Bearer v2"), "a switched link was not seen");
 }
 
 fn peer(address: &str) -> Peer {
@@ -293,11 +294,11 @@ async fn certificates_change_and_connections_stay() {
     // The certificate comes before its key: in between the old pair serves.
     let second = pki.authority.issue("second");
     replace(&pki.files.certificate, &second.certificate);
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    a_second_later().await;
     assert_eq!(connect(address, &client).await.unwrap().1, first);
     replace(&pki.files.key, &second.key);
-    eventually("the new certificate serves", async || connect(address, &client).await.unwrap().1 != first)
-        .await;
+    a_second_later().await;
+    assert_ne!(connect(address, &client).await.unwrap().1, first, "the new certificate does not serve");
     standing.write_u8(7).await.unwrap();
     standing.flush().await.unwrap();
     assert_eq!(standing.read_u8().await.unwrap(), 7, "a connection that stands is left alone");
@@ -329,12 +330,13 @@ async fn only_certified_clients_come_in_where_that_is_demanded_and_authorities_c
     assert!(connect(offered, &stranger).await.is_err(), "a bad certificate is worse than none");
 
     replace(pki.files.client_authorities.as_ref().unwrap(), &stranger_authority.pem);
-    eventually("the stranger is known now", async || connect(demanded, &stranger).await.is_ok()).await;
+    a_second_later().await;
+    connect(demanded, &stranger).await.expect("the stranger is known now");
     assert!(connect(demanded, &known).await.is_err(), "whom no authority certifies any more is out");
     // The client's own certificate changes as well.
     stranger_authority.issue("known").write(pki.folder.path(), "known");
-    eventually("the client shows its new certificate", async || connect(demanded, &known).await.is_ok())
-        .await;
+    a_second_later().await;
+    connect(demanded, &known).await.expect("the client shows its new certificate");
 }
 
 #[tokio::test]
@@ -351,7 +353,7 @@ async fn a_handshake_that_never_ends_costs_a_place_for_a_moment_only() {
     assert!(door.next().await.greet().await.is_none());
     assert!(began.elapsed() >= LIMITS.greeting);
     let _server = answer(door);
-    eventually("others come in", async || connect(address, &pki.client(None)).await.is_ok()).await;
+    connect(address, &pki.client(None)).await.expect("others come in");
 }
 
 #[test]

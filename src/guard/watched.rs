@@ -9,13 +9,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::SecretFile;
 use crate::domain::InvalidField;
 
 /// Between two looks at the files.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What changes when a file does: device, inode, length, and times of change in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

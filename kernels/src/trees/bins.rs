@@ -99,16 +99,16 @@ pub fn bin_values(values: &[f32], cuts: &Cuts, bins: &mut [u8]) {
     for (slot, point) in table.iter_mut().zip(&cuts.points) {
         *slot = *point;
     }
-    let count = cuts.points.len();
-    let top = if count == 0 { 0 } else { 1 << count.ilog2() };
+    let count = cuts.points.len() as u32;
     let missing = if cuts.missing { count + 1 } else { 0 };
+    // Bisection by arithmetic alone: a branch would be guessed wrong every other time.
     let search = |values: &[f32; LANES]| {
-        let mut at = [0_usize; LANES];
-        let mut step = top;
+        let mut at = [0_u32; LANES];
+        let mut step = MAX_BINS as u32 / 2;
         while step > 0 {
             for (at, value) in at.iter_mut().zip(values) {
-                let probe = (*at + step - 1) & (MAX_BINS - 1);
-                *at += if *value >= table[probe] { step } else { 0 };
+                let probe = (*at + step - 1) as usize & (MAX_BINS - 1);
+                *at += u32::from(*value >= table[probe]) * step;
             }
             step /= 2;
         }

@@ -4,6 +4,11 @@
 //! (a bound of the true one that ignores the other classes), and none is below [`LEAST_HESSIAN`].
 
 use crate::ClassificationSums;
+use crate::simd::widened;
+use crate::transcendental::{exp, ln, ln_1p};
+
+/// Rows that are looked at together: enough for vectors, few enough for a first-level cache.
+const BLOCK: usize = 256;
 
 /// Least second derivative.
 const LEAST_HESSIAN: f32 = 1e-16;
@@ -37,6 +42,13 @@ impl Magnitudes {
             greatest_hessian: self.greatest_hessian.max(other.greatest_hessian),
             rows: self.rows + other.rows,
         }
+    }
+
+    /// Those of rows with these derivatives, in their order.
+    fn of(derivatives: &[[f32; 2]]) -> Self {
+        let mut magnitudes = Self::default();
+        derivatives.iter().for_each(|derivative| magnitudes.add(*derivative));
+        magnitudes
     }
 
     fn add(&mut self, [gradient, hessian]: [f32; 2]) {
@@ -83,30 +95,37 @@ impl Quantum {
 /// Logistic loss of `scores` (log odds of class 1) against `targets` (0 or 1), summed.
 pub fn logistic_loss(scores: &[f32], targets: &[u32]) -> ClassificationSums {
     let mut sums = ClassificationSums::default();
-    for (&score, &target) in scores.iter().zip(targets) {
-        // ln(1 + exp(-|s|)) + max(-s, 0), with s turned so that the target is 1.
-        let towards = if target == 1 { score } else { -score };
-        sums.loss += f64::from((-towards.abs()).exp().ln_1p() + (-towards).max(0.0));
-        sums.correct += u64::from((score > 0.0) == (target == 1));
+    let mut losses = [0.0; BLOCK];
+    for (scores, targets) in scores.chunks(BLOCK).zip(targets.chunks(BLOCK)) {
+        widened(|| {
+            for ((loss, &score), &target) in losses.iter_mut().zip(scores).zip(targets) {
+                // ln(1 + exp(-|s|)) + max(-s, 0), with s turned so that the target is 1.
+                let towards = if target == 1 { score } else { -score };
+                *loss = ln_1p(exp(-towards.abs())) + if towards < 0.0 { -towards } else { 0.0 };
+            }
+        });
+        for ((loss, score), target) in losses.iter().zip(scores).zip(targets) {
+            sums.loss += f64::from(*loss);
+            sums.correct += u64::from((*score > 0.0) == (*target == 1));
+        }
     }
     sums
 }
 
 /// [g, h] of each row's logistic loss by its score.
 pub fn logistic_derivatives(scores: &[f32], targets: &[u32], derivatives: &mut [[f32; 2]]) -> Magnitudes {
-    let mut magnitudes = Magnitudes::default();
-    for ((&score, &target), derivative) in scores.iter().zip(targets).zip(derivatives) {
-        let share = 1.0 / (1.0 + (-score).exp());
-        *derivative = [share - target as f32, (share * (1.0 - share)).max(LEAST_HESSIAN)];
-        magnitudes.add(*derivative);
-    }
-    magnitudes
+    widened(|| {
+        for ((&score, &target), derivative) in scores.iter().zip(targets).zip(derivatives.iter_mut()) {
+            let share = 1.0 / (1.0 + exp(-score));
+            *derivative = [share - target as f32, at_least(share * (1.0 - share))];
+        }
+    });
+    Magnitudes::of(derivatives.get(..scores.len()).unwrap_or(derivatives))
 }
 
 /// Cross-entropy of the softmax of `scores` (a slice a class) against `targets`, summed; writes the logarithm of
 /// each row's sum of exponentials into `normalisers`.
 pub fn softmax_loss(scores: &[&[f32]], targets: &[u32], normalisers: &mut [f32]) -> ClassificationSums {
-    const BLOCK: usize = 256;
     let mut sums = ClassificationSums::default();
     let (mut greatest, mut best, mut total) = ([0.0_f32; BLOCK], [0_u32; BLOCK], [0.0_f32; BLOCK]);
     for (block, normalisers) in normalisers.chunks_mut(BLOCK).enumerate() {
@@ -120,13 +139,18 @@ pub fn softmax_loss(scores: &[&[f32]], targets: &[u32], normalisers: &mut [f32])
                 }
             }
         }
-        for scores in scores {
-            for ((total, greatest), &score) in total.iter_mut().zip(&greatest).zip(&scores[rows.clone()]) {
-                *total += (score - greatest).exp();
+        widened(|| {
+            for scores in scores {
+                for ((total, greatest), &score) in total.iter_mut().zip(&greatest).zip(&scores[rows.clone()])
+                {
+                    *total += exp(score - greatest);
+                }
             }
-        }
+            for ((normaliser, greatest), total) in normalisers.iter_mut().zip(&greatest).zip(&total) {
+                *normaliser = greatest + ln(*total);
+            }
+        });
         for (lane, (row, normaliser)) in rows.zip(normalisers).enumerate() {
-            *normaliser = greatest[lane] + total[lane].ln();
             let target = targets[row];
             sums.loss += f64::from(*normaliser - scores[target as usize][row]);
             sums.correct += u64::from(best[lane] == target);
@@ -142,18 +166,22 @@ pub fn softmax_derivatives(
     targets: (&[u32], u32),
     derivatives: &mut [[f32; 2]],
 ) -> Magnitudes {
-    let mut magnitudes = Magnitudes::default();
-    for (((&score, &normaliser), target), derivative) in
-        scores.iter().zip(normalisers).zip(targets.0).zip(derivatives)
-    {
-        let share = (score - normaliser).exp().min(1.0);
-        *derivative = [
-            share - f32::from(u8::from(*target == targets.1)),
-            (2.0 * share * (1.0 - share)).max(LEAST_HESSIAN),
-        ];
-        magnitudes.add(*derivative);
-    }
-    magnitudes
+    widened(|| {
+        let rows = scores.iter().zip(normalisers).zip(targets.0).zip(derivatives.iter_mut());
+        for (((&score, &normaliser), target), derivative) in rows {
+            let share = exp(score - normaliser);
+            let share = if share > 1.0 { 1.0 } else { share };
+            *derivative =
+                [share - f32::from(u8::from(*target == targets.1)), at_least(2.0 * share * (1.0 - share))];
+        }
+    });
+    Magnitudes::of(derivatives.get(..scores.len()).unwrap_or(derivatives))
+}
+
+/// `hessian`, or the least one where it is less. NaN stays.
+#[inline(always)]
+fn at_least(hessian: f32) -> f32 {
+    if hessian < LEAST_HESSIAN { LEAST_HESSIAN } else { hessian }
 }
 
 /// [g, h] of half of each row's squared error by its score.

@@ -12,16 +12,40 @@ pub type Tile = [i64; TILE];
 /// Adds the derivatives of `rows` to the slots of their bins. `bins` has shape [all rows, `offsets.len()`],
 /// `packed` one number for each of all rows. An offset and the bins of its feature stay below [`TILE`].
 pub fn accumulate(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
+    // With a width that the compiler knows a row is one straight line of code.
+    macro_rules! by_width {
+        ($($width:literal)*) => {
+            match offsets.len() {
+                $($width => of_width::<$width>(bins, offsets, rows, packed, tile),)*
+                _ => of_any_width(bins, offsets, rows, packed, tile),
+            }
+        };
+    }
+    by_width!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+}
+
+fn of_width<const WIDTH: usize>(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
+    let Some(offsets) = offsets.first_chunk::<WIDTH>() else { return };
+    let lines = bins.as_chunks::<WIDTH>().0;
+    for &row in rows {
+        add_row(&lines[row as usize], offsets, packed[row as usize], tile);
+    }
+}
+
+fn of_any_width(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
     let width = offsets.len();
     for &row in rows {
         let row = row as usize;
-        let derivatives = packed[row];
-        let line = &bins[row * width..row * width + width];
-        for (bin, offset) in line.iter().zip(offsets) {
-            // The mask changes nothing; it shows that no slot lies outside.
-            let slot = (*offset as usize + *bin as usize) & (TILE - 1);
-            tile[slot] = tile[slot].wrapping_add(derivatives);
-        }
+        add_row(&bins[row * width..row * width + width], offsets, packed[row], tile);
+    }
+}
+
+#[inline(always)]
+fn add_row(line: &[u8], offsets: &[u16], derivatives: i64, tile: &mut Tile) {
+    for (bin, offset) in line.iter().zip(offsets) {
+        // The mask changes nothing; it shows that no slot lies outside.
+        let slot = (*offset as usize + *bin as usize) & (TILE - 1);
+        tile[slot] = tile[slot].wrapping_add(derivatives);
     }
 }
 

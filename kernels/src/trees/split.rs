@@ -1,8 +1,10 @@
 //! The split of most gain (Chen and Guestrin, XGBoost, 2016, equation 7).
 
+use super::bins::MAX_BINS;
 use super::derivatives::Quantum;
 use super::histogram::sum_of;
 use super::walk::Side;
+use crate::simd::widened;
 
 /// Least gain of a split.
 pub(crate) const LEAST_GAIN: f64 = 1e-6;
@@ -97,48 +99,88 @@ fn scan<const L1: bool>(
     penalties: &Penalties,
     floor: f64,
 ) -> Option<(f64, usize, Side, i64)> {
-    let (all_g, all_h) = sum_of(total);
-    let least = (penalties.least_hessian / quantum.hessian).max(f64::MIN_POSITIVE);
-    let (l1, l2) = (penalties.l1 / quantum.gradient, penalties.l2 / quantum.hessian);
     // In units: scores are quantum.gradient^2 / quantum.hessian times as large.
     let unit = quantum.gradient * quantum.gradient / quantum.hessian;
-    let mut best = floor / unit;
-    let mut found = None;
-    let shrink = |g: f64| if L1 { (g.abs() - l1).max(0.0) } else { g };
-    let mut consider = |left: i64, bin: usize, default: Side| {
-        let (g, h) = sum_of(left);
-        let (left_g, left_h) = (g as f64, h as f64);
-        let (right_g, right_h) = ((all_g - g) as f64, (all_h - h) as f64);
-        if left_h < least || right_h < least {
-            return;
-        }
-        let (left_g, right_g) = (shrink(left_g), shrink(right_g));
-        let (left_w, right_w) = (left_h + l2, right_h + l2);
-        let score = (left_g * left_g * right_w + right_g * right_g * left_w) / (left_w * right_w);
-        if score > best {
-            best = score;
-            found = Some((score, bin, default, left));
-        }
+    let scores = Scores::<L1> {
+        total: parts(total),
+        least: (penalties.least_hessian / quantum.hessian).max(f64::MIN_POSITIVE),
+        l1: penalties.l1 / quantum.gradient,
+        l2: penalties.l2 / quantum.hessian,
     };
+    let values = &values[..values.len().min(MAX_BINS)];
+    let mut lefts = [0; MAX_BINS];
     let mut sum = 0_i64;
-    let last = values.len() - usize::from(missing == 0);
-    for (bin, value) in values[..last].iter().enumerate() {
-        // An empty bin parts the rows as the one before did.
-        if *value == 0 {
-            continue;
-        }
+    for (left, value) in lefts.iter_mut().zip(values) {
         sum = sum.wrapping_add(*value);
-        if missing == 0 {
-            let heavier = sum_of(sum).1 * 2 > all_h;
-            consider(sum, bin, if heavier { Side::Left } else { Side::Right });
-        } else {
-            consider(sum, bin, Side::Right);
-            if bin + 1 < values.len() {
-                consider(sum.wrapping_add(missing), bin, Side::Left);
+        *left = sum;
+    }
+    let mut best = floor / unit;
+    let mut right = [0.0; MAX_BINS];
+    if missing == 0 {
+        let last = values.len() - 1;
+        let mut found = None;
+        scores.fill(&lefts[..last], 0, values, &mut right);
+        for (bin, score) in right[..last].iter().enumerate() {
+            if *score > best {
+                best = *score;
+                found = Some((*score, bin, lefts[bin]));
             }
+        }
+        let all_h = sum_of(total).1;
+        return found.map(|(score, bin, sum)| {
+            let heavier = sum_of(sum).1 * 2 > all_h;
+            (score * unit, bin, if heavier { Side::Left } else { Side::Right }, sum)
+        });
+    }
+    let (mut found, mut left) = (None, [0.0; MAX_BINS]);
+    scores.fill(&lefts[..values.len()], 0, values, &mut right);
+    scores.fill(&lefts[..values.len() - 1], missing, values, &mut left);
+    for bin in 0..values.len() {
+        if right[bin] > best {
+            best = right[bin];
+            found = Some((best, bin, Side::Right, lefts[bin]));
+        }
+        if bin + 1 < values.len() && left[bin] > best {
+            best = left[bin];
+            found = Some((best, bin, Side::Left, lefts[bin].wrapping_add(missing)));
         }
     }
     found.map(|(score, bin, default, left)| (score * unit, bin, default, left))
+}
+
+/// Gradient and second derivative of a packed sum, in units, each of 32 bits.
+#[inline(always)]
+fn parts(packed: i64) -> (f64, f64) {
+    (f64::from((packed >> 32) as i32), f64::from(packed as u32))
+}
+
+/// What splits of a node score, in units.
+struct Scores<const L1: bool> {
+    total: (f64, f64),
+    least: f64,
+    l1: f64,
+    l2: f64,
+}
+
+impl<const L1: bool> Scores<L1> {
+    /// Writes the score of each way to part the rows: `lefts` are packed sums of the left child, `more` is added to each.
+    /// Those with too light a child get a score below all, and those at empty bins, which part the rows as the bin
+    /// before does.
+    fn fill(&self, lefts: &[i64], more: i64, values: &[i64], scores: &mut [f64; MAX_BINS]) {
+        let (all_g, all_h) = self.total;
+        let shrink = |g: f64| if L1 { (g.abs() - self.l1).max(0.0) } else { g };
+        widened(|| {
+            for ((score, left), value) in scores.iter_mut().zip(lefts).zip(values) {
+                let (left_g, left_h) = parts(left.wrapping_add(more));
+                let (right_g, right_h) = (all_g - left_g, all_h - left_h);
+                let (left_g, right_g) = (shrink(left_g), shrink(right_g));
+                let (left_w, right_w) = (left_h + self.l2, right_h + self.l2);
+                let sum = left_g * left_g * right_w + right_g * right_g * left_w;
+                let is_one = (left_h >= self.least) & (right_h >= self.least) & (*value != 0);
+                *score = if is_one { sum / (left_w * right_w) } else { f64::NEG_INFINITY };
+            }
+        });
+    }
 }
 
 #[cfg(test)]

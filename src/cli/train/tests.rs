@@ -10,7 +10,7 @@ fn order_of(line: &str, environment: &[(&str, &str)]) -> Order {
     let cli = Cli::parse_arguments(words.map(Into::into)).unwrap_or_else(|error| panic!("{line}: {error}"));
     let Command::Train(args) = cli.command else { panic!("{line} is no training") };
     let environment = environment.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect();
-    order(&args, &environment).unwrap_or_else(|error| panic!("{line}: {error}"))
+    order(&args, &environment).unwrap_or_else(|error| panic!("{line}: {error}")).0
 }
 
 #[test]

@@ -161,12 +161,12 @@ impl Pool {
         }
     }
 
-    /// Starts a runner as soon as there is none.
     /// Tells where the GPUs are. A runner that is started without that would see all of them, and choose by itself.
     pub(super) fn know_gpus(&mut self, addresses: impl Iterator<Item = (usize, PciAddress)>) {
         self.gpus.extend(addresses);
     }
 
+    /// Starts a runner as soon as there is none.
     pub(super) fn keep_one(&mut self, lane: Lane) {
         self.starts(lane).keep_one = true;
     }
