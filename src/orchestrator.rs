@@ -92,8 +92,10 @@ pub struct Registered {
 pub struct ClaimRequest {
     /// Its id.
     pub worker_id: WorkerId,
-    /// Free slots, this one included.
+    /// Free slots, these included.
     pub slots_available: u32,
+    /// Tasks that may come at once; the base contract knows one.
+    pub max_tasks: u32,
     /// Backends it has.
     pub backends: Vec<&'static str>,
     /// Jobs whose session is warm.
@@ -149,8 +151,8 @@ pub trait Orchestrator: Send + Sync + 'static {
     /// Registers and finds out the contract.
     async fn register(&self, registration: &Registration) -> Result<Registered, OrchestratorError>;
 
-    /// Asks for a task; None when there is none for now. Long poll.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Option<ClaimedTask>, OrchestratorError>;
+    /// Asks for tasks; empty when there is none for now. Long poll.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedTask>, OrchestratorError>;
 
     /// Tells that the worker lives. With the base contract this is answered without a call.
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, OrchestratorError>;

@@ -98,6 +98,10 @@ async fn a_job_is_traced_from_claim_to_report() {
             assert!(part.start_time_unix_nano >= task.start_time_unix_nano);
             assert!(part.end_time_unix_nano <= task.end_time_unix_nano);
         }
+        let train = spans.iter().find(|span| span.name == "train" && span.parent_span_id == task.span_id);
+        let within: Vec<_> =
+            spans.iter().filter(|span| span.parent_span_id == train.unwrap().span_id).collect();
+        assert!(matches!(within[..], [span] if span.name == "run"), "{within:#?}");
         let completed = worker
             .log()
             .into_iter()
@@ -183,4 +187,36 @@ async fn the_orchestrators_context_comes_in_and_goes_back_with_the_report() {
             .any(|line| line["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" && line["task_id"] == "t"),
         "{log:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_context_goes_into_runners_and_comes_back_with_what_they_log() {
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("TASK_ISOLATION", "process"),
+        ("TRAINING_BACKEND", "cpu"),
+        ("LOG_LEVEL", "debug"),
+    ];
+    let mut worker = WorkerProcess::start(NOBODY, &settings);
+    let mut request = Request::new(worker_pb::TaskRequest {
+        task_id: "t1".into(),
+        job_id: "j1".into(),
+        model_type: "neural_network".into(),
+        dataset_path: "builtin:iris".into(),
+        batch_end: 10,
+        ..Default::default()
+    });
+    request.metadata_mut().insert("traceparent", PARENT.parse().unwrap());
+    let answer = worker.client().await.execute_task(request).await.unwrap();
+    assert!(answer.get_ref().success, "{answer:?}");
+    worker.signal(Signal::TERM);
+    worker.wait();
+    let log = worker.log();
+    let of_runner = log.iter().find(|line| line["runner"].is_u64() && line["task_id"] == "t1");
+    let line = of_runner.unwrap_or_else(|| panic!("the runner says nothing of its task: {log:#?}"));
+    assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736", "{line}");
+    // Only the runner knows the attempt of what it logs.
+    assert_eq!((&line["job_id"], line["attempt"].is_u64()), (&"j1".into(), true), "{line}");
 }

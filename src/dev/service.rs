@@ -22,6 +22,9 @@ use crate::domain::{ErrorCode, InvalidField, JobId, Metrics, TaskId, WorkerId, W
 use crate::wire::pb::{self, orchestrator_service_server::OrchestratorService};
 use crate::wire::{NO_TASKS_AVAILABLE, saturated};
 
+/// Tasks that one worker is given at once: others wait, too.
+const MOST_AT_ONCE: u32 = 256;
+
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) board: BoardHandle,
@@ -48,8 +51,14 @@ impl Service {
         }
     }
 
-    /// Waits for a task as long as a poll lasts; None when it stayed empty.
-    async fn next_task(&self, worker: &WorkerId, warm: &[JobId]) -> Result<Option<Assignment>, Status> {
+    /// Waits for a task as long as a poll lasts, and takes those that are there with it, `most` in all; none when it stayed
+    /// empty.
+    async fn next_tasks(
+        &self,
+        worker: &WorkerId,
+        warm: &[JobId],
+        most: u32,
+    ) -> Result<Vec<Assignment>, Status> {
         let end = tokio::time::Instant::now() + self.long_poll;
         loop {
             // Enabled before the look, so that work that comes between the look and the wait is not missed.
@@ -58,14 +67,18 @@ impl Service {
             if self.stop.is_cancelled() {
                 return Err(Status::unavailable("shutting down"));
             }
-            if let Some(task) = self.update(|board, now| board.claim(worker, warm, now)) {
-                return Ok(Some(task));
+            let claim = |board: &mut Board, now| {
+                std::iter::from_fn(|| board.claim(worker, warm, now)).take(most as usize).collect::<Vec<_>>()
+            };
+            let tasks = self.update(claim);
+            if !tasks.is_empty() {
+                return Ok(tasks);
             }
             tokio::select! {
                 biased;
                 () = work => {}
                 () = self.stop.cancelled() => {}
-                () = sleep_until(end) => return Ok(None),
+                () = sleep_until(end) => return Ok(Vec::new()),
             }
         }
     }
@@ -133,10 +146,12 @@ impl OrchestratorService for Service {
         let request = request.into_inner();
         let worker = WorkerId::parse(&request.worker_id).map_err(invalid)?;
         let warm: Vec<_> = request.job_ids_cached.iter().filter_map(|id| JobId::parse(id).ok()).collect();
-        match self.next_task(&worker, &warm).await? {
-            Some(task) => Ok(Response::new(self.assignment(task))),
-            None => Err(Status::unknown(NO_TASKS_AVAILABLE)),
-        }
+        let most =
+            if self.contract() == Contract::Base { 1 } else { request.max_tasks.clamp(1, MOST_AT_ONCE) };
+        let tasks = self.next_tasks(&worker, &warm, most).await?;
+        let mut answers = tasks.into_iter().map(|task| self.assignment(task));
+        let Some(first) = answers.next() else { return Err(Status::unknown(NO_TASKS_AVAILABLE)) };
+        Ok(Response::new(pb::AssignTaskResponse { more: answers.collect(), ..first }))
     }
 
     async fn report_task_completion(

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::domain::{Backend, Progress, TaskError};
+use crate::domain::{Backend, Progress, TaskError, TaskIdentity};
 
 /// What one step of training took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +34,7 @@ pub struct Control {
     wakes: Mutex<Vec<Wake>>,
     progress: Mutex<Progress>,
     observer: Box<dyn Observer>,
+    traceparent: Option<String>,
 }
 
 impl Control {
@@ -44,7 +45,26 @@ impl Control {
             wakes: Mutex::default(),
             progress: Mutex::default(),
             observer: Box::new(observer),
+            traceparent: None,
         }
+    }
+
+    /// The same, for a task that belongs to a trace: `traceparent` as W3C Trace Context writes it.
+    #[must_use]
+    pub fn in_trace(self, traceparent: Option<String>) -> Self {
+        Self { traceparent, ..self }
+    }
+
+    /// The trace that the task belongs to.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.traceparent.as_deref()
+    }
+
+    /// What is logged inside of it names the task and its trace, whatever the level.
+    pub fn span(&self, task: &TaskIdentity) -> tracing::Span {
+        let trace_id = self.traceparent().and_then(|parent| parent.split('-').nth(1));
+        let TaskIdentity { task_id, job_id, attempt } = task;
+        tracing::error_span!("task", %task_id, %job_id, attempt, trace_id)
     }
 
     /// Asks the task to stop; it ends with `reason`. The first reason counts.

@@ -225,13 +225,14 @@ impl Orchestrator for Client {
 
     /// Do not drop the future before it ends: a base orchestrator takes the task from its queue before it answers,
     /// so a poll that is given up loses a task.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Option<ClaimedTask>, OrchestratorError> {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedTask>, OrchestratorError> {
         let message = pb::AssignTaskRequest {
             worker_id: request.worker_id.to_string(),
             slots_available: saturated(request.slots_available.into()),
             backends: request.backends.iter().map(|backend| (*backend).to_owned()).collect(),
             gpu_memory_available_bytes: request.gpu_memory_available_bytes,
             job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
+            max_tasks: if self.mode() == Mode::Base { 0 } else { request.max_tasks },
         };
         let since = SystemTime::now();
         let answer = self
@@ -246,15 +247,17 @@ impl Orchestrator for Client {
             })
             .await;
         match answer {
-            Ok((task, _)) if task.task_id.is_empty() => Ok(None),
-            Ok((task, parent)) => {
-                let claimed = wire::task_from_assignment(task, self.strictness);
-                if let Ok(task) = &claimed {
+            Ok((mut first, parent)) => {
+                let more = std::mem::take(&mut first.more);
+                let tasks = std::iter::once(first).chain(more).filter(|task| !task.task_id.is_empty());
+                let claimed: Vec<ClaimedTask> =
+                    tasks.map(|task| wire::task_from_assignment(task, self.strictness)).collect();
+                for task in claimed.iter().flatten() {
                     self.traces.begin(task, Arrival { since, parent: parent.as_deref() });
                 }
-                Ok(Some(claimed))
+                Ok(claimed)
             }
-            Err(status) if status::is_empty_poll(&status) => Ok(None),
+            Err(status) if status::is_empty_poll(&status) => Ok(Vec::new()),
             Err(status) => Err(status::error(&status)),
         }
     }

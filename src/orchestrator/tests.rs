@@ -59,6 +59,7 @@ fn claim() -> ClaimRequest {
     ClaimRequest {
         worker_id: worker(),
         slots_available: 1,
+        max_tasks: 1,
         backends: vec!["cpu"],
         warm_jobs: vec![job()],
         gpu_memory_available_bytes: 0,
@@ -131,7 +132,7 @@ fn create_job(orchestrator: &DevOrchestrator) {
 }
 
 async fn claimed(client: &Client) -> Box<TaskSpec> {
-    client.claim(&claim()).await.unwrap().expect("a task waits").expect("it is a good one")
+    client.claim(&claim()).await.unwrap().pop().expect("a task waits").expect("it is a good one")
 }
 
 #[tokio::test]
@@ -145,7 +146,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
         lease: Some(Duration::from_secs(30)),
     };
     assert_eq!(registered, expected);
-    assert!(client.claim(&claim()).await.unwrap().is_none(), "an empty poll is no error");
+    assert!(client.claim(&claim()).await.unwrap().is_empty(), "an empty poll is no error");
 
     create_job(&orchestrator);
     let task = claimed(&client).await;
@@ -188,7 +189,7 @@ async fn a_base_orchestrator_is_served_by_the_same_client() {
     let client = client_with(config(orchestrator.local_addr()));
     let registered = client.register(&registration()).await.unwrap();
     assert_eq!(registered, Registered { mode: Mode::Base, heartbeat_interval: None, lease: None });
-    assert!(client.claim(&claim()).await.unwrap().is_none());
+    assert!(client.claim(&claim()).await.unwrap().is_empty());
 
     create_job(&orchestrator);
     let task = claimed(&client).await;
@@ -391,7 +392,7 @@ async fn what_is_answered_but_not_granted_is_an_error() {
     let client = client_with(config(fake.address));
     let error = client.register(&registration()).await.unwrap_err();
     assert!(matches!(&error, OrchestratorError::Refused(text) if text == "the fleet is full"), "{error}");
-    assert!(client.claim(&claim()).await.unwrap().is_none(), "a task without an id is none");
+    assert!(client.claim(&claim()).await.unwrap().is_empty(), "a task without an id is none");
     let identity = TaskIdentity { task_id: TaskId::parse("t").unwrap(), job_id: job(), attempt: 1 };
     let error = client.report(&outcome(&identity, Ok(()))).await.unwrap_err();
     assert!(matches!(&error, OrchestratorError::Busy(text) if text.contains("disk full")), "{error}");

@@ -3,7 +3,8 @@
 //! ```text
 //! task                      <- traceparent of the orchestrator's answer, or of ExecuteTask
 //! |- claim                  the poll that brought it
-//! |- train                  in the engine, waiting for its turn included
+//! |- train                  in the engine, waiting for its turn included; its traceparent goes to the runner
+//! |  `- run                 at work
 //! |- report                 each try; its traceparent goes with the call
 //! ```
 //!
@@ -69,6 +70,8 @@ struct Open {
     attempt: u32,
     task: Context,
     stage: Option<Context>,
+    /// Within the stage, from when the engine has begun.
+    run: Option<Context>,
 }
 
 /// How a task came.
@@ -162,7 +165,7 @@ impl Traces {
         drop(claim.with_start_time(arrival.since).start_with_context(&inner.tracer, &context));
         let mut open = inner.lock();
         if open.len() < MOST_OPEN {
-            let entry = Open { attempt: identity.attempt, task: context, stage: None };
+            let entry = Open { attempt: identity.attempt, task: context, stage: None, run: None };
             open.insert(identity.task_id.clone(), entry);
         }
     }
@@ -173,8 +176,20 @@ impl Traces {
         if let Some(open) = inner.lock().get_mut(&task.task_id).filter(|open| open.attempt == task.attempt) {
             let span = inner.tracer.span_builder(stage.name()).with_kind(stage.kind());
             let span = span.start_with_context(&inner.tracer, &open.task);
+            end_span(open.run.take(), None);
             let left = open.stage.replace(open.task.with_span(span));
             end_span(left, None);
+        }
+    }
+
+    /// The engine has begun with the task.
+    pub fn run(&self, task: &TaskIdentity) {
+        let Some(inner) = self.0.get() else { return };
+        if let Some(open) = inner.lock().get_mut(&task.task_id).filter(|open| open.attempt == task.attempt)
+            && let Some(stage) = &open.stage
+        {
+            let span = inner.tracer.span_builder("run").start_with_context(&inner.tracer, stage);
+            end_span(open.run.replace(stage.with_span(span)), None);
         }
     }
 
@@ -182,6 +197,7 @@ impl Traces {
     pub fn leave(&self, task: &TaskIdentity, error: Option<String>) {
         let Some(inner) = self.0.get() else { return };
         if let Some(open) = inner.lock().get_mut(&task.task_id).filter(|open| open.attempt == task.attempt) {
+            end_span(open.run.take(), error.clone());
             end_span(open.stage.take(), error);
         }
     }
@@ -201,6 +217,7 @@ impl Traces {
             && let Some(open) = table.remove(&task.task_id)
         {
             drop(table);
+            end_span(open.run, None);
             end_span(open.stage, None);
             open.task.span().set_attribute(KeyValue::new("status", status));
             end_span(Some(open.task), error);

@@ -53,7 +53,9 @@ struct RawTask {
 ///
 /// # Errors
 /// [`RejectedTask`] names the first field that is not right.
-pub fn task_from_assignment(message: pb::AssignTaskResponse, strictness: Strictness) -> ClaimedTask {
+pub fn task_from_assignment(mut message: pb::AssignTaskResponse, strictness: Strictness) -> ClaimedTask {
+    // Others that came with it are others.
+    message.more.clear();
     let received = Bytes::from(message.encode_to_vec());
     let raw = RawTask {
         task_id: message.task_id,

@@ -28,6 +28,7 @@ fn assignment() -> pb::AssignTaskResponse {
         timeout_seconds: 0,
         total_epochs: 10,
         model_weights: Bytes::new(),
+        more: Vec::new(),
     }
 }
 

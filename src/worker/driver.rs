@@ -25,7 +25,7 @@ use super::metrics::Metrics;
 use super::observer::{Account, MeasuredRun, Notice, RunObserver};
 use super::outbox::{Outbox, OutboxState};
 use super::reporter::{Report, Unreported};
-use super::state::{Admission, Effect, Event, Key, RunId, State, Taken, Waiter, transition};
+use super::state::{Admission, Effect, Event, Key, RunId, State, Taken, Waiter, ask, transition};
 use super::view::{self, About, Seen};
 use crate::domain::{Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
@@ -168,6 +168,7 @@ impl<O: Orchestrator> Driver<O> {
                 Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
             }
             self.drain_inboxes(&mut inboxes, &mut effects);
+            self.ask(&mut effects);
             self.publish();
         }
     }
@@ -187,6 +188,13 @@ impl<O: Orchestrator> Driver<O> {
 
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         transition(&mut self.state, self.parts.clock.now(), event, effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn ask(&mut self, effects: &mut Vec<Effect>) {
+        ask(&mut self.state, effects);
         for effect in effects.drain(..) {
             self.carry_out(effect);
         }
@@ -253,6 +261,7 @@ impl<O: Orchestrator> Driver<O> {
             Notice::Started { run, at } => {
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.started = Some(at);
+                    self.parts.traces.run(&run.task.identity);
                     self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
                 }
             }
@@ -324,7 +333,9 @@ impl<O: Orchestrator> Driver<O> {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Poll { generation, slots_available } => self.poll(generation, slots_available),
+            Effect::Poll { generation, slots_available, places } => {
+                self.poll(generation, slots_available, places);
+            }
             Effect::CheckJob { job } => self.check_job(job),
             Effect::Submit { key, run, task } => self.submit(key, run, task),
             Effect::Stop { run, reason } => {
@@ -415,7 +426,8 @@ impl<O: Orchestrator> Driver<O> {
         let account = Account::new(&self.parts.gpus);
         let metrics = self.parts.metrics.of_run(&task);
         let observer = RunObserver::new(run, account.clone(), notices.clone(), progress, metrics);
-        let control = Arc::new(Control::new(observer));
+        let traceparent = self.parts.traces.traceparent(&task.identity);
+        let control = Arc::new(Control::new(observer).in_trace(traceparent));
         seen.control = Some(Arc::clone(&control));
         let limit = task.timeout.unwrap_or(self.parts.task_timeout);
         let submitted = Instant::now();

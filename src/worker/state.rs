@@ -40,7 +40,7 @@ mod properties;
 mod tests;
 
 pub(super) use lease::{Lease, RENEWALS_PER_LEASE};
-pub(super) use transition::transition;
+pub(super) use transition::{ask, transition};
 
 /// Outcomes that are kept to answer a task that arrives again, and to be shown.
 const RECENT: usize = 50;
@@ -60,8 +60,8 @@ pub(super) struct Waiter(pub(super) u64);
 /// What a poll brought.
 #[derive(Debug)]
 pub(super) enum Polled {
-    /// A task, or one that cannot run.
-    Task(ClaimedTask),
+    /// Tasks, each perhaps one that cannot run.
+    Tasks(Vec<ClaimedTask>),
     /// Nothing, for now.
     Empty,
     /// No answer.
@@ -75,8 +75,8 @@ pub(super) enum Event {
     LinkUp { generation: u64, mode: Mode },
     /// The link of that generation is lost.
     LinkDown { generation: u64 },
-    /// A poll that was started under that generation of the link, at `asked`, came back.
-    PollEnded { generation: u64, asked: Moment, polled: Polled },
+    /// A poll for `places` tasks that was started under that generation of the link, at `asked`, came back.
+    PollEnded { generation: u64, asked: Moment, places: u32, polled: Polled },
     /// Tasks that an earlier process held when it ended; they go on when the link is up.
     Resumed { tasks: Vec<TaskSpec> },
     /// The orchestrator renewed the leases of these attempts, which it was asked for at `asked`.
@@ -123,8 +123,8 @@ pub(super) enum Taken {
 /// Something to be done.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Ask the orchestrator for a task.
-    Poll { generation: u64, slots_available: u32 },
+    /// Ask the orchestrator for `places` tasks at most; answered by [`Event::PollEnded`].
+    Poll { generation: u64, slots_available: u32, places: u32 },
     /// Ask the orchestrator whether a job is wanted; answered by [`Event::JobChecked`].
     CheckJob { job: JobId },
     /// Hand a task to the engine.
@@ -221,13 +221,19 @@ pub(super) struct Limits {
 /// Polls that are out at once: each holds a stream of one connection, which proxies limit.
 const MOST_POLLS: u32 = 64;
 
+/// Tasks that one poll asks for at most: more would make its answer large, and others wait.
+const MOST_PLACES: u32 = 32;
+
 /// Everything the worker knows about its tasks.
 #[derive(Debug)]
 pub(super) struct State {
     limits: Limits,
     pub(super) admission: Admission,
     pub(super) link: Option<(u64, Mode)>,
+    /// Polls that are out.
     pub(super) polls: u32,
+    /// Slots that they are out for.
+    pub(super) polled_places: u32,
     pub(super) records: BTreeMap<Key, Record>,
     /// Ended tasks with the work they did, newest last.
     recent: VecDeque<(Arc<TaskSpec>, Arc<TaskOutcome>)>,
@@ -252,6 +258,7 @@ impl State {
             admission: Admission::Open,
             link: None,
             polls: 0,
+            polled_places: 0,
             records: BTreeMap::new(),
             recent: VecDeque::new(),
             unclaimed: VecDeque::new(),
@@ -280,7 +287,7 @@ impl State {
     /// Slots without a task and without a poll.
     pub(super) fn free_slots(&self) -> u32 {
         let held = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
-        self.limits.slots.saturating_sub(held.saturating_add(self.polls))
+        self.limits.slots.saturating_sub(held.saturating_add(self.polled_places))
     }
 
     /// When a lease has to be looked at.

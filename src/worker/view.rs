@@ -87,7 +87,7 @@ pub(super) fn publish(
         started_at: about.started_at,
         slots_total: state.slots(),
         slots_busy: u32::try_from(state.records.len()).unwrap_or(u32::MAX),
-        slots_polling: state.polls,
+        slots_polling: state.polled_places,
         tasks: tracked().map(|(record, seen)| task(record, seen)).collect(),
         recent: state.recent().cloned().collect(),
         completed_tasks: state.completed,

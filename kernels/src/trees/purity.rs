@@ -123,6 +123,9 @@ fn heavier(left: u64, right: u64) -> Side {
     if left > right { Side::Left } else { Side::Right }
 }
 
+/// Rows that are sorted by their bins instead of counted by bin and class. Most nodes of a deep tree have no more.
+const FEW: usize = 32;
+
 /// Looks for splits by class. Keeps the room for that.
 #[derive(Debug)]
 pub struct Purity {
@@ -158,6 +161,11 @@ impl Purity {
         totals: &[u32],
         least: u32,
     ) -> Option<PuritySplit> {
+        if rows.len() <= FEW
+            && let Some(found) = self.best_of_few(column, cuts, (rows, samples), totals, least)
+        {
+            return found;
+        }
         let classes = self.classes;
         let mut occupied = Occupied::default();
         for row in rows {
@@ -210,6 +218,72 @@ impl Purity {
             self.counts[at(bin)].fill(0);
         }
         best.found
+    }
+}
+
+impl Purity {
+    /// As [`Self::best_split`], for [`FEW`] rows; `None` where one of them has no value.
+    fn best_of_few(
+        &mut self,
+        column: &[u8],
+        cuts: &Cuts,
+        (rows, samples): (&[u32], &[ClassSample]),
+        totals: &[u32],
+        least: u32,
+    ) -> Option<Option<PuritySplit>> {
+        let mut few = [Few::default(); FEW];
+        let few = few.get_mut(..rows.len())?;
+        for (few, row) in few.iter_mut().zip(rows) {
+            *few = Few { bin: column[*row as usize], sample: samples[*row as usize] };
+        }
+        few.sort_unstable_by_key(|few| few.bin);
+        let range = (few.first()?.bin, few.last()?.bin);
+        if usize::from(range.1) >= cuts.value_bins() {
+            return None;
+        }
+        let mut best = Best { cuts, least: u64::from(least.max(1)), range, found: None };
+        self.left.fill(0);
+        let (mut all, mut right_square) = (0_u64, 0_u64);
+        for total in totals {
+            all += u64::from(*total);
+            right_square += u64::from(*total) * u64::from(*total);
+        }
+        let (mut left_rows, mut left_square) = (0_u64, 0_u64);
+        let mut groups = few.chunk_by(|a, b| a.bin == b.bin).peekable();
+        while let Some(group) = groups.next() {
+            for Few { sample, .. } in group {
+                let class = usize::from(sample.class);
+                let (left, more) = (u64::from(self.left[class]), u64::from(sample.weight));
+                let right = u64::from(totals[class]) - left;
+                // (left + more)^2 and (right - more)^2.
+                left_square += more * (2 * left + more);
+                right_square -= more * (2 * right - more);
+                self.left[class] += u32::from(sample.weight);
+                left_rows += more;
+            }
+            if left_rows < all {
+                let score =
+                    left_square as f64 / left_rows as f64 + right_square as f64 / (all - left_rows) as f64;
+                let next = groups.peek().map(|group| group[0].bin);
+                let default = heavier(left_rows, all - left_rows);
+                let split = PuritySplit { score, bin: group[0].bin, next, default, gap: 0.0 };
+                best.consider([left_rows, all - left_rows], split);
+            }
+        }
+        Some(best.found)
+    }
+}
+
+/// A row by its bin.
+#[derive(Debug, Clone, Copy)]
+struct Few {
+    bin: u8,
+    sample: ClassSample,
+}
+
+impl Default for Few {
+    fn default() -> Self {
+        Self { bin: 0, sample: ClassSample { class: 0, weight: 0 } }
     }
 }
 
@@ -294,8 +368,6 @@ mod tests {
     use super::super::bins::cut_points;
     use super::*;
 
-    const ROWS: u32 = 60;
-
     fn noise(round: u64) -> impl FnMut(u64) -> u64 {
         let mut state = round + 1;
         move |n| {
@@ -314,7 +386,7 @@ mod tests {
         for last in 0..cuts.value_bins() {
             for with in [false, true] {
                 let (left, right): (Vec<u32>, Vec<u32>) =
-                    (0..ROWS).partition(|row| goes(column[*row as usize], last, with));
+                    (0..column.len() as u32).partition(|row| goes(column[*row as usize], last, with));
                 let ((left_rows, left), (right_rows, right)) = (score(&left), score(&right));
                 if left_rows >= least && right_rows >= least {
                     best = best.max(left + right);
@@ -327,9 +399,11 @@ mod tests {
     #[test]
     fn the_purest_split_is_the_one_found_by_trying_all() {
         let (mut purity, mut spread) = (Purity::new(3), Spread::default());
-        let rows: Vec<u32> = (0..ROWS).collect();
-        for round in 0..300 {
+        for round in 0..600 {
             let mut draw = noise(round);
+            // Few and many.
+            let rows: Vec<u32> =
+                (0..if round % 3 == 0 { 2 + draw(31) } else { 60 }).map(|row| row as u32).collect();
             let values: Vec<f32> = (0..=draw(12)).map(|value| value as f32).collect();
             let cuts = Cuts { missing: round % 2 == 0, ..cut_points(&values, 256) };
             let bins = cuts.bins() as u64;

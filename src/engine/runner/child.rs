@@ -211,11 +211,11 @@ impl Work {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(self: &Arc<Self>, submit: Submit, output: &Arc<Output>) {
+    fn submit(self: &Arc<Self>, mut submit: Submit, output: &Arc<Output>) {
         let number = submit.number;
         let loss = Loss::from_number(submit.loss);
         let steps = Arc::new(Steps { number, output: Arc::clone(output), state: Mutex::default() });
-        let control = Arc::new(Control::new(Arc::clone(&steps)));
+        let control = Arc::new(Control::new(Arc::clone(&steps)).in_trace(submit.traceparent.take()));
         self.running().insert(number, Arc::clone(&control));
         let (work, output) = (Arc::clone(self), Arc::clone(output));
         let done = Done::new(move |finished: Finished| {

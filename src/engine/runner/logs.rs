@@ -22,6 +22,9 @@ pub(super) fn pass_on(line: &str, context: Context<'_>) -> Stray {
     let level = text(&mut entry, "level").unwrap_or_default();
     let (own_job, own_task) = (text(&mut entry, "job_id"), text(&mut entry, "task_id"));
     let (job_id, task_id) = (own_job.as_deref().or(job_id), own_task.as_deref().or(task_id));
+    let trace_id = text(&mut entry, "trace_id");
+    let trace_id = trace_id.as_deref();
+    let attempt = entry.remove("attempt").and_then(|attempt| attempt.as_u64());
     let target = text(&mut entry, "target");
     let target = target.as_deref();
     entry.remove("timestamp");
@@ -29,11 +32,19 @@ pub(super) fn pass_on(line: &str, context: Context<'_>) -> Stray {
     let detail = (!rest.is_empty()).then(|| rest.join(" "));
     let detail = detail.as_deref();
     match level.to_ascii_uppercase().as_str() {
-        "ERROR" => tracing::error!(runner, job_id, task_id, detail, source = target, "{message}"),
-        "WARN" => tracing::warn!(runner, job_id, task_id, detail, source = target, "{message}"),
-        "DEBUG" => tracing::debug!(runner, job_id, task_id, detail, source = target, "{message}"),
-        "TRACE" => tracing::trace!(runner, job_id, task_id, detail, source = target, "{message}"),
-        _ => tracing::info!(runner, job_id, task_id, detail, source = target, "{message}"),
+        "ERROR" => {
+            tracing::error!(runner, job_id, task_id, attempt, trace_id, detail, source = target, "{message}")
+        }
+        "WARN" => {
+            tracing::warn!(runner, job_id, task_id, attempt, trace_id, detail, source = target, "{message}")
+        }
+        "DEBUG" => {
+            tracing::debug!(runner, job_id, task_id, attempt, trace_id, detail, source = target, "{message}")
+        }
+        "TRACE" => {
+            tracing::trace!(runner, job_id, task_id, attempt, trace_id, detail, source = target, "{message}")
+        }
+        _ => tracing::info!(runner, job_id, task_id, attempt, trace_id, detail, source = target, "{message}"),
     }
     Stray::No
 }

@@ -97,6 +97,9 @@ pub(super) struct Submit {
     /// Why the session that the job had in another runner is gone: 0 there was none, 1 evicted, 2 its runner ended.
     #[prost(uint32, tag = "13")]
     pub(super) loss: u32,
+    /// The trace that the task belongs to.
+    #[prost(string, optional, tag = "14")]
+    pub(super) traceparent: Option<String>,
 }
 
 impl Submit {
@@ -104,7 +107,12 @@ impl Submit {
     ///
     /// # Errors
     /// A defect of ours: hyperparameters that cannot be packed.
-    pub(super) fn new(number: u64, task: &TaskSpec, loss: u32) -> Result<Self, TaskError> {
+    pub(super) fn new(
+        number: u64,
+        task: &TaskSpec,
+        loss: u32,
+        traceparent: Option<&str>,
+    ) -> Result<Self, TaskError> {
         Ok(Self {
             number,
             task_id: task.identity.task_id.to_string(),
@@ -119,6 +127,7 @@ impl Submit {
             total_epochs: task.total_epochs,
             initial_weights: task.initial_weights.clone(),
             loss,
+            traceparent: traceparent.map(str::to_owned),
         })
     }
 

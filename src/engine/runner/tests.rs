@@ -133,12 +133,13 @@ fn what_a_task_is_travels_without_loss() {
     spec.hyperparameters.seed = Some(u64::MAX - 1);
     spec.hyperparameters.given = ["learning_rate", "seed"].into();
     spec.initial_weights = vec![7; 100].into();
-    let submit = messages::Submit::new(3, &spec, 2).unwrap();
+    let submit = messages::Submit::new(3, &spec, 2, Some("00-1-2-01")).unwrap();
     let mut frames = frames::Frames::default();
     let order = messages::ToRunner { order: Some(messages::Order::Submit(submit)) };
     frames.push(&frames::encode(&order));
     let came: messages::ToRunner = frames.next().unwrap().unwrap();
     let Some(messages::Order::Submit(submit)) = came.order else { panic!("{came:?}") };
     assert_eq!((submit.number, submit.loss), (3, 2));
+    assert_eq!(submit.traceparent.as_deref(), Some("00-1-2-01"));
     assert_eq!(*submit.task().unwrap(), TaskSpec { timeout: None, lease: None, ..spec });
 }

@@ -245,6 +245,7 @@ impl Line {
                 notes: Vec::new(),
             };
         }
+        let _logged = control.span(&submission.task.identity).entered();
         let ending = catch_unwind(AssertUnwindSafe(|| {
             if let Some(gpu) = &self.plan.device.gpu {
                 control.on_gpu(gpu);

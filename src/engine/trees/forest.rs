@@ -85,6 +85,7 @@ struct Open {
     node: usize,
     rows: Range<usize>,
     depth: u32,
+    total: Total,
 }
 
 impl Forest {
@@ -252,12 +253,13 @@ impl Growing<'_> {
         let mut spare = vec![0; rows.len()];
         let mut search = samples.search();
         let mut features: Vec<usize> = (0..forest.store.features().len()).collect();
-        made.push(&samples.total(rows), self);
-        let mut open = vec![Open { node: 0, rows: 0..rows.len(), depth: 0 }];
+        let total = samples.total(rows);
+        made.push(&total, self);
+        let mut open = vec![Open { node: 0, rows: 0..rows.len(), depth: 0, total }];
         while let Some(node) = open.pop() {
             self.control.check()?;
             let part = rows.get_mut(node.rows.clone()).unwrap_or_default();
-            let total = samples.total(part);
+            let total = &node.total;
             if node.depth >= forest.max_depth
                 || total.rows() < u64::from(forest.least_split)
                 || total.rows() < 2 * u64::from(forest.least_leaf)
@@ -265,14 +267,15 @@ impl Growing<'_> {
             {
                 continue;
             }
-            let Some((index, split)) = self.best(part, &total, &mut features, (&mut search, random))? else {
+            let Some((index, split)) = self.best(part, total, &mut features, (&mut search, random))? else {
                 continue;
             };
             let Some(binned) = forest.store.features().get(index) else { continue };
             let routing = Routing::new(split.bin, binned.missing_bin(), split.default);
             let middle = kernels::partition(part, &mut spare, forest.store.column(index), &routing);
             let (left, right) = part.split_at(middle);
-            let children = [left, right].map(|rows| made.push(&samples.total(rows), self));
+            let totals = [left, right].map(|rows| samples.total(rows));
+            let children = [0, 1].map(|side: usize| made.push(&totals[side], self));
             if let (Some(inner), Some(gain)) = (made.nodes.get_mut(node.node), made.gains.get_mut(node.node))
             {
                 inner.feature = binned.feature;
@@ -282,8 +285,9 @@ impl Growing<'_> {
                 *gain = samples.real(split.score - total.score());
             }
             let (start, depth) = (node.rows.start, node.depth + 1);
-            open.push(Open { node: children[1], rows: start + middle..node.rows.end, depth });
-            open.push(Open { node: children[0], rows: start..start + middle, depth });
+            let [left, right] = totals;
+            open.push(Open { node: children[1], rows: start + middle..node.rows.end, depth, total: right });
+            open.push(Open { node: children[0], rows: start..start + middle, depth, total: left });
         }
         Ok(made)
     }
@@ -326,7 +330,7 @@ impl Growing<'_> {
                 better(&mut best, *index, self.split_by(*index, rows, total, search)?);
             }
         }
-        let tried: Vec<usize> = chosen.to_vec();
+        let tried: Vec<usize> = if best.is_none() { chosen.to_vec() } else { Vec::new() };
         while best.is_none() && drawn < store.features().len() {
             // The rest, one by one, in an order of their own.
             let mut rest: Vec<usize> =

@@ -8,10 +8,11 @@ use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError
 use crate::worker::state::{Event, Polled};
 
 impl<O: Orchestrator> Driver<O> {
-    pub(super) fn poll(&self, generation: u64, slots_available: u32) {
+    pub(super) fn poll(&self, generation: u64, slots_available: u32, places: u32) {
         let request = ClaimRequest {
             worker_id: self.parts.about.worker_id.clone(),
             slots_available,
+            max_tasks: places,
             backends: self
                 .parts
                 .engine
@@ -30,7 +31,7 @@ impl<O: Orchestrator> Driver<O> {
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
                     link.contact();
-                    claimed.map_or(Polled::Empty, Polled::Task)
+                    if claimed.is_empty() { Polled::Empty } else { Polled::Tasks(claimed) }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a poll for tasks failed");
@@ -46,7 +47,7 @@ impl<O: Orchestrator> Driver<O> {
                     }
                 }
             };
-            let _ = events.send(Event::PollEnded { generation, asked, polled });
+            let _ = events.send(Event::PollEnded { generation, asked, places, polled });
         });
     }
 

@@ -110,10 +110,10 @@ fn a_new_attempt_of_a_task_that_is_being_stopped_for_its_lease_runs_unless_it_is
 fn what_a_long_poll_brought_too_late_waits_for_a_renewal() {
     for comes in [true, false] {
         let mut bench = Bench::new(1, Mode::Extended);
-        let polled = Polled::Task(Ok(leased("t", 1)));
+        let polled = Polled::Tasks(vec![Ok(leased("t", 1))]);
         let asked = bench.now;
         bench.now = bench.now.after(Duration::from_secs(29));
-        let effects = bench.on(Event::PollEnded { generation: 1, asked, polled });
+        let effects = bench.on(Event::PollEnded { generation: 1, asked, places: 1, polled });
         assert!(effects.is_empty(), "{effects:?}");
         if comes {
             submitted(&bench.on(renewed(&bench, 1)));

@@ -76,7 +76,8 @@ struct World {
     given_up: BTreeSet<Key>,
     resumed: u32,
     generation: u64,
-    polls: Vec<u64>,
+    /// Generation and places of the polls that are out.
+    polls: Vec<(u64, u32)>,
     questions: Vec<JobId>,
     /// Tries in the engine, with the code they were asked to stop with.
     tries: BTreeMap<RunId, Option<ErrorCode>>,
@@ -124,10 +125,11 @@ impl World {
         let before: BTreeSet<Key> = self.state.records.keys().copied().collect();
         let mut effects = Vec::new();
         transition(&mut self.state, self.now, event, &mut effects);
+        ask(&mut self.state, &mut effects);
         let mut ended = 0;
         for effect in effects {
             match effect {
-                Effect::Poll { generation, .. } => self.polls.push(generation),
+                Effect::Poll { generation, places, .. } => self.polls.push((generation, places)),
                 Effect::CheckJob { job } => self.questions.push(job),
                 Effect::Submit { run, .. } => assert!(self.tries.insert(run, None).is_none()),
                 Effect::Stop { run, reason } => {
@@ -179,7 +181,9 @@ impl World {
         assert_eq!(running, self.tries.len(), "the engine has what the records say");
         assert!(running <= SLOTS as usize);
         assert_eq!(self.state.polls as usize, self.polls.len());
-        assert!(self.polls.len() <= SLOTS as usize);
+        let places: u32 = self.polls.iter().map(|(_, places)| places).sum();
+        assert_eq!(self.state.polled_places, places);
+        assert!(places <= SLOTS);
         assert!(
             self.state.records.len() <= (2 * SLOTS + self.resumed) as usize,
             "each slot holds one task, or a poll may bring one"
@@ -214,8 +218,10 @@ impl World {
             }
             Chance::LinkDown => self.on(Event::LinkDown { generation: self.generation }),
             Chance::PollBrings { which, attempt } => {
-                let task = leased(which, attempt);
-                self.end_poll(Polled::Task(Ok(task)));
+                // As many as were asked for, of neighbouring names.
+                let places = self.polls.last().map_or(1, |(_, places)| *places as u8);
+                let tasks = (0..places).map(|more| Ok(leased((which + more) % 12, attempt)));
+                self.end_poll(Polled::Tasks(tasks.collect()));
             }
             Chance::PollEmpty => self.end_poll(Polled::Empty),
             Chance::PollFails => self.end_poll(Polled::Failed),
@@ -316,8 +322,8 @@ impl World {
     }
 
     fn end_poll(&mut self, polled: Polled) {
-        if let Some(generation) = self.polls.pop() {
-            self.on(Event::PollEnded { generation, asked: self.now, polled });
+        if let Some((generation, places)) = self.polls.pop() {
+            self.on(Event::PollEnded { generation, asked: self.now, places, polled });
         }
     }
 

@@ -49,20 +49,29 @@ pub(super) fn failure(code: ErrorCode) -> Finished {
 pub(super) struct Bench {
     pub(super) state: State,
     pub(super) now: Moment,
+    /// Places of the polls that are out.
+    polls: VecDeque<u32>,
 }
 
 impl Bench {
     pub(super) fn new(slots: u32, mode: Mode) -> Self {
         let state = State::new(Limits { slots, max_task_retries: 1 });
-        let mut bench = Self { state, now: Moment::LONG_AGO.after(Duration::from_secs(1_000)) };
+        let now = Moment::LONG_AGO.after(Duration::from_secs(1_000));
+        let mut bench = Self { state, now, polls: VecDeque::new() };
         let polls = bench.on(Event::LinkUp { generation: 1, mode });
-        assert_eq!(polls.len(), slots as usize, "one poll for each free slot");
+        assert!(polls.iter().all(is_poll));
+        assert_eq!(bench.state.polled_places, slots, "each free slot is asked for");
         bench
     }
 
     pub(super) fn on(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         transition(&mut self.state, self.now, event, &mut effects);
+        ask(&mut self.state, &mut effects);
+        self.polls.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Poll { places, .. } => Some(*places),
+            _ => None,
+        }));
         effects
     }
 
@@ -72,8 +81,8 @@ impl Bench {
     }
 
     pub(super) fn polled(&mut self, task: Box<TaskSpec>) -> Vec<Effect> {
-        let asked = self.now;
-        self.on(Event::PollEnded { generation: 1, asked, polled: Polled::Task(Ok(task)) })
+        let (asked, places) = (self.now, self.polls.pop_front().expect("a poll is out"));
+        self.on(Event::PollEnded { generation: 1, asked, places, polled: Polled::Tasks(vec![Ok(task)]) })
     }
 
     pub(super) fn finish(&mut self, run: RunId, finished: Finished) -> Vec<Effect> {
@@ -126,13 +135,18 @@ fn an_empty_poll_is_followed_by_the_next_and_a_failed_one_waits_for_the_link() {
     let mut bench = Bench::new(1, Mode::Base);
     assert!(
         bench
-            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty })
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Empty })
             .iter()
             .any(is_poll)
     );
     assert!(
         bench
-            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed })
+            .on(Event::PollEnded {
+                generation: 1,
+                asked: Moment::LONG_AGO,
+                places: 1,
+                polled: Polled::Failed
+            })
             .is_empty()
     );
     assert!(bench.on(Event::LinkUp { generation: 2, mode: Mode::Base }).iter().any(is_poll));
@@ -140,12 +154,17 @@ fn an_empty_poll_is_followed_by_the_next_and_a_failed_one_waits_for_the_link() {
 
 #[test]
 fn a_late_failure_of_an_old_link_does_not_break_the_new_one() {
-    let mut bench = Bench::new(2, Mode::Extended);
-    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed });
+    let mut bench = Bench::new(2, Mode::Base);
+    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Failed });
     bench.on(Event::LinkUp { generation: 2, mode: Mode::Extended });
     assert!(
         bench
-            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Failed })
+            .on(Event::PollEnded {
+                generation: 1,
+                asked: Moment::LONG_AGO,
+                places: 1,
+                polled: Polled::Failed
+            })
             .iter()
             .any(is_poll)
     );
@@ -234,7 +253,8 @@ fn a_wrong_task_is_reported_at_once_and_not_tried_again() {
     let effects = bench.on(Event::PollEnded {
         generation: 1,
         asked: Moment::LONG_AGO,
-        polled: Polled::Task(Err(Box::new(rejected))),
+        places: 1,
+        polled: Polled::Tasks(vec![Err(Box::new(rejected))]),
     });
     let error = persisted(&effects).1.ending.clone().unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidArgument);
@@ -295,7 +315,7 @@ fn a_drain_finishes_what_is_held_and_what_a_poll_still_brings() {
     assert!(effects.is_empty(), "two polls are out");
     bench.polled(task("t", 0));
     let run = submitted(&bench.on(Event::JobChecked { job: JobId::parse("job").unwrap(), wanted: true }));
-    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty });
+    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Empty });
     let effects = bench.finish(run, success());
     let key = persisted(&effects).0;
     assert!(matches!(bench.on(Event::Persisted { key })[..], [Effect::Drained]));
@@ -332,7 +352,7 @@ fn nothing_is_polled_while_outcomes_cannot_be_written() {
     bench.on(Event::Storage { writable: false });
     assert!(
         bench
-            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Empty })
+            .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Empty })
             .is_empty()
     );
     assert!(bench.on(Event::Storage { writable: true }).iter().any(is_poll));
@@ -343,7 +363,7 @@ fn nothing_is_polled_while_the_engine_cannot_work() {
     let mut bench = Bench::new(1, Mode::Extended);
     bench.on(Event::Engine { trouble: Some("no runner starts".to_owned()) });
     let asked = bench.now;
-    assert!(bench.on(Event::PollEnded { generation: 1, asked, polled: Polled::Empty }).is_empty());
+    assert!(bench.on(Event::PollEnded { generation: 1, asked, places: 1, polled: Polled::Empty }).is_empty());
     assert!(bench.on(Event::Engine { trouble: None }).iter().any(is_poll));
 }
 
@@ -413,19 +433,23 @@ fn what_does_not_stop_is_left_behind_and_still_given_back() {
 
 #[test]
 fn polls_are_limited_and_the_rest_follows() {
-    let mut state = State::new(Limits { slots: 1_000, max_task_retries: 0 });
-    let mut effects = Vec::new();
-    let up = Event::LinkUp { generation: 1, mode: Mode::Extended };
-    transition(&mut state, Moment::LONG_AGO, up, &mut effects);
-    assert_eq!(effects.len(), MOST_POLLS as usize);
-    effects.clear();
-    transition(
-        &mut state,
-        Moment::LONG_AGO,
-        Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, polled: Polled::Task(Ok(task("t", 1))) },
-        &mut effects,
-    );
-    assert_eq!(effects.iter().filter(|effect| is_poll(effect)).count(), 1);
+    let mut bench = Bench::new(MOST_POLLS, Mode::Base);
+    bench.state.limits.slots = 1_000;
+    assert!(bench.on(Event::Tick).is_empty(), "no more than {MOST_POLLS} are out");
+    assert_eq!(bench.polled(task("t", 0)).iter().filter(|effect| is_poll(effect)).count(), 1);
+}
+
+#[test]
+fn one_poll_asks_for_all_free_slots_where_an_answer_may_bring_several_tasks() {
+    let mut bench = Bench::new(40, Mode::Extended);
+    assert_eq!(bench.polls, [MOST_PLACES, 8]);
+    let tasks = ["a", "b", "c"].map(|name| Ok(task(name, 1)));
+    let (asked, places) = (bench.now, bench.polls.pop_front().unwrap());
+    let polled = Polled::Tasks(tasks.into());
+    let effects = bench.on(Event::PollEnded { generation: 1, asked, places, polled });
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Submit { .. })).count(), 3);
+    assert_eq!(bench.polls, [8, MOST_PLACES - 3], "what did not come is asked for again");
+    assert_eq!(bench.state.free_slots(), 0);
 }
 
 #[test]

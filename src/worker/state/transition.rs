@@ -7,10 +7,12 @@ use bytes::Bytes;
 
 use super::ending::{Ended, count, end, failed, give_back, lease_lost, remember};
 use super::{
-    Admission, Effect, Event, Key, Lease, MOST_POLLS, Polled, Record, RunId, Stage, State, Taken, Waiter,
+    Admission, Effect, Event, Key, Lease, MOST_PLACES, MOST_POLLS, Polled, Record, RunId, Stage, State,
+    Taken, Waiter,
 };
 use crate::domain::{ErrorCode, TaskError, TaskId, TaskOutcome, TaskSpec};
 use crate::orchestrator::Mode;
+use crate::wire::ClaimedTask;
 use crate::worker::clock::Moment;
 use crate::worker::handle::{CancelAnswer, ExecuteError};
 
@@ -36,25 +38,14 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
             }
         }
         Event::Tick => {}
-        Event::PollEnded { generation, asked, polled } => {
+        Event::PollEnded { generation, asked, places, polled } => {
             state.polls = state.polls.saturating_sub(1);
+            state.polled_places = state.polled_places.saturating_sub(places);
             match polled {
-                Polled::Task(Ok(task)) => {
-                    // A registration since then did not name it: the orchestrator may have given it away.
-                    let renamed = state.link.is_none_or(|(current, _)| current != generation);
-                    arrive_by_poll(state, task, if renamed { Moment::LONG_AGO } else { asked }, effects);
-                }
-                Polled::Task(Err(rejected)) => {
-                    let outcome = TaskOutcome {
-                        identity: rejected.identity,
-                        model: rejected.model,
-                        epoch: rejected.epoch,
-                        ending: Err(rejected.error.into()),
-                        notes: Vec::new(),
-                        duration: Duration::ZERO,
-                        energy_joules: None,
-                    };
-                    hold_outcome(state, rejected_task(&outcome), outcome, None, effects);
+                Polled::Tasks(tasks) => {
+                    for task in tasks {
+                        arrive(state, task, (generation, asked), effects);
+                    }
                 }
                 Polled::Empty => {}
                 Polled::Failed => lose_link(state, generation),
@@ -131,7 +122,23 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
     settle(state, effects);
 }
 
-/// Starts what can start: tasks that are ready, polls for free slots; and notices the end of a drain.
+/// Asks for tasks for the slots that are free. Apart from [`transition`], so that what happens at once asks once.
+pub(in crate::worker) fn ask(state: &mut State, effects: &mut Vec<Effect>) {
+    let able = state.admission == Admission::Open && state.writable && state.engine_trouble.is_none();
+    let Some((generation, mode)) = state.link.filter(|_| able) else { return };
+    // The base contract knows one task a poll.
+    let most = if mode == Mode::Base { 1 } else { MOST_PLACES };
+    let mut free = state.free_slots();
+    while free > 0 && state.polls < MOST_POLLS {
+        let places = free.min(most);
+        state.polls += 1;
+        state.polled_places += places;
+        effects.push(Effect::Poll { generation, slots_available: free, places });
+        free -= places;
+    }
+}
+
+/// Starts what can start: tasks that are ready; and notices the end of a drain.
 fn settle(state: &mut State, effects: &mut Vec<Effect>) {
     give_up_lost(state, effects);
     let running = state.records.values().filter(|record| matches!(record.stage, Stage::Running(_))).count();
@@ -145,17 +152,7 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
             effects.push(Effect::Submit { key, run, task: Arc::clone(&record.task) });
         }
     }
-    if state.admission == Admission::Open {
-        if let Some((generation, _)) = state.link.filter(|_| state.writable && state.engine_trouble.is_none())
-        {
-            let mut free = state.free_slots();
-            while free > 0 && state.polls < MOST_POLLS {
-                state.polls += 1;
-                effects.push(Effect::Poll { generation, slots_available: free });
-                free -= 1;
-            }
-        }
-    } else {
+    if state.admission != Admission::Open {
         if state.admission == Admission::Abandoned && !state.writable {
             for key in keys(state, |record| matches!(record.stage, Stage::Persisting(_))) {
                 if let Some(Record { stage: Stage::Persisting(outcome), .. }) = state.records.remove(&key) {
@@ -207,6 +204,34 @@ fn lease_of(state: &State, key: Key, asked: Moment) -> Option<Lease> {
 fn lose_link(state: &mut State, generation: u64) {
     if state.link.is_some_and(|(current, _)| current == generation) {
         state.link = None;
+    }
+}
+
+/// What a poll under `generation` of the link, at `asked`, brought.
+fn arrive(
+    state: &mut State,
+    claimed: ClaimedTask,
+    (generation, asked): (u64, Moment),
+    effects: &mut Vec<Effect>,
+) {
+    match claimed {
+        Ok(task) => {
+            // A registration since then did not name it: the orchestrator may have given it away.
+            let renamed = state.link.is_none_or(|(current, _)| current != generation);
+            arrive_by_poll(state, task, if renamed { Moment::LONG_AGO } else { asked }, effects);
+        }
+        Err(rejected) => {
+            let outcome = TaskOutcome {
+                identity: rejected.identity,
+                model: rejected.model,
+                epoch: rejected.epoch,
+                ending: Err(rejected.error.into()),
+                notes: Vec::new(),
+                duration: Duration::ZERO,
+                energy_joules: None,
+            };
+            hold_outcome(state, rejected_task(&outcome), outcome, None, effects);
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Pool {
         }
         let loss = self.lost.remove(&run.task.identity.job_id).map_or(0, |loss| loss.number());
         let Some(runner) = self.runners.get_mut(&id) else { return self.waiting.push_front(run) };
-        match Submit::new(run.number, &run.task, loss) {
+        match Submit::new(run.number, &run.task, loss, run.control.traceparent()) {
             Err(error) => run.finish(failed(error)),
             Ok(submit) => {
                 runner.process.send(&ToRunner { order: Some(Order::Submit(submit)) });
