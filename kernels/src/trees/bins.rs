@@ -101,27 +101,30 @@ pub fn bin_values(values: &[f32], cuts: &Cuts, bins: &mut [u8]) {
     }
     let count = cuts.points.len() as u32;
     let missing = if cuts.missing { count + 1 } else { 0 };
-    // Bisection by arithmetic alone: a branch would be guessed wrong every other time.
-    let search = |values: &[f32; LANES]| {
+    let bins_of = |values: &[f32; LANES]| {
+        // Bisection by arithmetic alone, a bit of the result at a time: a branch would be guessed wrong every other time,
+        // and the compiler makes one of a product with a step.
         let mut at = [0_u32; LANES];
-        let mut step = MAX_BINS as u32 / 2;
-        while step > 0 {
+        for bit in (0..MAX_BINS.ilog2()).rev() {
             for (at, value) in at.iter_mut().zip(values) {
-                let probe = (*at + step - 1) as usize & (MAX_BINS - 1);
-                *at += u32::from(*value >= table[probe]) * step;
+                let probe = (*at + (1 << bit) - 1) as usize & (MAX_BINS - 1);
+                *at |= u32::from(*value >= table[probe]) << bit;
             }
-            step /= 2;
         }
-        at
-    };
-    for (values, bins) in values.chunks(LANES).zip(bins.chunks_mut(LANES)) {
-        let mut lanes = [0.0; LANES];
-        lanes[..values.len()].copy_from_slice(values);
-        let found = search(&lanes);
-        for ((bin, at), value) in bins.iter_mut().zip(found).zip(lanes) {
+        let mut bins = [0_u8; LANES];
+        for ((bin, at), value) in bins.iter_mut().zip(at).zip(values) {
             *bin = if value.is_nan() { missing } else { at.min(count) } as u8;
         }
+        bins
+    };
+    let (lanes, values_left) = values.as_chunks::<LANES>();
+    let (bins, bins_left) = bins.as_chunks_mut::<LANES>();
+    for (values, bins) in lanes.iter().zip(bins) {
+        *bins = bins_of(values);
     }
+    let mut last = [0.0; LANES];
+    last[..values_left.len()].copy_from_slice(values_left);
+    bins_left.copy_from_slice(&bins_of(&last)[..values_left.len()]);
 }
 
 /// Columns [first, first + `columns.len()` / rows) of `features`, shape [rows, `width`], one after the other.
