@@ -123,8 +123,12 @@ fn heavier(left: u64, right: u64) -> Side {
     if left > right { Side::Left } else { Side::Right }
 }
 
-/// Rows that are sorted by their bins instead of counted by bin and class. Most nodes of a deep tree have no more.
-const FEW: usize = 32;
+/// Rows a class up to which a node's rows are sorted by their bins instead of counted by bin and class: most nodes of a
+/// deep tree have no more, and few of the counts would be of any.
+const FEW_PER_CLASS: usize = 64;
+
+/// Rows up to which they are sorted by comparing.
+const COMPARED: usize = 32;
 
 /// Looks for splits by class. Keeps the room for that.
 #[derive(Debug)]
@@ -133,12 +137,14 @@ pub struct Purity {
     /// Counts by bin and class, all 0 between uses.
     counts: Vec<u32>,
     left: Vec<u32>,
+    /// The rows of a small node, as they come and by bin.
+    few: [Vec<Few>; 2],
 }
 
 impl Purity {
     /// For `classes` classes, at most 65,536.
     pub fn new(classes: usize) -> Self {
-        Self { classes, counts: vec![0; classes * MAX_BINS], left: vec![0; classes] }
+        Self { classes, counts: vec![0; classes * MAX_BINS], left: vec![0; classes], few: Default::default() }
     }
 
     /// Draws of each class among `rows`.
@@ -161,7 +167,7 @@ impl Purity {
         totals: &[u32],
         least: u32,
     ) -> Option<PuritySplit> {
-        if rows.len() <= FEW
+        if rows.len() <= FEW_PER_CLASS * self.classes
             && let Some(found) = self.best_of_few(column, cuts, (rows, samples), totals, least)
         {
             return found;
@@ -222,7 +228,7 @@ impl Purity {
 }
 
 impl Purity {
-    /// As [`Self::best_split`], for [`FEW`] rows; `None` where one of them has no value.
+    /// As [`Self::best_split`], for few rows; `None` where one of them has no value.
     fn best_of_few(
         &mut self,
         column: &[u8],
@@ -231,18 +237,24 @@ impl Purity {
         totals: &[u32],
         least: u32,
     ) -> Option<Option<PuritySplit>> {
-        let mut few = [Few::default(); FEW];
-        let few = few.get_mut(..rows.len())?;
-        for (few, row) in few.iter_mut().zip(rows) {
-            *few = Few { bin: column[*row as usize], sample: samples[*row as usize] };
-        }
-        few.sort_unstable_by_key(|few| few.bin);
+        let Self { few: [unsorted, sorted], left: lefts, .. } = self;
+        unsorted.clear();
+        unsorted.extend(
+            rows.iter().map(|row| Few { bin: column[*row as usize], sample: samples[*row as usize] }),
+        );
+        let few: &[Few] = if rows.len() <= COMPARED {
+            unsorted.sort_unstable_by_key(|few| few.bin);
+            unsorted
+        } else {
+            sort(unsorted, sorted);
+            sorted
+        };
         let range = (few.first()?.bin, few.last()?.bin);
         if usize::from(range.1) >= cuts.value_bins() {
             return None;
         }
         let mut best = Best { cuts, least: u64::from(least.max(1)), range, found: None };
-        self.left.fill(0);
+        lefts.fill(0);
         let (mut all, mut right_square) = (0_u64, 0_u64);
         for total in totals {
             all += u64::from(*total);
@@ -253,12 +265,12 @@ impl Purity {
         while let Some(group) = groups.next() {
             for Few { sample, .. } in group {
                 let class = usize::from(sample.class);
-                let (left, more) = (u64::from(self.left[class]), u64::from(sample.weight));
+                let (left, more) = (u64::from(lefts[class]), u64::from(sample.weight));
                 let right = u64::from(totals[class]) - left;
                 // (left + more)^2 and (right - more)^2.
                 left_square += more * (2 * left + more);
                 right_square -= more * (2 * right - more);
-                self.left[class] += u32::from(sample.weight);
+                lefts[class] += u32::from(sample.weight);
                 left_rows += more;
             }
             if left_rows < all {
@@ -281,9 +293,22 @@ struct Few {
     sample: ClassSample,
 }
 
-impl Default for Few {
-    fn default() -> Self {
-        Self { bin: 0, sample: ClassSample { class: 0, weight: 0 } }
+/// Into `sorted` by bin, by counting.
+fn sort(few: &[Few], sorted: &mut Vec<Few>) {
+    let mut starts = [0_u32; MAX_BINS];
+    for few in few {
+        starts[usize::from(few.bin)] += 1;
+    }
+    let mut sum = 0;
+    for start in &mut starts {
+        sum += std::mem::replace(start, sum);
+    }
+    // What was there is written over.
+    sorted.resize(few.len(), Few { bin: 0, sample: ClassSample { class: 0, weight: 0 } });
+    for few in few {
+        let start = &mut starts[usize::from(few.bin)];
+        sorted[*start as usize] = *few;
+        *start += 1;
     }
 }
 
@@ -401,9 +426,9 @@ mod tests {
         let (mut purity, mut spread) = (Purity::new(3), Spread::default());
         for round in 0..600 {
             let mut draw = noise(round);
-            // Few and many.
-            let rows: Vec<u32> =
-                (0..if round % 3 == 0 { 2 + draw(31) } else { 60 }).map(|row| row as u32).collect();
+            // Few, some and many.
+            let count = [2 + draw(31), 60, 300][round as usize % 3];
+            let rows: Vec<u32> = (0..count as u32).collect();
             let values: Vec<f32> = (0..=draw(12)).map(|value| value as f32).collect();
             let cuts = Cuts { missing: round % 2 == 0, ..cut_points(&values, 256) };
             let bins = cuts.bins() as u64;

@@ -9,6 +9,9 @@ use crate::simd::widened;
 /// Least gain of a split.
 pub(crate) const LEAST_GAIN: f64 = 1e-6;
 
+/// Bins that are looked at together.
+const LANES: usize = 16;
+
 /// What a leaf costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Penalties {
@@ -102,8 +105,8 @@ fn scan<const L1: bool>(
     // In units: scores are quantum.gradient^2 / quantum.hessian times as large.
     let unit = quantum.gradient * quantum.gradient / quantum.hessian;
     let scores = Scores::<L1> {
-        total: parts(total),
-        least: (penalties.least_hessian / quantum.hessian).max(f64::MIN_POSITIVE),
+        total,
+        least: (penalties.least_hessian / quantum.hessian).max(1.0).ceil(),
         l1: penalties.l1 / quantum.gradient,
         l2: penalties.l2 / quantum.hessian,
     };
@@ -114,72 +117,101 @@ fn scan<const L1: bool>(
         sum = sum.wrapping_add(*value);
         *left = sum;
     }
-    let mut best = floor / unit;
-    let mut right = [0.0; MAX_BINS];
+    let floor = floor / unit;
+    let (mut best, mut found) = (floor, None);
+    let mut consider = |left: i64, bin: usize, default: Side| {
+        if let Some(score) = scores.exact(left).filter(|score| *score > best) {
+            best = score;
+            found = Some((score, bin, default, left));
+        }
+    };
+    // An empty bin parts the rows as the one before did.
+    let occupied = |bin: &usize| values[*bin] != 0;
     if missing == 0 {
-        let last = values.len() - 1;
-        let mut found = None;
-        scores.fill(&lefts[..last], 0, values, &mut right);
-        for (bin, score) in right[..last].iter().enumerate() {
-            if *score > best {
-                best = *score;
-                found = Some((*score, bin, lefts[bin]));
+        let all_h = sum_of(total).1;
+        let lefts = &lefts[..values.len() - 1];
+        let mut near = [-1.0; MAX_BINS];
+        let cut = scores.estimate(lefts, &mut near, floor);
+        for (block, near) in near.as_chunks::<LANES>().0.iter().enumerate() {
+            // All at once: seldom is there one.
+            if !near.iter().fold(false, |any, near| any | (*near >= cut)) {
+                continue;
+            }
+            let bins = block * LANES..lefts.len().min((block + 1) * LANES);
+            for bin in bins.filter(|bin| near[bin % LANES] >= cut).filter(occupied) {
+                let heavier = sum_of(lefts[bin]).1 * 2 > all_h;
+                consider(lefts[bin], bin, if heavier { Side::Left } else { Side::Right });
             }
         }
-        let all_h = sum_of(total).1;
-        return found.map(|(score, bin, sum)| {
-            let heavier = sum_of(sum).1 * 2 > all_h;
-            (score * unit, bin, if heavier { Side::Left } else { Side::Right }, sum)
-        });
-    }
-    let (mut found, mut left) = (None, [0.0; MAX_BINS]);
-    scores.fill(&lefts[..values.len()], 0, values, &mut right);
-    scores.fill(&lefts[..values.len() - 1], missing, values, &mut left);
-    for bin in 0..values.len() {
-        if right[bin] > best {
-            best = right[bin];
-            found = Some((best, bin, Side::Right, lefts[bin]));
-        }
-        if bin + 1 < values.len() && left[bin] > best {
-            best = left[bin];
-            found = Some((best, bin, Side::Left, lefts[bin].wrapping_add(missing)));
+    } else {
+        for bin in (0..values.len()).filter(occupied) {
+            consider(lefts[bin], bin, Side::Right);
+            if bin + 1 < values.len() {
+                consider(lefts[bin].wrapping_add(missing), bin, Side::Left);
+            }
         }
     }
     found.map(|(score, bin, default, left)| (score * unit, bin, default, left))
 }
 
-/// Gradient and second derivative of a packed sum, in units, each of 32 bits.
-#[inline(always)]
-fn parts(packed: i64) -> (f64, f64) {
-    (f64::from((packed >> 32) as i32), f64::from(packed as u32))
-}
-
 /// What splits of a node score, in units.
 struct Scores<const L1: bool> {
-    total: (f64, f64),
+    /// Packed sum of the node.
+    total: i64,
+    /// Least second derivative of a child, a whole number.
     least: f64,
     l1: f64,
     l2: f64,
 }
 
 impl<const L1: bool> Scores<L1> {
-    /// Writes the score of each way to part the rows: `lefts` are packed sums of the left child, `more` is added to each.
-    /// Those with too light a child get a score below all, and those at empty bins, which part the rows as the bin
-    /// before does.
-    fn fill(&self, lefts: &[i64], more: i64, values: &[i64], scores: &mut [f64; MAX_BINS]) {
-        let (all_g, all_h) = self.total;
+    /// The score with this packed sum in the left child; `None` where a child is too light.
+    fn exact(&self, left: i64) -> Option<f64> {
+        let ((all_g, all_h), (left_g, left_h)) = (sum_of(self.total), sum_of(left));
+        let (right_g, right_h) = ((all_g - left_g) as f64, (all_h - left_h) as f64);
+        let (left_g, left_h) = (left_g as f64, left_h as f64);
+        if left_h < self.least || right_h < self.least {
+            return None;
+        }
         let shrink = |g: f64| if L1 { (g.abs() - self.l1).max(0.0) } else { g };
+        let (left_g, right_g) = (shrink(left_g), shrink(right_g));
+        let (left_w, right_w) = (left_h + self.l2, right_h + self.l2);
+        Some((left_g * left_g * right_w + right_g * right_g * left_w) / (left_w * right_w))
+    }
+
+    /// Writes about what [`Self::exact`] says of each of `lefts`, -1 for none and where there is no more, and returns the number below which none can be
+    /// the best or above `floor`. In vectors of half the width of exact ones.
+    fn estimate(&self, lefts: &[i64], near: &mut [f32; MAX_BINS], floor: f64) -> f32 {
+        /// Far above the relative error of a score in `f32`: none of its terms is a difference that was rounded.
+        const SLACK: f64 = 1e-5;
+        let (all_g, all_h) = ((self.total >> 32) as i32, self.total as u32);
+        if self.least > f64::from(u32::MAX) {
+            return f32::INFINITY;
+        }
+        if L1 {
+            // A difference may be all rounding: then each is looked at.
+            return f32::NEG_INFINITY;
+        }
+        let (least, l2) = (self.least as u32, self.l2 as f32);
+        let mut tops = [-1.0_f32; LANES];
         widened(|| {
-            for ((score, left), value) in scores.iter_mut().zip(lefts).zip(values) {
-                let (left_g, left_h) = parts(left.wrapping_add(more));
-                let (right_g, right_h) = (all_g - left_g, all_h - left_h);
-                let (left_g, right_g) = (shrink(left_g), shrink(right_g));
-                let (left_w, right_w) = (left_h + self.l2, right_h + self.l2);
-                let sum = left_g * left_g * right_w + right_g * right_g * left_w;
-                let is_one = (left_h >= self.least) & (right_h >= self.least) & (*value != 0);
-                *score = if is_one { sum / (left_w * right_w) } else { f64::NEG_INFINITY };
+            for (near, left) in near.iter_mut().zip(lefts) {
+                let (left_g, left_h) = ((*left >> 32) as i32, *left as u32);
+                let (right_g, right_h) = (all_g.wrapping_sub(left_g), all_h.wrapping_sub(left_h));
+                let fits = (left_h >= least) & (right_h >= least);
+                let (left_g, right_g) = (left_g as f32, right_g as f32);
+                let (left_w, right_w) = (left_h as f32 + l2, right_h as f32 + l2);
+                let score = (left_g * left_g * right_w + right_g * right_g * left_w) / (left_w * right_w);
+                *near = if fits { score } else { -1.0 };
+            }
+            for near in near.as_chunks::<LANES>().0 {
+                for (top, near) in tops.iter_mut().zip(near) {
+                    *top = if *near > *top { *near } else { *top };
+                }
             }
         });
+        let most = tops.into_iter().fold(-1.0, f32::max);
+        (f64::from(most).max(floor) * (1.0 - SLACK)) as f32
     }
 }
 
