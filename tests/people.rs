@@ -276,6 +276,65 @@ fn the_commands_in_the_docs_work() {
     assert!(blocks >= 8, "only {blocks} blocks were found");
 }
 
+/// Lines of blocks with commands that stand in the docs to be read: what they would run with which arguments.
+fn shown_commands(file: &Path) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
+    let lines: Vec<String> =
+        blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let words = |line: &String| {
+        let line = line.split(" #").next().unwrap().replace("cargo run --release -- ", "tensorfleet-worker ");
+        let words = line.split_whitespace().map(str::to_owned).filter(|word| word != "&");
+        // Settings in front of a command.
+        let is_setting = |word: &String| {
+            word.split('=').next().unwrap().chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        };
+        words.skip_while(is_setting).collect::<Vec<_>>()
+    };
+    lines.iter().map(words).filter(|words| !words.is_empty()).collect()
+}
+
+/// What cannot run here, for want of a cluster or of time, is written as this program and these files would have it.
+#[test]
+fn commands_that_the_docs_only_show_have_flags_and_files_that_exist() {
+    let (mut ours, mut files) = (0, 0);
+    for file in documents() {
+        for words in shown_commands(&file) {
+            if words[0] == "tensorfleet-worker" {
+                let output = command(&[]).args(&words[1..]).arg("--help").output().unwrap();
+                assert!(output.status.success(), "{}: {words:?}: {}", file.display(), text(&output));
+                ours += 1;
+            }
+            for word in
+                words.iter().filter(|word| word.starts_with("deploy/") || word.starts_with("Dockerfile"))
+            {
+                assert!(root().join(word).exists(), "{}: {word}", file.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(ours >= 10 && files >= 5, "{ours} commands and {files} files were found");
+}
+
+#[test]
+fn the_trainings_of_the_readme_train() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..60).map(|row| format!("{row},{},{}\n", row % 7, 3 * row + row % 7)).collect();
+    std::fs::write(folder.path().join("my.csv"), format!("size,rooms,price\n{rows}")).unwrap();
+    let mut trained = 0;
+    for words in shown_commands(&root().join("README.md"))
+        .iter()
+        .filter(|words| words.get(1).is_some_and(|word| word == "train"))
+    {
+        let words = words[1..].iter().map(|word| word.replace("/tmp/", "./"));
+        let output = command(&[]).args(words).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        trained += 1;
+    }
+    assert_eq!(trained, 3);
+    assert!(folder.path().join("wine/model.safetensors").exists());
+}
+
 fn text_of(output: &Output) -> String {
     text(output)
 }
