@@ -12,6 +12,9 @@ pub(crate) const LEAST_GAIN: f64 = 1e-6;
 /// Bins that are looked at together.
 const LANES: usize = 16;
 
+/// Bins from which on scores are estimated first.
+const ESTIMATED_FROM: usize = 64;
+
 /// What a leaf costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Penalties {
@@ -110,13 +113,6 @@ fn scan<const L1: bool>(
         l1: penalties.l1 / quantum.gradient,
         l2: penalties.l2 / quantum.hessian,
     };
-    let values = &values[..values.len().min(MAX_BINS)];
-    let mut lefts = [0; MAX_BINS];
-    let mut sum = 0_i64;
-    for (left, value) in lefts.iter_mut().zip(values) {
-        sum = sum.wrapping_add(*value);
-        *left = sum;
-    }
     let floor = floor / unit;
     let (mut best, mut found) = (floor, None);
     let mut consider = |left: i64, bin: usize, default: Side| {
@@ -125,29 +121,24 @@ fn scan<const L1: bool>(
             found = Some((score, bin, default, left));
         }
     };
-    // An empty bin parts the rows as the one before did.
-    let occupied = |bin: &usize| values[*bin] != 0;
-    if missing == 0 {
-        let all_h = sum_of(total).1;
-        let lefts = &lefts[..values.len() - 1];
-        let mut near = [-1.0; MAX_BINS];
-        let cut = scores.estimate(lefts, &mut near, floor);
-        for (block, near) in near.as_chunks::<LANES>().0.iter().enumerate() {
-            // All at once: seldom is there one.
-            if !near.iter().fold(false, |any, near| any | (*near >= cut)) {
-                continue;
-            }
-            let bins = block * LANES..lefts.len().min((block + 1) * LANES);
-            for bin in bins.filter(|bin| near[bin % LANES] >= cut).filter(occupied) {
-                let heavier = sum_of(lefts[bin]).1 * 2 > all_h;
-                consider(lefts[bin], bin, if heavier { Side::Left } else { Side::Right });
-            }
-        }
+    let all_h = sum_of(total).1;
+    // Where none is missing now.
+    let heavier = |left: i64| if sum_of(left).1 * 2 > all_h { Side::Left } else { Side::Right };
+    let last = values.len() - usize::from(missing == 0);
+    if missing == 0 && !L1 && last >= ESTIMATED_FROM {
+        scores.near(&values[..last], floor, |bin, left| consider(left, bin, heavier(left)));
     } else {
-        for bin in (0..values.len()).filter(occupied) {
-            consider(lefts[bin], bin, Side::Right);
-            if bin + 1 < values.len() {
-                consider(lefts[bin].wrapping_add(missing), bin, Side::Left);
+        let mut sum = 0_i64;
+        // An empty bin parts the rows as the one before did.
+        for (bin, value) in values[..last].iter().enumerate().filter(|(_, value)| **value != 0) {
+            sum = sum.wrapping_add(*value);
+            if missing == 0 {
+                consider(sum, bin, heavier(sum));
+            } else {
+                consider(sum, bin, Side::Right);
+                if bin + 1 < values.len() {
+                    consider(sum.wrapping_add(missing), bin, Side::Left);
+                }
             }
         }
     }
@@ -179,23 +170,27 @@ impl<const L1: bool> Scores<L1> {
         Some((left_g * left_g * right_w + right_g * right_g * left_w) / (left_w * right_w))
     }
 
-    /// Writes about what [`Self::exact`] says of each of `lefts`, -1 for none and where there is no more, and returns the number below which none can be
-    /// the best or above `floor`. In vectors of half the width of exact ones.
-    fn estimate(&self, lefts: &[i64], near: &mut [f32; MAX_BINS], floor: f64) -> f32 {
-        /// Far above the relative error of a score in `f32`: none of its terms is a difference that was rounded.
+    /// Calls `found` with the bins, and the packed sums up to them, that may be the best of `values` and above `floor`: in
+    /// their order, and more often than not with one alone. Estimates the scores in vectors of `f32`.
+    fn near(&self, values: &[i64], floor: f64, mut found: impl FnMut(usize, i64)) {
+        /// Far above the relative error of an estimate: none of its terms is a difference that was rounded.
         const SLACK: f64 = 1e-5;
-        let (all_g, all_h) = ((self.total >> 32) as i32, self.total as u32);
         if self.least > f64::from(u32::MAX) {
-            return f32::INFINITY;
+            return;
         }
-        if L1 {
-            // A difference may be all rounding: then each is looked at.
-            return f32::NEG_INFINITY;
+        let values = &values[..values.len().min(MAX_BINS)];
+        let mut lefts = [0; MAX_BINS];
+        let mut sum = 0_i64;
+        for (left, value) in lefts.iter_mut().zip(values) {
+            sum = sum.wrapping_add(*value);
+            *left = sum;
         }
+        let (all_g, all_h) = ((self.total >> 32) as i32, self.total as u32);
         let (least, l2) = (self.least as u32, self.l2 as f32);
+        let mut near = [-1.0_f32; MAX_BINS];
         let mut tops = [-1.0_f32; LANES];
         widened(|| {
-            for (near, left) in near.iter_mut().zip(lefts) {
+            for (near, left) in near.iter_mut().zip(&lefts[..values.len()]) {
                 let (left_g, left_h) = ((*left >> 32) as i32, *left as u32);
                 let (right_g, right_h) = (all_g.wrapping_sub(left_g), all_h.wrapping_sub(left_h));
                 let fits = (left_h >= least) & (right_h >= least);
@@ -211,7 +206,20 @@ impl<const L1: bool> Scores<L1> {
             }
         });
         let most = tops.into_iter().fold(-1.0, f32::max);
-        (f64::from(most).max(floor) * (1.0 - SLACK)) as f32
+        let cut = (f64::from(most).max(floor) * (1.0 - SLACK)) as f32;
+        for (block, near) in near.as_chunks::<LANES>().0.iter().enumerate() {
+            // All at once: seldom is there one.
+            if !near.iter().fold(false, |any, near| any | (*near >= cut)) {
+                continue;
+            }
+            for (lane, _) in near.iter().enumerate().filter(|(_, near)| **near >= cut) {
+                let bin = block * LANES + lane;
+                // An empty bin parts the rows as the one before did.
+                if values.get(bin).is_some_and(|value| *value != 0) {
+                    found(bin, lefts[bin]);
+                }
+            }
+        }
     }
 }
 
@@ -258,7 +266,9 @@ mod tests {
             ((state >> 33) % n) as i64
         };
         for round in 0..500 {
-            let bins = 1 + draw(9) as usize;
+            // Few enough to be looked at one by one, or estimated first.
+            let bins =
+                if round % 4 == 3 { ESTIMATED_FROM + draw(192) as usize } else { 1 + draw(9) as usize };
             let sums: Vec<(i64, i64)> = (0..bins).map(|_| (draw(41) - 20, draw(12))).collect();
             let missing = (round % 2 == 0).then(|| (draw(41) - 20, 1 + draw(12)));
             let packed: Vec<i64> = sums.iter().copied().chain(missing).map(|(g, h)| pack(g, h)).collect();
