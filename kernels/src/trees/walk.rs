@@ -78,8 +78,8 @@ fn leaves_of(nodes: &[TreeNode], rows: &[f32], width: usize) -> [usize; LANES] {
             let feature = if node.is_leaf() { 0 } else { node.feature as usize };
             let value = rows[lane * width + feature];
             let by_default = value.is_nan() & (node.default == Side::Left);
-            let right = !(value < node.threshold) & !by_default;
-            let child = [node.left, node.right][usize::from(right)] as usize;
+            let left = (value < node.threshold) | by_default;
+            let child = [node.right, node.left][usize::from(left)] as usize;
             under_way |= !node.is_leaf();
             *at = if node.is_leaf() { *at } else { child };
         }
