@@ -51,6 +51,13 @@ pub(super) struct Log {
     buffered: Vec<(u64, u64)>,
 }
 
+/// Greatest number of the first record that is left. Numbers count up by one: a greater one is damage, whatever its
+/// checksum says, and what follows it would have no number left.
+const FIRST_AT_MOST: u64 = u64::MAX >> 1;
+
+/// Farthest that a record is above those before it.
+const WIDEST_GAP: u64 = 1 << 32;
+
 impl Log {
     /// Reads what is there, cuts damaged tails and begins a new segment.
     ///
@@ -64,7 +71,7 @@ impl Log {
         }
         let mut left: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
         let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
-        let mut next_sequence = 1;
+        let mut highest = None;
         for (number, path) in numbered_files(folder)? {
             let contents = segment::read(&path)?;
             let torn = contents.file_bytes - contents.whole_bytes;
@@ -72,17 +79,17 @@ impl Log {
                 cut(&path, &contents, torn)?;
             }
             for entry in contents.entries {
-                let sequence = match entry {
-                    Entry::Outcome { sequence, payload } => {
-                        left.insert(sequence, (number, payload));
-                        sequence
-                    }
-                    Entry::Acknowledged { sequence } => {
-                        left.remove(&sequence);
-                        sequence
-                    }
-                };
-                next_sequence = next_sequence.max(sequence.saturating_add(1));
+                let (Entry::Outcome { sequence, .. } | Entry::Acknowledged { sequence }) = entry;
+                if sequence > highest.map_or(FIRST_AT_MOST, |highest: u64| highest.saturating_add(WIDEST_GAP))
+                {
+                    tracing::warn!(path = %path.display(), sequence, "an outbox record has a number that nobody counts to; it is left out");
+                    continue;
+                }
+                highest = highest.max(Some(sequence));
+                match entry {
+                    Entry::Outcome { payload, .. } => drop(left.insert(sequence, (number, payload))),
+                    Entry::Acknowledged { .. } => drop(left.remove(&sequence)),
+                }
             }
             segments.insert(number, Segment { path, waiting: 0 });
         }
@@ -103,7 +110,7 @@ impl Log {
             current,
             end: 0,
             waiting,
-            next_sequence,
+            next_sequence: highest.map_or(1, |highest| highest.saturating_add(1)),
             buffer: Vec::new(),
             buffered: Vec::new(),
         };

@@ -118,3 +118,22 @@ fn a_folder_that_cannot_be_one_is_an_error() {
     std::fs::write(&file, b"").unwrap();
     assert!(Outbox::open(&file.join("outbox")).is_err());
 }
+
+#[test]
+fn a_number_that_nobody_counts_to_is_damage_and_leaves_room_for_others() {
+    for first in [u64::MAX, (u64::MAX >> 1) + 1, 7] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bytes = Vec::new();
+        for sequence in [first, 3, u64::MAX - 1] {
+            segment::encode(&segment::Entry::Outcome { sequence, payload: b"kept".to_vec() }, &mut bytes);
+        }
+        std::fs::write(folder.path().join("000000000001.log"), bytes).unwrap();
+        for opened in 0..2 {
+            let (mut log, left) = log::Log::open(folder.path()).unwrap();
+            let wanted = if first == 7 { 2 } else { 1 } + opened;
+            assert_eq!(left.len(), wanted, "{first}: {left:?}");
+            log.push(b"one more".to_vec());
+            log.flush().unwrap();
+        }
+    }
+}
