@@ -232,7 +232,7 @@ impl Orchestrator for Client {
             backends: request.backends.iter().map(|backend| (*backend).to_owned()).collect(),
             gpu_memory_available_bytes: request.gpu_memory_available_bytes,
             job_ids_cached: request.warm_jobs.iter().map(JobId::to_string).collect(),
-            max_tasks: if self.mode() == Mode::Base { 0 } else { request.max_tasks },
+            max_tasks: request.max_tasks,
         };
         let since = SystemTime::now();
         let answer = self

@@ -188,13 +188,15 @@ impl<O: Orchestrator> Driver<O> {
 
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         transition(&mut self.state, self.parts.clock.now(), event, effects);
-        for effect in effects.drain(..) {
-            self.carry_out(effect);
-        }
+        self.carry_out_all(effects);
     }
 
     fn ask(&mut self, effects: &mut Vec<Effect>) {
         ask(&mut self.state, effects);
+        self.carry_out_all(effects);
+    }
+
+    fn carry_out_all(&mut self, effects: &mut Vec<Effect>) {
         for effect in effects.drain(..) {
             self.carry_out(effect);
         }

@@ -241,7 +241,7 @@ pub struct StepBatch<'a> {
     pub step: u64,
 }
 
-/// One step of training: forward with ReLU between the layers, softmax cross-entropy, backward, Adam. Four launches a
+/// One step of training: forward with ReLU between the layers, softmax cross-entropy, backward, Adam. Five launches a
 /// layer and nothing kept but the activations; waits for nothing. Returns the figures of each row, as
 /// [`super::RowFigures::figures`].
 ///

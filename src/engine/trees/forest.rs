@@ -275,7 +275,7 @@ impl Growing<'_> {
             let middle = kernels::partition(part, &mut spare, forest.store.column(index), &routing);
             let (left, right) = part.split_at(middle);
             let totals = [left, right].map(|rows| samples.total(rows));
-            let children = [0, 1].map(|side: usize| made.push(&totals[side], self));
+            let children = totals.each_ref().map(|total| made.push(total, self));
             if let (Some(inner), Some(gain)) = (made.nodes.get_mut(node.node), made.gains.get_mut(node.node))
             {
                 inner.feature = binned.feature;

@@ -475,3 +475,11 @@ fn a_disk_that_takes_nothing_does_not_hold_up_the_end_for_ever() {
     );
     assert!(matches!(bench.on(Event::Abandon)[..], [Effect::Lost { .. }, Effect::Drained]));
 }
+
+#[test]
+fn a_task_of_an_earlier_process_that_is_handed_out_anew_goes_on_under_that_lease() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    assert!(bench.on(Event::Resumed { tasks: vec![*task("t", 1)] }).is_empty());
+    submitted(&bench.polled(task("t", 2)));
+    assert_eq!(bench.state.records.values().next().unwrap().attempt, 2);
+}

@@ -239,7 +239,8 @@ fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, asked: Moment, effects
     let attempt = task.identity.attempt;
     let now = state.now;
     let lease = task.lease.filter(|_| !state.speaks_base()).map(|length| Lease::new(length, asked, now));
-    if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
+    let found = state.find(&task.identity.task_id);
+    if let Some((key, record)) = found.and_then(|key| Some((key, state.records.get_mut(&key)?))) {
         let ends = matches!(record.stage, Stage::Persisting(_) | Stage::Releasing);
         if !ends && record.task.is_same_work(&task) {
             if attempt >= record.attempt {
@@ -249,6 +250,10 @@ fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, asked: Moment, effects
             record.renewed |= record.stopping && attempt > record.attempt;
             record.polled = true;
             record.attempt = record.attempt.max(attempt);
+            // Handed out to us: there is nothing more to wait for.
+            if record.stage == Stage::Resuming && record.attempt == attempt {
+                begin(state, key, effects);
+            }
             return;
         }
     }
