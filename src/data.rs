@@ -19,9 +19,11 @@
 //! Deliberately absent: minibatches and shuffling (the trainer's). A scheme is one arm of `source`, a format one
 //! function of `decode`.
 
+mod cells;
 mod content;
 mod dataset;
 mod decode;
+mod encode;
 mod error;
 mod file;
 mod prepare;
@@ -152,5 +154,5 @@ pub fn load(
 ) -> Result<Dataset, DataError> {
     check()?;
     let table = Source::parse(path, config)?.read(options.target.as_deref(), config, check)?;
-    prepare::prepare(&masked_path(path), &table, options, &prepare::Limits { config, check })
+    prepare::prepare(&masked_path(path), table, options, &prepare::Limits { config, check })
 }

@@ -23,7 +23,7 @@ pub(super) struct Limits<'a> {
 /// The target does not fit, there is nothing to learn from, or a limit is passed.
 pub(super) fn prepare(
     path: &str,
-    table: &Table,
+    table: Table,
     options: &LoadOptions,
     limits: &Limits<'_>,
 ) -> Result<Dataset, DataError> {
@@ -57,7 +57,8 @@ pub(super) fn prepare(
         positions.iter().filter_map(|at| rows.get(*at as usize).copied()).collect()
     };
     let (train_rows, validation_rows) = (pick(&train), pick(&validation));
-    let (preprocessor, left_out) = Preprocessor::fit(table, target_at, &train_rows, options.features, check)?;
+    let (preprocessor, left_out) =
+        Preprocessor::fit(&table, target_at, &train_rows, options.features, check)?;
     let width = preprocessor.width();
     if width == 0 {
         let why = left_out.lines().map(|line| format!("; {line}")).collect();
@@ -70,23 +71,24 @@ pub(super) fn prepare(
         let unit = "cells (rows times features, after encoding)";
         return Err(DataError::TooLarge { path: path.to_owned(), limit: max_cells, unit });
     }
-    // The columns are still there while the features are made.
+    // The columns go while the features are made, but an allocator may keep what it is given back.
     if cells.saturating_mul(4).saturating_add(table.memory_bytes()) > max_memory_bytes {
         return Err(DataError::TooMuchMemory { path: path.to_owned(), limit_bytes: max_memory_bytes });
     }
 
     let kind = raw.kind(&train);
-    let part = |rows: Vec<u32>, positions: &[u32]| -> Result<Part, DataError> {
-        let features = preprocessor.transform(table, &rows, check)?;
-        Ok(Part { features, targets: targets(&raw, &kind, positions), rows })
-    };
     let held_out_numbers = match &raw {
         Raw::Numbers(numbers) => {
             validation.iter().filter_map(|at| numbers.get(*at as usize).copied()).collect()
         }
         Raw::Classes { .. } => Vec::new(),
     };
-    let (train, validation) = (part(train_rows, &train)?, part(validation_rows, &validation)?);
+    let [train_features, validation_features] =
+        preprocessor.transform(table, [&train_rows, &validation_rows], check)?;
+    let part =
+        |rows, features, positions: &[u32]| Part { rows, features, targets: targets(&raw, &kind, positions) };
+    let train = part(train_rows, train_features, &train);
+    let validation = part(validation_rows, validation_features, &validation);
     Ok(Dataset {
         path: path.to_owned(),
         feature_names: preprocessor.feature_names(),

@@ -1,4 +1,4 @@
-//! Columns to features: fitted on the training rows once, then applied to any rows, pure both ways.
+//! How columns become features, fitted on the training rows once; [`super::encode`] applies it to any rows.
 //!
 //! | column | becomes |
 //! |-|-|
@@ -13,8 +13,7 @@
 //! Medians, means, deviations and shares are in f64; medians of an even count are the mean of the middle two;
 //! deviations are those of the population (divided by n).
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::dataset::Notes;
 use super::error::{DataError, shown};
@@ -26,9 +25,6 @@ pub(super) const MAX_ONE_HOT: usize = 64;
 
 /// Training rows from which on a column of nothing but different words counts as ids.
 const ID_ROWS: usize = 20;
-
-/// Rows that are encoded before the next look at whether to go on.
-const BLOCK_ROWS: usize = 1024;
 
 /// How each column becomes features.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,41 +173,6 @@ impl Preprocessor {
         }
         Ok((Self { columns }, notes))
     }
-
-    /// The features of `rows` of `table`, row-major; only a missing number of a raw column is not finite. Columns are found by name; others are ignored.
-    ///
-    /// # Errors
-    /// A column is missing or has words where it had numbers; `check` says to stop.
-    pub fn transform(&self, table: &Table, rows: &[u32], check: Check<'_>) -> Result<Vec<f32>, DataError> {
-        let by_name: HashMap<&str, &Column> =
-            table.columns.iter().map(|column| (column.name.as_str(), column)).collect();
-        let plans = self
-            .columns
-            .iter()
-            .map(|FeatureColumn { name, encoding }| {
-                let column = by_name
-                    .get(name.as_str())
-                    .ok_or_else(|| DataError::MissingColumn { column: name.clone() })?;
-                Plan::new(encoding, column, table.rows)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let width = self.width();
-        let mut features = vec![0.0; rows.len() * width];
-        if width == 0 {
-            return Ok(features);
-        }
-        for (rows, block) in rows.chunks(BLOCK_ROWS).zip(features.chunks_mut(BLOCK_ROWS * width)) {
-            check()?;
-            let mut offset = 0;
-            for plan in &plans {
-                for (row, line) in rows.iter().zip(block.chunks_exact_mut(width)) {
-                    plan.write(*row, line.get_mut(offset..).unwrap_or_default());
-                }
-                offset += plan.width;
-            }
-        }
-        Ok(features)
-    }
 }
 
 const EMPTY: &str = "columns left out, without a value in the training rows";
@@ -265,7 +226,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(lower / 2.0 + upper / 2.0)
 }
 
-fn or(value: f64, otherwise: f64) -> f64 {
+pub(super) fn or(value: f64, otherwise: f64) -> f64 {
     if value.is_nan() { otherwise } else { value }
 }
 
@@ -273,7 +234,7 @@ fn fit_words(words: &Words, rows: &[u32]) -> Result<Encoding, &'static str> {
     let mut counts = vec![0_u32; words.words.len()];
     let mut present = 0_usize;
     for row in rows {
-        let code = words.codes.get(*row as usize).copied().unwrap_or(MISSING);
+        let code = words.codes.get(*row as usize).unwrap_or(MISSING);
         if let Some(count) = counts.get_mut(code as usize) {
             *count += 1;
             present += 1;
@@ -295,115 +256,12 @@ fn fit_words(words: &Words, rows: &[u32]) -> Result<Encoding, &'static str> {
             let share = |count: u32| f64::from(count) / rows.len() as f64;
             let shares_by_code: Vec<f64> = counts.iter().map(|count| share(*count)).collect();
             let of_row = |row: &u32| {
-                let code = words.codes.get(*row as usize).copied().unwrap_or(MISSING);
+                let code = words.codes.get(*row as usize).unwrap_or(MISSING);
                 shares_by_code.get(code as usize).copied().unwrap_or(0.0)
             };
             let Scale { mean, std } = Scale::of(|| rows.iter().map(of_row));
             let shares = seen().map(|(word, count)| (word.to_string(), share(*count))).collect();
             Ok(Encoding::Frequency { shares, mean, std })
         }
-    }
-}
-
-/// An encoding bound to the column of one table, so that a cell needs no look-up by text.
-struct Plan<'a> {
-    width: usize,
-    way: Way<'a>,
-}
-
-enum Way<'a> {
-    Number {
-        values: &'a Values,
-        median: f64,
-        scale: Scale,
-    },
-    Plain(&'a Values),
-    /// `slots` holds for each code the feature that is 1.
-    OneHot {
-        words: Cow<'a, Words>,
-        slots: Vec<Option<usize>>,
-        missing: Option<usize>,
-    },
-    /// `figures` holds the feature of each code.
-    Frequency {
-        words: Cow<'a, Words>,
-        figures: Vec<f32>,
-        unknown: f32,
-    },
-}
-
-impl<'a> Plan<'a> {
-    fn new(encoding: &Encoding, column: &'a Column, rows: u32) -> Result<Self, DataError> {
-        let way = match encoding {
-            Encoding::Number { median, mean, std } => {
-                let scale = Scale { mean: *mean, std: *std };
-                Way::Number { values: as_numbers(column)?, median: *median, scale }
-            }
-            Encoding::Plain => Way::Plain(as_numbers(column)?),
-            Encoding::OneHot { words: fitted, missing } => {
-                let words = as_words(column, rows)?;
-                let slot = |word: &std::sync::Arc<str>| {
-                    fitted.binary_search_by(|known| known.as_str().cmp(word.as_ref())).ok()
-                };
-                let slots = words.words.iter().map(slot).collect();
-                Way::OneHot { words, slots, missing: missing.then_some(fitted.len()) }
-            }
-            Encoding::Frequency { shares, mean, std } => {
-                let words = as_words(column, rows)?;
-                let scale = Scale { mean: *mean, std: *std };
-                let figure = |word: &std::sync::Arc<str>| {
-                    scale.apply(shares.get(word.as_ref()).copied().unwrap_or(0.0))
-                };
-                let figures = words.words.iter().map(figure).collect();
-                Way::Frequency { words, figures, unknown: scale.apply(0.0) }
-            }
-        };
-        Ok(Self { width: encoding.width(), way })
-    }
-
-    /// Writes the features of `row` to the beginning of `line`, which holds zeros.
-    fn write(&self, row: u32, line: &mut [f32]) {
-        let (slot, figure) = match &self.way {
-            Way::Number { values, median, scale } => (Some(0), scale.apply(or(values.number(row), *median))),
-            // What f32 does not reach becomes its greatest number, so that missing alone is not finite.
-            Way::Plain(values) => {
-                (Some(0), values.number(row).clamp(f64::from(f32::MIN), f64::from(f32::MAX)) as f32)
-            }
-            Way::OneHot { words, slots, missing } => {
-                let code = words.codes.get(row as usize).copied().unwrap_or(MISSING);
-                let slot =
-                    if code == MISSING { *missing } else { slots.get(code as usize).copied().flatten() };
-                (slot, 1.0)
-            }
-            Way::Frequency { words, figures, unknown } => {
-                let code = words.codes.get(row as usize).copied().unwrap_or(MISSING);
-                (Some(0), figures.get(code as usize).copied().unwrap_or(*unknown))
-            }
-        };
-        if let Some(place) = slot.and_then(|slot| line.get_mut(slot)) {
-            *place = figure;
-        }
-    }
-}
-
-/// The cells of `column`, which are numbers.
-fn as_numbers(column: &Column) -> Result<&Values, DataError> {
-    match (&column.values, &column.first_word) {
-        (Values::Words(_) | Values::TooManyWords, word) => {
-            let (line, word) = word.as_ref().map(|word| (word.line, word.text.clone())).unwrap_or_default();
-            Err(DataError::NotNumeric { column: column.name.clone(), line, word })
-        }
-        (values, _) => Ok(values),
-    }
-}
-
-/// The cells of `column` as words, also where all of them happen to be numbers.
-fn as_words(column: &Column, rows: u32) -> Result<Cow<'_, Words>, DataError> {
-    match &column.values {
-        Values::Words(words) => Ok(Cow::Borrowed(words)),
-        other => other
-            .to_words(rows)
-            .map(Cow::Owned)
-            .ok_or_else(|| DataError::TooManyWords { column: column.name.clone(), limit: table::MAX_WORDS }),
     }
 }

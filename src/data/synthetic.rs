@@ -112,7 +112,9 @@ impl Recipe {
         let mut columns: Vec<Column> = features
             .into_iter()
             .enumerate()
-            .map(|(index, values)| column(format!("feature_{index}"), Values::Single(values)))
+            .map(|(index, values)| {
+                column(format!("feature_{index}"), Values::Single(values.into_iter().collect()))
+            })
             .collect();
         columns.push(column(TARGET.to_owned(), target));
         Ok(Table { columns, rows: self.rows, notes: Vec::new() })

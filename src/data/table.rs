@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::cells::Cells;
+
 /// A decoded data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
@@ -44,9 +46,9 @@ pub(super) enum Values {
     /// All missing.
     Empty,
     /// Numbers.
-    Single(Vec<f32>),
+    Single(Cells<f32>),
     /// Numbers that need the room.
-    Double(Vec<f64>),
+    Double(Cells<f64>),
     /// Words, and numbers among words.
     Words(Words),
     /// More than [`MAX_WORDS`] different words: not kept.
@@ -57,7 +59,7 @@ pub(super) enum Values {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Words {
     /// One a row: an index into `words`, or [`MISSING`].
-    pub(super) codes: Vec<u32>,
+    pub(super) codes: Cells<u32>,
     /// In order of appearance.
     pub(super) words: Vec<Arc<str>>,
 }
@@ -108,9 +110,27 @@ impl Values {
     /// The number in `row`; NaN where it is missing or the column has words.
     pub(super) fn number(&self, row: u32) -> f64 {
         match self {
-            Self::Single(values) => values.get(row as usize).map_or(f64::NAN, |value| f64::from(*value)),
-            Self::Double(values) => values.get(row as usize).copied().unwrap_or(f64::NAN),
+            Self::Single(values) => values.get(row as usize).map_or(f64::NAN, f64::from),
+            Self::Double(values) => values.get(row as usize).unwrap_or(f64::NAN),
             Self::Empty | Self::Words(_) | Self::TooManyWords => f64::NAN,
+        }
+    }
+
+    /// The code of the word in `row`; [`MISSING`] where it is missing or the column has no words.
+    pub(super) fn code(&self, row: u32) -> u32 {
+        match self {
+            Self::Words(words) => words.codes.get(row as usize).unwrap_or(MISSING),
+            Self::Empty | Self::Single(_) | Self::Double(_) | Self::TooManyWords => MISSING,
+        }
+    }
+
+    /// Gives back the cells of block number `block`; they read as missing from then on.
+    pub(super) fn release(&mut self, block: usize) {
+        match self {
+            Self::Single(values) => values.release(block),
+            Self::Double(values) => values.release(block),
+            Self::Words(Words { codes, .. }) => codes.release(block),
+            Self::Empty | Self::TooManyWords => {}
         }
     }
 
@@ -127,7 +147,7 @@ impl Values {
         match self {
             Self::Words(words) => Some(words.clone()),
             Self::TooManyWords => None,
-            Self::Empty => Some(Words { codes: vec![MISSING; rows as usize], words: Vec::new() }),
+            Self::Empty => Some(Words { codes: missing(rows as usize, MISSING), words: Vec::new() }),
             Self::Single(_) | Self::Double(_) => {
                 let mut builder = WordsBuilder::default();
                 for row in 0..rows {
@@ -142,6 +162,11 @@ impl Values {
             }
         }
     }
+}
+
+/// `rows` cells that stand for nothing.
+fn missing<T: Copy>(rows: usize, cell: T) -> Cells<T> {
+    std::iter::repeat_n(cell, rows).collect()
 }
 
 /// What column number `index` is called when the header does not say.
@@ -182,7 +207,7 @@ fn fits_single(number: f64) -> bool {
 /// Cells as codes while they are read.
 #[derive(Debug, Default)]
 pub(super) struct WordsBuilder {
-    codes: Vec<u32>,
+    codes: Cells<u32>,
     words: Vec<Arc<str>>,
     known: HashMap<Arc<str>, u32>,
     text_bytes: u64,
@@ -232,8 +257,8 @@ enum Precision {
 #[derive(Debug)]
 enum Building {
     Empty { rows: usize },
-    Single(Vec<f32>),
-    Double(Vec<f64>),
+    Single(Cells<f32>),
+    Double(Cells<f64>),
     Words(WordsBuilder),
     TooManyWords,
     Again,
@@ -295,15 +320,14 @@ impl ColumnBuilder {
     pub(super) fn push_number(&mut self, number: f64) {
         if let Building::Empty { rows } = self.state {
             self.state = match self.precision {
-                Precision::Enough => Building::Single(vec![f32::NAN; rows]),
-                Precision::Full => Building::Double(vec![f64::NAN; rows]),
+                Precision::Enough => Building::Single(missing(rows, f32::NAN)),
+                Precision::Full => Building::Double(missing(rows, f64::NAN)),
             };
         }
         if let Building::Single(values) = &mut self.state
             && !fits_single(number)
         {
-            let values = std::mem::take(values);
-            self.state = Building::Double(values.into_iter().map(f64::from).collect());
+            self.state = Building::Double(values.iter().map(f64::from).collect());
         }
         match &mut self.state {
             Building::Single(values) => values.push(number as f32),
@@ -329,7 +353,7 @@ impl ColumnBuilder {
         self.first_word = Some(FirstWord { line, text: cell.chars().take(FIRST_WORD_CHARS).collect() });
         self.state = match self.state {
             Building::Empty { rows } => {
-                let mut words = WordsBuilder { codes: vec![MISSING; rows], ..WordsBuilder::default() };
+                let mut words = WordsBuilder { codes: missing(rows, MISSING), ..WordsBuilder::default() };
                 words.push(cell);
                 Building::Words(words)
             }
@@ -418,13 +442,13 @@ mod tests {
         let column = builder.finish("c".to_owned());
         assert_eq!(column.first_word, Some(FirstWord { line: 3, text: "red".to_owned() }));
         let Values::Words(words) = column.values else { panic!("words") };
-        assert_eq!(words.codes, [MISSING, 0, 1, 0]);
+        assert_eq!(words.codes.iter().collect::<Vec<_>>(), [MISSING, 0, 1, 0]);
     }
 
     #[test]
     fn numbers_can_be_written_as_words() {
         let words = column(&["0.1", "", "2"]).values.to_words(3).unwrap();
-        assert_eq!(words.codes, [0, MISSING, 1]);
+        assert_eq!(words.codes.iter().collect::<Vec<_>>(), [0, MISSING, 1]);
         assert_eq!(words.words.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["0.1", "2"]);
     }
 }

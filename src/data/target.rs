@@ -13,6 +13,7 @@
 
 use std::collections::HashSet;
 
+use super::cells::Cells;
 use super::dataset::TargetKind;
 use super::error::{DataError, shown};
 use super::table::{Column, MISSING, Values};
@@ -138,7 +139,7 @@ fn classes_of_numbers(column: &Column, rows: Vec<u32>, numbers: &[f64], distinct
 
 fn classes_of_words(
     column: &Column,
-    codes: &[u32],
+    codes: &Cells<u32>,
     words: &[std::sync::Arc<str>],
 ) -> Result<Labelled, DataError> {
     if words.len() > MAX_CLASSES {
@@ -155,8 +156,8 @@ fn classes_of_words(
     let (rows, ids) = codes
         .iter()
         .enumerate()
-        .filter(|(_, code)| **code != MISSING)
-        .filter_map(|(row, code)| Some((row as u32, *id_of_code.get(*code as usize)?)))
+        .filter(|(_, code)| *code != MISSING)
+        .filter_map(|(row, code)| Some((row as u32, *id_of_code.get(code as usize)?)))
         .unzip();
     let labels = order.iter().filter_map(|code| words.get(*code)).map(|word| word.to_string()).collect();
     Ok(Labelled { rows, raw: Raw::Classes { labels, ids } })

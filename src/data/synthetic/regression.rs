@@ -42,5 +42,5 @@ pub(super) fn make(
         }
         target.push(sum + noise * random.normal());
     }
-    Ok((features, Values::Double(target)))
+    Ok((features, Values::Double(target.into_iter().collect())))
 }

@@ -124,7 +124,7 @@ fn a_fitted_preprocessor_applies_to_other_tables() {
     };
     let apply = |table: &Table| {
         let rows: Vec<u32> = (0..table.rows()).collect();
-        dataset.preprocessor.transform(table, &rows, &|| Ok(()))
+        dataset.preprocessor.transform(table.clone(), [&rows], &|| Ok(())).map(|[features]| features)
     };
     // Other order, one more column, a missing number, an unknown word, and words that all are numbers here.
     let table = read("extra,c,x\n1,7,3\n1,8,\n");

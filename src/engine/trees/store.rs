@@ -6,8 +6,11 @@ use tensorfleet_kernels::trees::{self as kernels, Cuts, TILE};
 use crate::domain::TaskError;
 use crate::engine::Control;
 
-/// Features that are cut together: one cache line of a row.
+/// Most features that are cut together: one cache line of a row.
 const FEATURES_AT_ONCE: usize = 16;
+
+/// Values that are copied out of the rows at once by each thread, in bytes, but for one feature at least.
+const GATHERED_BYTES: usize = 16 << 20;
 
 /// Rows that are interleaved together.
 const BLOCK_ROWS: usize = 16_384;
@@ -61,16 +64,25 @@ impl Store {
     /// Cuts and bins `features`, shape [rows, `width`].
     pub(super) fn new(features: &[f32], width: usize, max_bins: usize, layout: Layout) -> Self {
         let rows = features.len() / width.max(1);
-        let starts: Vec<usize> = (0..width).step_by(FEATURES_AT_ONCE).collect();
-        let parts: Vec<(Vec<Binned>, Vec<u8>)> = starts
-            .into_par_iter()
-            .map(|first| bin_columns(features, width, first..(first + FEATURES_AT_ONCE).min(width), max_bins))
+        let at_once = features_at_once(rows);
+        let mut columns = vec![0; rows * width];
+        let parts: Vec<Vec<Binned>> = columns
+            .par_chunks_mut((rows * at_once).max(1))
+            .enumerate()
+            .map(|(part, columns)| {
+                let first = part * at_once;
+                bin_columns(features, width, first..(first + at_once).min(width), max_bins, columns)
+            })
             .collect();
-        let (mut binned, mut columns) = (Vec::new(), Vec::new());
-        for (more, bins) in parts {
-            binned.extend(more);
-            columns.extend_from_slice(&bins);
+        // Each part has its columns at its beginning, and there may be a gap behind them.
+        let mut end = 0;
+        for (part, binned) in parts.iter().enumerate() {
+            let (start, length) = (part * at_once * rows, binned.len() * rows);
+            columns.copy_within(start..start + length, end);
+            end += length;
         }
+        columns.truncate(end);
+        let binned = parts.into_iter().flatten().collect();
         let mut store = Self { rows, features: binned, columns, groups: Vec::new(), slots: Vec::new() };
         if layout == Layout::ColumnsAndRows {
             store.group();
@@ -188,26 +200,33 @@ impl Binned {
     }
 }
 
-/// Features `range` of those with more than one bin, and their columns.
+/// How many features are cut together.
+fn features_at_once(rows: usize) -> usize {
+    (GATHERED_BYTES / (rows * size_of::<f32>()).max(1)).clamp(1, FEATURES_AT_ONCE)
+}
+
+/// Features `range` of those with more than one bin, whose columns are written to the beginning of `columns`.
 fn bin_columns(
     features: &[f32],
     width: usize,
     range: std::ops::Range<usize>,
     max_bins: usize,
-) -> (Vec<Binned>, Vec<u8>) {
+    columns: &mut [u8],
+) -> Vec<Binned> {
     let rows = features.len() / width.max(1);
     let mut values = vec![0.0; rows * range.len()];
     kernels::gather_columns(features, width, range.start, &mut values);
-    let (mut binned, mut columns) = (Vec::new(), Vec::with_capacity(values.len()));
+    let mut binned = Vec::new();
+    let mut free = columns.chunks_exact_mut(rows.max(1));
     for (feature, values) in range.zip(values.chunks_exact(rows.max(1))) {
         let cuts = kernels::cut_points(values, max_bins);
         if cuts.bins() < 2 {
             continue;
         }
-        let start = columns.len();
-        columns.resize(start + rows, 0);
-        kernels::bin_values(values, &cuts, columns.get_mut(start..).unwrap_or_default());
-        binned.push(Binned { feature: feature as u32, cuts });
+        if let Some(column) = free.next() {
+            kernels::bin_values(values, &cuts, column);
+            binned.push(Binned { feature: feature as u32, cuts });
+        }
     }
-    (binned, columns)
+    binned
 }
