@@ -33,4 +33,4 @@ pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, w
 #[cfg(feature = "wgpu")]
 pub(crate) use split::LEAST_GAIN;
 pub use split::{Penalties, Split, best_split};
-pub use walk::{Side, TreeNode, add_tree, add_tree_at, leaf_of};
+pub use walk::{Side, TreeNode, add_tree, add_tree_at, find_leaves, leaf_of};

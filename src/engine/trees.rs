@@ -18,6 +18,8 @@ mod boosting;
 mod ensemble;
 mod forest;
 mod growth;
+mod joint;
+mod numbers;
 mod output;
 mod parse;
 mod state;
@@ -30,8 +32,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::boosting::Boosting;
-use self::ensemble::{Ensemble, Tree, add_round};
+use self::ensemble::{Ensemble, add_round};
 use self::forest::{Forest, Kind};
+use self::joint::Grown;
 use self::output::Output;
 use self::parse::Shape;
 use self::xgboost::Units;
@@ -174,12 +177,13 @@ impl TreeModel {
     }
 
     /// Grows `rounds` rounds at most; fewer where they are grown one by one.
-    fn grow(&mut self, rounds: u32, control: &Control) -> Result<Vec<Vec<Tree>>, TaskError> {
+    fn grow(&mut self, rounds: u32, control: &Control) -> Result<Vec<Grown>, TaskError> {
         let first = self.ensemble.rounds();
         match &mut self.grower {
             // On a thread of the pool: each of its parts would else be handed over to one, and waited for.
             Grower::Boosting(boosting) => {
-                rayon::scope(|_| boosting.round(first, &mut self.train, control)).map(|trees| vec![trees])
+                let trees = rayon::scope(|_| boosting.round(first, &mut self.train, control))?;
+                Ok(vec![Grown { trees, joint: None }])
             }
             Grower::Forest(forest) => {
                 let at_once = rounds.min(rayon::current_num_threads() as u32);
@@ -189,17 +193,21 @@ impl TreeModel {
     }
 
     /// Takes the trees of a round over into model and scores.
-    fn add(&mut self, trees: Vec<Tree>) {
+    fn add(&mut self, Grown { trees, joint }: Grown) {
         let width = self.data.width();
-        // Boosting has added them to the training rows already: it knows which leaf each came to.
-        if matches!(self.grower, Grower::Forest(_)) {
-            let features = match &self.watched {
-                Watched::All => &self.data.train.features,
-                Watched::Some { features, .. } => features,
-            };
-            add_round(&trees, features, width, &mut self.train);
+        let held_out = &self.data.validation.features;
+        match joint {
+            Some(joint) => {
+                let watched = match &self.watched {
+                    Watched::All => &self.data.train.features,
+                    Watched::Some { features, .. } => features,
+                };
+                joint.add(watched, width, &mut self.train);
+                joint.add(held_out, width, &mut self.validation);
+            }
+            // Boosting has added them to the training rows already: it knows which leaf each came to.
+            None => add_round(&trees, held_out, width, &mut self.validation),
         }
-        add_round(&trees, &self.data.validation.features, width, &mut self.validation);
         self.ensemble.trees.extend(trees.into_iter().map(Arc::new));
         self.look();
     }
@@ -252,8 +260,8 @@ impl Trainer for TreeModel {
             let step_began = Instant::now();
             let grown = self.grow(rounds - steps, control)?;
             let duration = step_began.elapsed() / grown.len().max(1) as u32;
-            for trees in grown {
-                self.add(trees);
+            for round in grown {
+                self.add(round);
                 steps += 1;
                 let Metrics { loss, accuracy } = self.sums.metrics(&self.data.target);
                 if !loss.is_finite() {

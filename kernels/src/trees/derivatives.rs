@@ -255,7 +255,7 @@ pub fn add_to_rows(scores: &mut [f32], rows: &[u32], value: f32) {
 }
 
 /// The values at `rows`.
-pub fn pick<T: Copy + Default>(values: &[T], rows: &[u32], picked: &mut Vec<T>) {
+pub fn pick<T: Copy>(values: &[T], rows: &[u32], picked: &mut Vec<T>) {
     picked.clear();
     picked.extend(rows.iter().map(|row| values[*row as usize]));
 }

@@ -19,14 +19,19 @@ impl Routing {
     }
 }
 
-/// Puts those of `rows` first that go left and returns how many; both parts keep their order. `column` holds the bin
-/// of each of all rows; `scratch` is as long as `rows` at least.
-pub fn partition(rows: &mut [u32], scratch: &mut [u32], column: &[u8], routing: &Routing) -> usize {
+/// Puts those of `rows` first that go left and returns how many; both parts keep their order. `bin_of` tells the bin of
+/// a row; `scratch` is as long as `rows` at least.
+pub fn partition(
+    rows: &mut [u32],
+    scratch: &mut [u32],
+    bin_of: impl Fn(u32) -> u8,
+    routing: &Routing,
+) -> usize {
     let scratch = &mut scratch[..rows.len()];
     let (mut left, mut right) = (0, 0);
     for index in 0..rows.len() {
         let row = rows[index];
-        let goes_left = usize::from(routing.0[usize::from(column[row as usize])]);
+        let goes_left = usize::from(routing.0[usize::from(bin_of(row))]);
         // Written both ways, counted one way: no branch that guesses wrong.
         rows[left] = row;
         scratch[right] = row;
@@ -48,7 +53,12 @@ mod tests {
         for (missing, default) in [(None, Side::Right), (Some(9), Side::Left), (Some(9), Side::Right)] {
             let mut rows = all.clone();
             let mut scratch = vec![0; rows.len()];
-            let left = partition(&mut rows, &mut scratch, &column, &Routing::new(4, missing, default));
+            let left = partition(
+                &mut rows,
+                &mut scratch,
+                |row| column[row as usize],
+                &Routing::new(4, missing, default),
+            );
             let goes = |row: &u32| {
                 let bin = column[*row as usize];
                 if Some(bin) == missing { default == Side::Left } else { bin <= 4 }

@@ -1,6 +1,11 @@
 //! Splits that leave children as pure as can be (Breiman, Random Forests, 2001): by class with the Gini impurity, by
 //! number with the variance. For one-hot targets both are the same.
 
+mod few;
+mod spread;
+
+pub use spread::Spread;
+
 use super::bins::{Cuts, MAX_BINS};
 use super::walk::Side;
 
@@ -67,6 +72,13 @@ impl Occupied {
         self.0[usize::from(bin >> 6)] |= 1 << (bin & 63);
     }
 
+    /// The first and the last of those below `end`.
+    fn range(&self, end: usize) -> (u8, u8) {
+        let mut bins = self.bins().take_while(|bin| *bin < end);
+        let first = bins.next().unwrap_or(0);
+        (first as u8, bins.last().unwrap_or(first) as u8)
+    }
+
     /// Ascending.
     fn bins(&self) -> impl Iterator<Item = usize> + '_ {
         self.0.iter().enumerate().flat_map(|(word, bits)| {
@@ -88,14 +100,22 @@ struct Best<'a> {
     /// First and last occupied bin.
     range: (u8, u8),
     found: Option<PuritySplit>,
+    /// A little below the score of that.
+    floor: f64,
 }
 
 impl<'a> Best<'a> {
-    fn new(cuts: &'a Cuts, occupied: &Occupied, least: u32) -> Self {
-        let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins());
-        let first = bins.next().unwrap_or(0);
-        let range = (first as u8, bins.last().unwrap_or(first) as u8);
-        Self { cuts, least: u64::from(least.max(1)), range, found: None }
+    fn new(cuts: &'a Cuts, range: (u8, u8), least: u32) -> Self {
+        Self { cuts, least: u64::from(least.max(1)), range, found: None, floor: f64::MIN }
+    }
+
+    /// Whether the score of these sums of squares over these numbers of rows may be the best: asked without a division,
+    /// since hardly any is. What is the best in exact figures always may be.
+    fn may_be(&self, squares: [u64; 2], rows: [u64; 2]) -> bool {
+        // There are no unsigned conversions in AVX2; all are below 2^63.
+        let real = |value: u64| value as i64 as f64;
+        let [left, right] = rows.map(real);
+        real(squares[0]) * right + real(squares[1]) * left >= self.floor * (left * right)
     }
 
     fn consider(&mut self, counts: [u64; 2], mut split: PuritySplit) {
@@ -107,6 +127,7 @@ impl<'a> Best<'a> {
         }
         split.gap = self.cuts.gap(split.bin, split.next, self.range);
         if self.found.as_ref().is_none_or(|best| split.is_better(best)) {
+            self.floor = split.score * (1.0 - 1e-9);
             self.found = Some(split);
         }
     }
@@ -127,9 +148,6 @@ fn heavier(left: u64, right: u64) -> Side {
 /// deep tree have no more, and few of the counts would be of any.
 const FEW_PER_CLASS: usize = 64;
 
-/// Rows up to which they are sorted by comparing.
-const COMPARED: usize = 32;
-
 /// Looks for splits by class. Keeps the room for that.
 #[derive(Debug)]
 pub struct Purity {
@@ -138,13 +156,18 @@ pub struct Purity {
     counts: Vec<u32>,
     left: Vec<u32>,
     /// The rows of a small node, as they come and by bin.
-    few: [Vec<Few>; 2],
+    few: few::Room,
 }
 
 impl Purity {
     /// For `classes` classes, at most 65,536.
     pub fn new(classes: usize) -> Self {
-        Self { classes, counts: vec![0; classes * MAX_BINS], left: vec![0; classes], few: Default::default() }
+        Self {
+            classes,
+            counts: vec![0; classes * MAX_BINS],
+            left: vec![0; classes],
+            few: few::Room::default(),
+        }
     }
 
     /// Draws of each class among `rows`.
@@ -156,31 +179,31 @@ impl Purity {
         }
     }
 
-    /// The split of `rows` by one feature with the purest children of at least `least` draws each, or `None` where
+    /// The split of a node by one feature with the purest children of at least `least` draws each, or `None` where
     /// there is none. A split that leaves the children no purer than the node is one too, as in scikit-learn.
-    /// `column` holds the bin and `samples` the class of each of all rows; `totals` are the draws by class in `rows`.
+    /// `bins` and `samples` are those of the node's rows, in the same order; `totals` are its draws by class.
     pub fn best_split(
         &mut self,
-        column: &[u8],
+        bins: &[u8],
         cuts: &Cuts,
-        (rows, samples): (&[u32], &[ClassSample]),
+        samples: &[ClassSample],
         totals: &[u32],
         least: u32,
     ) -> Option<PuritySplit> {
-        if rows.len() <= FEW_PER_CLASS * self.classes
-            && let Some(found) = self.best_of_few(column, cuts, (rows, samples), totals, least)
+        if samples.len() <= FEW_PER_CLASS * self.classes
+            && let Some(found) =
+                few::best_split(&mut self.few, &mut self.left, bins, cuts, samples, totals, least)
         {
             return found;
         }
         let classes = self.classes;
         let mut occupied = Occupied::default();
-        for row in rows {
-            let (bin, sample) = (column[*row as usize], samples[*row as usize]);
-            occupied.set(bin);
-            self.counts[usize::from(bin) * classes + usize::from(sample.class)] += u32::from(sample.weight);
+        for (bin, sample) in bins.iter().zip(samples) {
+            occupied.set(*bin);
+            self.counts[usize::from(*bin) * classes + usize::from(sample.class)] += u32::from(sample.weight);
         }
         let all: u64 = totals.iter().map(|count| u64::from(*count)).sum();
-        let mut best = Best::new(cuts, &occupied, least);
+        let mut best = Best::new(cuts, occupied.range(cuts.value_bins()), least);
         let at = |bin: usize| bin * classes..(bin + 1) * classes;
         let missing_bin = cuts.missing.then_some(cuts.value_bins());
         let missing = missing_bin.filter(|bin| self.counts[at(*bin)].iter().any(|count| *count > 0));
@@ -202,7 +225,7 @@ impl Purity {
                 left_square as f64 / left as f64 + right_square as f64 / (all - left) as f64
             };
             let default = if missing.is_some() { Side::Right } else { heavier(rows, all - rows) };
-            if rows < all {
+            if best.may_be([left_square, right_square], [rows, all - rows]) && rows < all {
                 let score = score(left_square, right_square, rows);
                 best.consider([rows, all - rows], split(score, default));
             }
@@ -214,7 +237,7 @@ impl Purity {
                     left_square += left * left;
                     right_square += right * right;
                 }
-                if with < all {
+                if best.may_be([left_square, right_square], [with, all - with]) && with < all {
                     let score = score(left_square, right_square, with);
                     best.consider([with, all - with], split(score, Side::Left));
                 }
@@ -222,167 +245,6 @@ impl Purity {
         }
         for bin in occupied.bins() {
             self.counts[at(bin)].fill(0);
-        }
-        best.found
-    }
-}
-
-impl Purity {
-    /// As [`Self::best_split`], for few rows; `None` where one of them has no value.
-    fn best_of_few(
-        &mut self,
-        column: &[u8],
-        cuts: &Cuts,
-        (rows, samples): (&[u32], &[ClassSample]),
-        totals: &[u32],
-        least: u32,
-    ) -> Option<Option<PuritySplit>> {
-        let Self { few: [unsorted, sorted], left: lefts, .. } = self;
-        unsorted.clear();
-        unsorted.extend(
-            rows.iter().map(|row| Few { bin: column[*row as usize], sample: samples[*row as usize] }),
-        );
-        let few: &[Few] = if rows.len() <= COMPARED {
-            unsorted.sort_unstable_by_key(|few| few.bin);
-            unsorted
-        } else {
-            sort(unsorted, sorted);
-            sorted
-        };
-        let range = (few.first()?.bin, few.last()?.bin);
-        if usize::from(range.1) >= cuts.value_bins() {
-            return None;
-        }
-        let mut best = Best { cuts, least: u64::from(least.max(1)), range, found: None };
-        lefts.fill(0);
-        let (mut all, mut right_square) = (0_u64, 0_u64);
-        for total in totals {
-            all += u64::from(*total);
-            right_square += u64::from(*total) * u64::from(*total);
-        }
-        let (mut left_rows, mut left_square) = (0_u64, 0_u64);
-        let mut groups = few.chunk_by(|a, b| a.bin == b.bin).peekable();
-        while let Some(group) = groups.next() {
-            for Few { sample, .. } in group {
-                let class = usize::from(sample.class);
-                let (left, more) = (u64::from(lefts[class]), u64::from(sample.weight));
-                let right = u64::from(totals[class]) - left;
-                // (left + more)^2 and (right - more)^2.
-                left_square += more * (2 * left + more);
-                right_square -= more * (2 * right - more);
-                lefts[class] += u32::from(sample.weight);
-                left_rows += more;
-            }
-            if left_rows < all {
-                let score =
-                    left_square as f64 / left_rows as f64 + right_square as f64 / (all - left_rows) as f64;
-                let next = groups.peek().map(|group| group[0].bin);
-                let default = heavier(left_rows, all - left_rows);
-                let split = PuritySplit { score, bin: group[0].bin, next, default, gap: 0.0 };
-                best.consider([left_rows, all - left_rows], split);
-            }
-        }
-        Some(best.found)
-    }
-}
-
-/// A row by its bin.
-#[derive(Debug, Clone, Copy)]
-struct Few {
-    bin: u8,
-    sample: ClassSample,
-}
-
-/// Into `sorted` by bin, by counting.
-fn sort(few: &[Few], sorted: &mut Vec<Few>) {
-    let mut starts = [0_u32; MAX_BINS];
-    for few in few {
-        starts[usize::from(few.bin)] += 1;
-    }
-    let mut sum = 0;
-    for start in &mut starts {
-        sum += std::mem::replace(start, sum);
-    }
-    // What was there is written over.
-    sorted.resize(few.len(), Few { bin: 0, sample: ClassSample { class: 0, weight: 0 } });
-    for few in few {
-        let start = &mut starts[usize::from(few.bin)];
-        sorted[*start as usize] = *few;
-        *start += 1;
-    }
-}
-
-/// Looks for splits by number. Keeps the room for that.
-#[derive(Debug)]
-pub struct Spread {
-    sums: [i64; MAX_BINS],
-    counts: [u64; MAX_BINS],
-}
-
-impl Default for Spread {
-    fn default() -> Self {
-        Self { sums: [0; MAX_BINS], counts: [0; MAX_BINS] }
-    }
-}
-
-impl Spread {
-    /// Sum of the values and number of draws among `rows`.
-    pub fn sum(rows: &[u32], samples: &[ValueSample]) -> (i64, u64) {
-        rows.iter().fold((0, 0), |(sum, count), row| {
-            let sample = samples[*row as usize];
-            (sum + sample.value * i64::from(sample.weight), count + u64::from(sample.weight))
-        })
-    }
-
-    /// Whether all of `rows` have one value.
-    pub fn is_constant(rows: &[u32], samples: &[ValueSample]) -> bool {
-        rows.windows(2).all(|pair| samples[pair[0] as usize].value == samples[pair[1] as usize].value)
-    }
-
-    /// As [`Purity::best_split`], with the variance; `total` is [`Self::sum`] of `rows`.
-    pub fn best_split(
-        &mut self,
-        column: &[u8],
-        cuts: &Cuts,
-        (rows, samples): (&[u32], &[ValueSample]),
-        (sum, count): (i64, u64),
-        least: u32,
-    ) -> Option<PuritySplit> {
-        let mut occupied = Occupied::default();
-        for row in rows {
-            let (bin, sample) = (column[*row as usize], samples[*row as usize]);
-            occupied.set(bin);
-            self.sums[usize::from(bin)] += sample.value * i64::from(sample.weight);
-            self.counts[usize::from(bin)] += u64::from(sample.weight);
-        }
-        let mut best = Best::new(cuts, &occupied, least);
-        let missing_bin = cuts.missing.then_some(cuts.value_bins()).filter(|bin| self.counts[*bin] > 0);
-        let missing = missing_bin.map(|bin| (self.sums[bin], self.counts[bin]));
-        let score = |left: i64, rows: u64| {
-            let right = (sum - left) as f64;
-            left as f64 * left as f64 / rows as f64 + right * right / (count - rows) as f64
-        };
-        let (mut left, mut rows) = (0_i64, 0_u64);
-        let mut bins = occupied.bins().take_while(|bin| *bin < cuts.value_bins()).peekable();
-        while let Some(bin) = bins.next() {
-            let next = bins.peek().map(|bin| *bin as u8);
-            let split = |score, default| PuritySplit { score, bin: bin as u8, next, default, gap: 0.0 };
-            left += self.sums[bin];
-            rows += self.counts[bin];
-            let default = if missing.is_some() { Side::Right } else { heavier(rows, count - rows) };
-            if rows < count {
-                best.consider([rows, count - rows], split(score(left, rows), default));
-            }
-            if let Some((sum, more)) = missing
-                && rows + more < count
-            {
-                let score = score(left + sum, rows + more);
-                best.consider([rows + more, count - rows - more], split(score, Side::Left));
-            }
-        }
-        for bin in occupied.bins() {
-            self.sums[bin] = 0;
-            self.counts[bin] = 0;
         }
         best.found
     }
@@ -444,7 +306,7 @@ mod tests {
                 let all: u32 = counts.iter().sum();
                 (all, counts.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>() / f64::from(all))
             });
-            let found = purity.best_split(&column, &cuts, (&rows, &samples), &totals, least);
+            let found = purity.best_split(&column, &cuts, &samples, &totals, least);
             let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
             assert!(
                 score == expected || (score - expected).abs() < 1e-9,
@@ -460,7 +322,7 @@ mod tests {
                 let (sum, count) = Spread::sum(rows, &samples);
                 (count as u32, (sum as f64).powi(2) / count as f64)
             });
-            let found = spread.best_split(&column, &cuts, (&rows, &samples), total, least);
+            let found = spread.best_split(&column, &cuts, &samples, total, least);
             let score = found.map_or(f64::NEG_INFINITY, |split| split.score);
             assert!(score == expected || (score - expected).abs() < 1e-9 * expected, "{score} {expected}");
         }

@@ -52,17 +52,31 @@ const LANES: usize = 8;
 
 /// Adds what the tree says of each row to `scores`. `features` has shape [rows, `width`].
 pub fn add_tree(nodes: &[TreeNode], features: &[f32], width: usize, scores: &mut [f32]) {
+    each_leaf(nodes, features, width, scores, |score, leaf| *score += nodes[leaf].value);
+}
+
+/// Number of the leaf that each row comes to. `features` has shape [rows, `width`].
+pub fn find_leaves(nodes: &[TreeNode], features: &[f32], width: usize, leaves: &mut [u32]) {
+    each_leaf(nodes, features, width, leaves, |found, leaf| *found = leaf as u32);
+}
+
+/// Has `take` take the leaf of each row to its place.
+fn each_leaf<T>(
+    nodes: &[TreeNode],
+    features: &[f32],
+    width: usize,
+    places: &mut [T],
+    take: impl Fn(&mut T, usize),
+) {
     let width = width.max(1);
-    let (blocks, scores_left) = scores.as_chunks_mut::<LANES>();
+    let (blocks, places_left) = places.as_chunks_mut::<LANES>();
     let mut rows = features.chunks_exact(width * LANES);
-    for (scores, rows) in blocks.iter_mut().zip(&mut rows) {
+    for (places, rows) in blocks.iter_mut().zip(&mut rows) {
         let leaves = leaves_of(nodes, rows, width);
-        for (score, leaf) in scores.iter_mut().zip(leaves) {
-            *score += nodes[leaf].value;
-        }
+        places.iter_mut().zip(leaves).for_each(|(place, leaf)| take(place, leaf));
     }
-    for (score, row) in scores_left.iter_mut().zip(rows.remainder().chunks_exact(width)) {
-        *score += nodes[leaf_of(nodes, row)].value;
+    for (place, row) in places_left.iter_mut().zip(rows.remainder().chunks_exact(width)) {
+        take(place, leaf_of(nodes, row));
     }
 }
 
@@ -132,5 +146,8 @@ mod tests {
         add_tree(&nodes, &many, 2, &mut scores);
         let single: Vec<f32> = many.chunks(2).map(|row| nodes[leaf_of(&nodes, row)].value).collect();
         assert_eq!(scores, single);
+        let mut leaves = vec![0; 2 * LANES + 3];
+        find_leaves(&nodes, &many, 2, &mut leaves);
+        assert!(leaves.iter().zip(&single).all(|(leaf, value)| nodes[*leaf as usize].value == *value));
     }
 }

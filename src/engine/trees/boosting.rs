@@ -54,7 +54,7 @@ impl Boosting {
                 &data.train.features,
                 data.width(),
                 trees.max_bins.into(),
-                Layout::ColumnsAndRows,
+                Layout::ColumnsAndGroups,
             ),
             output: Output::boosted(&data.target),
             data: Arc::clone(data),

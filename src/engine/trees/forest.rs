@@ -8,10 +8,11 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use tensorfleet_kernels::trees::{
-    self as kernels, ClassSample, Purity, PuritySplit, Routing, Spread, TreeNode, ValueSample,
+    self as kernels, ClassSample, Purity, PuritySplit, Routing, Spread, ValueSample,
 };
 
-use super::ensemble::{Ensemble, Tree, leaf};
+use super::ensemble::{Ensemble, leaf};
+use super::joint::{Grown, Joint};
 use super::output::Output;
 use super::store::{Layout, Store};
 use crate::data::{Dataset, Targets};
@@ -67,18 +68,23 @@ enum Total {
 }
 
 /// Room for the search of splits.
-enum Search {
+struct Search {
+    by: By,
+    /// Of the rows of a node, by the feature that is tried.
+    bins: Vec<u8>,
+}
+
+enum By {
     Classes(Purity),
     Values(Box<Spread>),
 }
 
-/// A tree whose leaves have a value an output.
-struct Made {
-    nodes: Vec<TreeNode>,
-    gains: Vec<f32>,
-    covers: Vec<f32>,
-    /// Values of each node, shape [nodes, outputs].
-    values: Vec<f32>,
+/// A node that is looked at for a split.
+struct Node<'a> {
+    rows: &'a [u32],
+    /// Those of `rows`, in their order: so that each feature that is tried reads them one after the other.
+    samples: &'a Samples,
+    total: &'a Total,
 }
 
 struct Open {
@@ -92,7 +98,8 @@ impl Forest {
     /// Bins the training rows.
     pub(super) fn new(data: &Arc<Dataset>, hyperparameters: &Hyperparameters, seed: u64, kind: Kind) -> Self {
         let trees = &hyperparameters.trees;
-        let store = Store::new(&data.train.features, data.width(), trees.max_bins.into(), Layout::Columns);
+        let store =
+            Store::new(&data.train.features, data.width(), trees.max_bins.into(), Layout::ColumnsAndLines);
         let default = match (kind, &data.train.targets) {
             (Kind::Forest, Targets::Classes(_)) => MaxFeatures::Sqrt,
             // As scikit-learn has it.
@@ -139,11 +146,11 @@ impl Forest {
         Ensemble { bases: vec![0.0; self.output.count()], trees: Vec::new() }
     }
 
-    /// Tree number `index`, as one tree an output.
+    /// Tree number `index`.
     ///
     /// # Errors
     /// The reason to stop.
-    pub(super) fn tree(&self, index: u32, control: &Control) -> Result<Vec<Tree>, TaskError> {
+    pub(super) fn tree(&self, index: u32, control: &Control) -> Result<Grown, TaskError> {
         let mut random = seeds::stream(self.seed, Purpose::Trees, index, 0);
         let mut samples = self.samples.clone();
         let mut rows: Vec<u32> = Vec::new();
@@ -159,7 +166,8 @@ impl Forest {
             }
         }
         let growing = Growing { forest: self, samples: &samples, control };
-        growing.grow(&mut rows, &mut random)?.by_output(self.output.count())
+        let joint = growing.grow(&mut rows, &mut random)?;
+        Ok(Grown { trees: joint.by_output(self.output.count())?, joint: Some(joint) })
     }
 
     /// Memory that it takes, in bytes, roughly.
@@ -174,6 +182,19 @@ impl Samples {
         match self {
             Self::Classes { rows, .. } => kernels::weigh_classes(rows, counts),
             Self::Values { rows, .. } => kernels::weigh_values(rows, counts),
+        }
+    }
+
+    /// Makes `picked`, which came from `self`, those of `rows`.
+    fn pick(&self, rows: &[u32], picked: &mut Self) {
+        match (self, picked) {
+            (Self::Classes { rows: all, .. }, Self::Classes { rows: picked, .. }) => {
+                kernels::pick(all, rows, picked);
+            }
+            (Self::Values { rows: all, .. }, Self::Values { rows: picked, .. }) => {
+                kernels::pick(all, rows, picked);
+            }
+            _ => {}
         }
     }
 
@@ -192,10 +213,11 @@ impl Samples {
     }
 
     fn search(&self) -> Search {
-        match self {
-            Self::Classes { classes, .. } => Search::Classes(Purity::new(*classes)),
-            Self::Values { .. } => Search::Values(Box::default()),
-        }
+        let by = match self {
+            Self::Classes { classes, .. } => By::Classes(Purity::new(*classes)),
+            Self::Values { .. } => By::Values(Box::default()),
+        };
+        Search { by, bins: Vec::new() }
     }
 }
 
@@ -247,14 +269,14 @@ struct Growing<'a> {
 }
 
 impl Growing<'_> {
-    fn grow(&self, rows: &mut [u32], random: &mut impl Rng) -> Result<Made, TaskError> {
+    fn grow(&self, rows: &mut [u32], random: &mut impl Rng) -> Result<Joint, TaskError> {
         let Self { forest, samples, .. } = self;
-        let mut made = Made { nodes: Vec::new(), gains: Vec::new(), covers: Vec::new(), values: Vec::new() };
+        let mut made = Joint::default();
         let mut spare = vec![0; rows.len()];
-        let mut search = samples.search();
+        let (mut search, mut picked) = (samples.search(), (*samples).clone());
         let mut features: Vec<usize> = (0..forest.store.features().len()).collect();
         let total = samples.total(rows);
-        made.push(&total, self);
+        self.push(&mut made, &total);
         let mut open = vec![Open { node: 0, rows: 0..rows.len(), depth: 0, total }];
         while let Some(node) = open.pop() {
             self.control.check()?;
@@ -267,15 +289,17 @@ impl Growing<'_> {
             {
                 continue;
             }
-            let Some((index, split)) = self.best(part, total, &mut features, (&mut search, random))? else {
+            samples.pick(part, &mut picked);
+            let looked_at = Node { rows: part, samples: &picked, total };
+            let Some((index, split)) = self.best(&looked_at, &mut features, (&mut search, random))? else {
                 continue;
             };
             let Some(binned) = forest.store.features().get(index) else { continue };
             let routing = Routing::new(split.bin, binned.missing_bin(), split.default);
-            let middle = kernels::partition(part, &mut spare, forest.store.column(index), &routing);
+            let middle = forest.store.partition(index, part, &mut spare, &routing);
             let (left, right) = part.split_at(middle);
             let totals = [left, right].map(|rows| samples.total(rows));
-            let children = totals.each_ref().map(|total| made.push(total, self));
+            let children = totals.each_ref().map(|total| self.push(&mut made, total));
             if let (Some(inner), Some(gain)) = (made.nodes.get_mut(node.node), made.gains.get_mut(node.node))
             {
                 inner.feature = binned.feature;
@@ -292,12 +316,20 @@ impl Growing<'_> {
         Ok(made)
     }
 
+    /// Adds a node without children, and returns its number.
+    fn push(&self, made: &mut Joint, total: &Total) -> usize {
+        made.nodes.push(leaf(0.0));
+        made.gains.push(0.0);
+        made.covers.push(total.rows() as f32);
+        total.values(self.forest.output, self.samples, &mut made.values);
+        made.nodes.len() - 1
+    }
+
     /// The split with the purest children among features drawn for this node. Features without any split do not end
     /// the drawing.
     fn best(
         &self,
-        rows: &[u32],
-        total: &Total,
+        node: &Node<'_>,
         features: &mut [usize],
         (search, random): (&mut Search, &mut impl Rng),
     ) -> Result<Option<(usize, PuritySplit)>, TaskError> {
@@ -314,20 +346,17 @@ impl Growing<'_> {
                 *best = Some((index, split));
             }
         };
-        if rows.len() * wanted >= CELLS_IN_PARALLEL && wanted > 1 {
+        if node.rows.len() * wanted >= CELLS_IN_PARALLEL && wanted > 1 {
             let found: Vec<Option<PuritySplit>> = chosen
                 .par_iter()
-                .map_init(
-                    || self.samples.search(),
-                    |search, index| self.split_by(*index, rows, total, search),
-                )
+                .map_init(|| self.samples.search(), |search, index| self.split_by(*index, node, search))
                 .collect::<Result<_, _>>()?;
             for (index, split) in chosen.iter().zip(found) {
                 better(&mut best, *index, split);
             }
         } else {
             for index in chosen {
-                better(&mut best, *index, self.split_by(*index, rows, total, search)?);
+                better(&mut best, *index, self.split_by(*index, node, search)?);
             }
         }
         let tried: Vec<usize> = if best.is_none() { chosen.to_vec() } else { Vec::new() };
@@ -339,7 +368,7 @@ impl Growing<'_> {
             rest.shuffle(random);
             for index in rest {
                 drawn += 1;
-                better(&mut best, index, self.split_by(index, rows, total, search)?);
+                better(&mut best, index, self.split_by(index, node, search)?);
                 if best.is_some() {
                     break;
                 }
@@ -351,22 +380,23 @@ impl Growing<'_> {
     fn split_by(
         &self,
         index: usize,
-        rows: &[u32],
-        total: &Total,
+        node: &Node<'_>,
         search: &mut Search,
     ) -> Result<Option<PuritySplit>, TaskError> {
         self.control.check()?;
         let store = &self.forest.store;
-        let (column, least) = (store.column(index), self.forest.least_leaf);
+        let least = self.forest.least_leaf;
         let Some(cuts) = store.features().get(index).map(|binned| &binned.cuts) else {
             return Ok(None);
         };
-        Ok(match (search, self.samples, total) {
-            (Search::Classes(purity), Samples::Classes { rows: samples, .. }, Total::Classes(total)) => {
-                purity.best_split(column, cuts, (rows, samples), total, least)
+        let Search { by, bins } = search;
+        store.bins_of(index, node.rows, bins);
+        Ok(match (by, node.samples, node.total) {
+            (By::Classes(purity), Samples::Classes { rows: samples, .. }, Total::Classes(total)) => {
+                purity.best_split(bins, cuts, samples, total, least)
             }
-            (Search::Values(spread), Samples::Values { rows: samples, .. }, Total::Values { sum, .. }) => {
-                spread.best_split(column, cuts, (rows, samples), *sum, least)
+            (By::Values(spread), Samples::Values { rows: samples, .. }, Total::Values { sum, .. }) => {
+                spread.best_split(bins, cuts, samples, *sum, least)
             }
             _ => None,
         })
@@ -380,72 +410,5 @@ impl Samples {
             Self::Classes { .. } => score as f32,
             Self::Values { unit, .. } => (score * unit * unit) as f32,
         }
-    }
-}
-
-impl Made {
-    fn push(&mut self, total: &Total, growing: &Growing<'_>) -> usize {
-        self.nodes.push(leaf(0.0));
-        self.gains.push(0.0);
-        self.covers.push(total.rows() as f32);
-        total.values(growing.forest.output, growing.samples, &mut self.values);
-        self.nodes.len() - 1
-    }
-
-    /// One tree an output. Where all leaves below a node say the same of an output, its tree ends there.
-    fn by_output(&self, outputs: usize) -> Result<Vec<Tree>, TaskError> {
-        (0..outputs).map(|output| self.tree(output, outputs)).collect()
-    }
-
-    fn tree(&self, output: usize, outputs: usize) -> Result<Tree, TaskError> {
-        let value = |node: usize| self.values.get(node * outputs + output).copied().unwrap_or(f32::NAN);
-        // Children come after their parents, so that going backwards each is settled before it is looked at.
-        let mut constant = vec![false; self.nodes.len()];
-        let mut said: Vec<f32> = (0..self.nodes.len()).map(value).collect();
-        for (at, node) in self.nodes.iter().enumerate().rev() {
-            let (left, right) = (node.left as usize, node.right as usize);
-            let alike = node.is_leaf()
-                || (constant.get(left) == Some(&true)
-                    && constant.get(right) == Some(&true)
-                    && said.get(left).map(|value| value.to_bits())
-                        == said.get(right).map(|value| value.to_bits()));
-            if alike {
-                let below =
-                    if node.is_leaf() { value(at) } else { said.get(left).copied().unwrap_or(f32::NAN) };
-                if let (Some(constant), Some(said)) = (constant.get_mut(at), said.get_mut(at)) {
-                    *constant = true;
-                    *said = below;
-                }
-            }
-        }
-        let mut tree = Made { nodes: Vec::new(), gains: Vec::new(), covers: Vec::new(), values: Vec::new() };
-        let place = |tree: &mut Made, from: usize| {
-            let constant = constant.get(from) == Some(&true);
-            let (node, gain, cover) = (self.nodes.get(from), self.gains.get(from), self.covers.get(from));
-            let said = said.get(from).copied().unwrap_or(f32::NAN);
-            tree.nodes.push(match node {
-                Some(node) if !constant => TreeNode { value: said, ..*node },
-                _ => leaf(said),
-            });
-            tree.gains.push(gain.copied().filter(|_| !constant).unwrap_or(0.0));
-            tree.covers.push(cover.copied().unwrap_or(0.0));
-            tree.nodes.len() - 1
-        };
-        let mut open = vec![place(&mut tree, 0)];
-        while let Some(at) = open.pop() {
-            let Some(TreeNode { left, right, .. }) =
-                tree.nodes.get(at).copied().filter(|node| !node.is_leaf())
-            else {
-                continue;
-            };
-            // Side by side, as XGBoost expects them.
-            let children = [left, right].map(|from| place(&mut tree, from as usize));
-            if let Some(node) = tree.nodes.get_mut(at) {
-                [node.left, node.right] = children.map(|child| child as u32);
-            }
-            open.extend([children[1], children[0]]);
-        }
-        let Made { nodes, gains, covers, .. } = tree;
-        Tree::new(nodes, gains, covers)
     }
 }

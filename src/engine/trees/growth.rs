@@ -151,8 +151,7 @@ impl Growth<'_> {
         let missing = features.get(index).and_then(super::store::Binned::missing_bin);
         let routing = Routing::new(split.bin, missing, split.default);
         let rows = scratch.rows.get_mut(node.rows.clone()).unwrap_or_default();
-        let middle = node.rows.start
-            + kernels::partition(rows, &mut scratch.spare_rows, self.store.column(index), &routing);
+        let middle = node.rows.start + self.store.partition(index, rows, &mut scratch.spare_rows, &routing);
         let right = node.total.wrapping_sub(split.left);
         let depth = node.depth + 1;
         let child = |made: &mut Made, rows: Range<usize>, total: i64| Open {

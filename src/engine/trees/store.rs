@@ -1,7 +1,7 @@
 //! The training rows as bins, made once a session and shared by all its trees.
 
 use rayon::prelude::*;
-use tensorfleet_kernels::trees::{self as kernels, Cuts, TILE};
+use tensorfleet_kernels::trees::{self as kernels, Cuts, Routing, TILE};
 
 use crate::domain::TaskError;
 use crate::engine::Control;
@@ -14,6 +14,10 @@ const GATHERED_BYTES: usize = 16 << 20;
 
 /// Rows that are interleaved together.
 const BLOCK_ROWS: usize = 16_384;
+
+/// Rows of a node up to which their bins are read line by line: each line is a line of the cache too, which then serves
+/// all features that are tried there and below.
+const ROWS_BY_LINE: usize = 8192;
 
 /// Row updates of a histogram between two looks at whether to go on: some 10 ms.
 const UPDATES_AT_ONCE: usize = 1 << 24;
@@ -42,10 +46,10 @@ struct Group {
 /// Which copies of the bins are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// By column.
-    Columns,
-    /// By column and by row.
-    ColumnsAndRows,
+    /// By column, and by row with all features side by side.
+    ColumnsAndLines,
+    /// By column, and by row in groups of features.
+    ColumnsAndGroups,
 }
 
 /// Bins of all rows and of all features that have more than one.
@@ -55,6 +59,8 @@ pub(super) struct Store {
     features: Vec<Binned>,
     /// One column after the other.
     columns: Vec<u8>,
+    /// One row after the other; empty where they are grouped.
+    lines: Vec<u8>,
     groups: Vec<Group>,
     /// First slot of each feature in a histogram.
     slots: Vec<usize>,
@@ -83,11 +89,29 @@ impl Store {
         }
         columns.truncate(end);
         let binned = parts.into_iter().flatten().collect();
-        let mut store = Self { rows, features: binned, columns, groups: Vec::new(), slots: Vec::new() };
-        if layout == Layout::ColumnsAndRows {
-            store.group();
+        let mut store = Self {
+            rows,
+            features: binned,
+            columns,
+            lines: Vec::new(),
+            groups: Vec::new(),
+            slots: Vec::new(),
+        };
+        match layout {
+            Layout::ColumnsAndLines => store.lines = store.lines_of(&store.columns),
+            Layout::ColumnsAndGroups => store.group(),
         }
         store
+    }
+
+    /// `columns` by row.
+    fn lines_of(&self, columns: &[u8]) -> Vec<u8> {
+        let width = columns.len() / self.rows.max(1);
+        let mut all = vec![0; columns.len()];
+        all.par_chunks_mut((BLOCK_ROWS * width).max(1)).enumerate().for_each(|(block, lines)| {
+            kernels::interleave(columns, self.rows, block * BLOCK_ROWS, lines);
+        });
+        all
     }
 
     fn group(&mut self) {
@@ -105,11 +129,7 @@ impl Store {
             if used >= wanted || last {
                 let columns =
                     self.columns.get(first * self.rows..(index + 1) * self.rows).unwrap_or_default();
-                let width = offsets.len();
-                let mut bins = vec![0; columns.len()];
-                bins.par_chunks_mut(BLOCK_ROWS * width).enumerate().for_each(|(block, lines)| {
-                    kernels::interleave(columns, self.rows, block * BLOCK_ROWS, lines);
-                });
+                let bins = self.lines_of(columns);
                 self.groups.push(Group { offsets: std::mem::take(&mut offsets), bins });
                 (first, used) = (index + 1, 0);
             }
@@ -129,6 +149,38 @@ impl Store {
     /// The bin of each row by feature number `index` of [`Self::features`].
     pub(super) fn column(&self, index: usize) -> &[u8] {
         self.columns.get(index * self.rows..(index + 1) * self.rows).unwrap_or_default()
+    }
+
+    /// Makes `bins` the bin of each of `rows` by feature number `index`.
+    pub(super) fn bins_of(&self, index: usize, rows: &[u32], bins: &mut Vec<u8>) {
+        bins.clear();
+        match self.by_line(index, rows) {
+            Some(bin_of) => bins.extend(rows.iter().map(|row| bin_of(*row))),
+            None => bins.extend(rows.iter().map(|row| bin_in(self.column(index), *row))),
+        }
+    }
+
+    /// As [`kernels::partition`], by feature number `index`.
+    pub(super) fn partition(
+        &self,
+        index: usize,
+        rows: &mut [u32],
+        scratch: &mut [u32],
+        routing: &Routing,
+    ) -> usize {
+        let column = self.column(index);
+        match self.by_line(index, rows) {
+            Some(bin_of) => kernels::partition(rows, scratch, bin_of, routing),
+            None => kernels::partition(rows, scratch, |row| bin_in(column, row), routing),
+        }
+    }
+
+    /// Where the bins of `rows` by feature number `index` are, if it is better to read them by line.
+    fn by_line(&self, index: usize, rows: &[u32]) -> Option<impl Fn(u32) -> u8 + use<'_>> {
+        let width = self.features.len();
+        let lines = self.lines.get(index..)?;
+        (rows.len() <= ROWS_BY_LINE && !lines.is_empty())
+            .then_some(move |row| lines.get(row as usize * width).copied().unwrap_or_default())
     }
 
     /// Length of a histogram.
@@ -189,7 +241,9 @@ impl Store {
 
     /// Memory that it takes, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        (self.columns.len() + self.groups.iter().map(|group| group.bins.len()).sum::<usize>()) as u64
+        (self.columns.len()
+            + self.lines.len()
+            + self.groups.iter().map(|group| group.bins.len()).sum::<usize>()) as u64
     }
 }
 
@@ -198,6 +252,11 @@ impl Binned {
     pub(super) fn missing_bin(&self) -> Option<u8> {
         self.cuts.missing.then_some(self.cuts.value_bins() as u8)
     }
+}
+
+/// The bin of `row`.
+fn bin_in(column: &[u8], row: u32) -> u8 {
+    column.get(row as usize).copied().unwrap_or_default()
 }
 
 /// How many features are cut together.

@@ -16,10 +16,12 @@
 
 use std::io::Write as _;
 
+use rayon::prelude::*;
 use serde_json::json;
 use tensorfleet_kernels::trees::{Side, TreeNode};
 
 use super::ensemble::{Ensemble, Tree};
+use super::numbers;
 use super::output::Output;
 use crate::data::{Dataset, TargetKind};
 use crate::domain::{ErrorCode, TaskError};
@@ -61,9 +63,6 @@ pub(super) fn booster(output: Output) -> &'static str {
     }
 }
 
-/// Writes one value of node number so and so.
-type WriteOne<'a> = &'a dyn Fn(&mut Vec<u8>, usize, &TreeNode) -> std::io::Result<()>;
-
 /// The model file.
 ///
 /// # Errors
@@ -85,7 +84,9 @@ fn write_model(ensemble: &Ensemble, output: Output, data: &Dataset) -> std::io::
     if let TargetKind::Classes { labels } = &data.target {
         attributes.insert("classes".to_owned(), serde_json::to_string(labels)?.into());
     }
-    let length = ensemble.trees.iter().filter_map(|tree| tree.written.get()).map(Vec::len).sum::<usize>();
+    let texts: Vec<&[u8]> =
+        ensemble.trees.par_iter().map(|tree| text(tree, data.width(), units)).collect::<Result<_, _>>()?;
+    let length = texts.iter().map(|text| text.len()).sum::<usize>();
     let mut out = Vec::with_capacity(length + 32 * trees + 4096);
     out.extend_from_slice(b"{\"learner\":{\"attributes\":");
     serde_json::to_writer(&mut out, &attributes)?;
@@ -101,16 +102,9 @@ fn write_model(ensemble: &Ensemble, output: Output, data: &Dataset) -> std::io::
     out.extend_from_slice(b"],\"tree_info\":[");
     list(&mut out, 0..trees, |out, tree| write!(out, "{}", tree % outputs.max(1)))?;
     out.extend_from_slice(b"],\"trees\":[");
-    list(&mut out, ensemble.trees.iter().enumerate(), |out, (id, tree)| {
+    list(&mut out, texts.iter().enumerate(), |out, (id, text)| {
         write!(out, "{{\"id\":{id},")?;
-        let written = match tree.written.get() {
-            Some(written) => written,
-            None => {
-                let text = write_tree(tree, data.width(), units)?;
-                tree.written.get_or_init(|| text)
-            }
-        };
-        out.extend_from_slice(written);
+        out.extend_from_slice(text);
         Ok(())
     })?;
     out.extend_from_slice(b"]},\"name\":\"gbtree\"}");
@@ -152,6 +146,15 @@ fn base_score(bases: &[f32], output: Output, units: Units) -> String {
     }
 }
 
+/// A tree from its second field on, which is written once.
+fn text(tree: &Tree, width: usize, units: Units) -> std::io::Result<&[u8]> {
+    if let Some(written) = tree.written.get() {
+        return Ok(written);
+    }
+    let text = write_tree(tree, width, units)?;
+    Ok(tree.written.get_or_init(|| text))
+}
+
 /// A tree from its second field on.
 fn write_tree(tree: &Tree, width: usize, units: Units) -> std::io::Result<Vec<u8>> {
     let nodes = &tree.nodes;
@@ -165,37 +168,38 @@ fn write_tree(tree: &Tree, width: usize, units: Units) -> std::io::Result<Vec<u8
         }
     }
     let mut out = Vec::with_capacity(nodes.len() * 96 + 256);
-    let float =
-        |out: &mut Vec<u8>, value: f32| -> std::io::Result<()> { Ok(serde_json::to_writer(out, &value)?) };
-    let child = |node: &TreeNode, child: u32| if node.is_leaf() { -1 } else { i64::from(child) };
-    let mut field = |name: &str, write_one: WriteOne<'_>| {
-        write!(out, "\"{name}\":[")?;
-        list(&mut out, nodes.iter().enumerate(), |out, (at, node)| write_one(out, at, node))?;
-        out.extend_from_slice(b"],");
-        std::io::Result::Ok(())
+    let child = |out: &mut Vec<u8>, node: &TreeNode, child: u32| {
+        numbers::integer(out, if node.is_leaf() { -1 } else { i64::from(child) });
+        Ok(())
     };
     let of = |values: &[f32], at: usize| values.get(at).copied().unwrap_or_default();
     let squared = (units.std * units.std) as f32;
-    field("base_weights", &|out, _, node| float(out, scale(node.value)))?;
-    field("default_left", &|out, _, node| {
+    field(&mut out, "base_weights", nodes, |out, _, node| numbers::float(out, scale(node.value)))?;
+    field(&mut out, "default_left", nodes, |out, _, node| {
         out.push(if node.default == Side::Left && !node.is_leaf() { b'1' } else { b'0' });
         Ok(())
     })?;
-    field("left_children", &|out, _, node| write!(out, "{}", child(node, node.left)))?;
-    field("loss_changes", &|out, at, _| {
-        float(out, (of(&tree.gains, at) * squared).clamp(f32::MIN, f32::MAX))
+    field(&mut out, "left_children", nodes, |out, _, node| child(out, node, node.left))?;
+    field(&mut out, "loss_changes", nodes, |out, at, _| {
+        numbers::float(out, (of(&tree.gains, at) * squared).clamp(f32::MIN, f32::MAX))
     })?;
-    field("parents", &|out, at, _| write!(out, "{}", parents.get(at).copied().unwrap_or(NO_PARENT)))?;
-    field("right_children", &|out, _, node| write!(out, "{}", child(node, node.right)))?;
-    field("split_conditions", &|out, _, node| {
-        float(out, if node.is_leaf() { scale(node.value) } else { node.threshold })
+    field(&mut out, "parents", nodes, |out, at, _| {
+        numbers::integer(out, parents.get(at).copied().unwrap_or(NO_PARENT));
+        Ok(())
     })?;
-    field("split_indices", &|out, _, node| write!(out, "{}", node.feature))?;
-    field("split_type", &|out, _, _| {
+    field(&mut out, "right_children", nodes, |out, _, node| child(out, node, node.right))?;
+    field(&mut out, "split_conditions", nodes, |out, _, node| {
+        numbers::float(out, if node.is_leaf() { scale(node.value) } else { node.threshold })
+    })?;
+    field(&mut out, "split_indices", nodes, |out, _, node| {
+        numbers::integer(out, node.feature);
+        Ok(())
+    })?;
+    field(&mut out, "split_type", nodes, |out, _, _| {
         out.push(b'0');
         Ok(())
     })?;
-    field("sum_hessian", &|out, at, _| float(out, of(&tree.covers, at)))?;
+    field(&mut out, "sum_hessian", nodes, |out, at, _| numbers::float(out, of(&tree.covers, at)))?;
     write!(
         out,
         "\"categories\":[],\"categories_nodes\":[],\"categories_segments\":[],\"categories_sizes\":[],\
@@ -204,6 +208,19 @@ fn write_tree(tree: &Tree, width: usize, units: Units) -> std::io::Result<Vec<u8
         nodes.len()
     )?;
     Ok(out)
+}
+
+/// The list called `name`, with a value a node.
+fn field(
+    out: &mut Vec<u8>,
+    name: &str,
+    nodes: &[TreeNode],
+    write_one: impl Fn(&mut Vec<u8>, usize, &TreeNode) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    write!(out, "\"{name}\":[")?;
+    list(out, nodes.iter().enumerate(), |out, (at, node)| write_one(out, at, node))?;
+    out.extend_from_slice(b"],");
+    Ok(())
 }
 
 /// Items with commas between them.
