@@ -144,8 +144,9 @@ fn heavier(left: u64, right: u64) -> Side {
     if left > right { Side::Left } else { Side::Right }
 }
 
-/// Rows a class up to which a node's rows are sorted by their bins instead of counted by bin and class: most nodes of a
-/// deep tree have no more, and few of the counts would be of any.
+/// Rows up to which those of a node are sorted by their bins instead of counted by bin and class, and how many more a
+/// class: most nodes of a deep tree have no more, and few of the counts would be of any.
+const FEW: usize = 384;
 const FEW_PER_CLASS: usize = 64;
 
 /// Looks for splits by class. Keeps the room for that.
@@ -190,9 +191,8 @@ impl Purity {
         totals: &[u32],
         least: u32,
     ) -> Option<PuritySplit> {
-        if samples.len() <= FEW_PER_CLASS * self.classes
-            && let Some(found) =
-                few::best_split(&mut self.few, &mut self.left, bins, cuts, samples, totals, least)
+        if samples.len() <= FEW + FEW_PER_CLASS * self.classes
+            && let Some(found) = few::best_split(&mut self.few, bins, cuts, samples, totals, least)
         {
             return found;
         }
@@ -289,7 +289,7 @@ mod tests {
         for round in 0..600 {
             let mut draw = noise(round);
             // Few, some and many.
-            let count = [2 + draw(31), 60, 300][round as usize % 3];
+            let count = [2 + draw(31), 60, 600][round as usize % 3];
             let rows: Vec<u32> = (0..count as u32).collect();
             let values: Vec<f32> = (0..=draw(12)).map(|value| value as f32).collect();
             let cuts = Cuts { missing: round % 2 == 0, ..cut_points(&values, 256) };

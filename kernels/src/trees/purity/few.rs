@@ -12,19 +12,20 @@ const COMPARED: usize = 32;
 pub(super) struct Room {
     unsorted: Vec<Few>,
     sorted: Vec<Few>,
+    /// Draws of each class: on the left so far, and in all.
+    classes: Vec<[u32; 2]>,
 }
 
-/// As [`super::Purity::best_split`]; `None` where a row has no value. `lefts` is room for a count a class.
+/// As [`super::Purity::best_split`]; `None` where a row has no value.
 pub(super) fn best_split(
     room: &mut Room,
-    lefts: &mut [u32],
     bins: &[u8],
     cuts: &Cuts,
     samples: &[ClassSample],
     totals: &[u32],
     least: u32,
 ) -> Option<Option<PuritySplit>> {
-    let Room { unsorted, sorted } = room;
+    let Room { unsorted, sorted, classes } = room;
     unsorted.clear();
     unsorted.extend(bins.iter().zip(samples).map(|(bin, sample)| Few::new(*bin, *sample)));
     let few: &[Few] = if samples.len() <= COMPARED {
@@ -39,7 +40,8 @@ pub(super) fn best_split(
         return None;
     }
     let mut best = Best::new(cuts, range, least);
-    lefts.fill(0);
+    classes.clear();
+    classes.extend(totals.iter().map(|total| [0, *total]));
     let (mut all, mut right_square) = (0_u64, 0_u64);
     for total in totals {
         all += u64::from(*total);
@@ -47,13 +49,13 @@ pub(super) fn best_split(
     }
     let (mut left_rows, mut left_square) = (0_u64, 0_u64);
     for pair in few.windows(2) {
-        let (class, more) = (pair[0].class(), pair[0].weight());
-        let left = u64::from(lefts[class]);
-        let right = u64::from(totals[class]) - left;
+        let (class, more) = (&mut classes[pair[0].class()], pair[0].weight());
+        let left = u64::from(class[0]);
+        let right = u64::from(class[1]) - left;
         // (left + more)^2 and (right - more)^2.
         left_square += more * (2 * left + more);
         right_square -= more * (2 * right - more);
-        lefts[class] += more as u32;
+        class[0] += more as u32;
         left_rows += more;
         let right_rows = all - left_rows;
         let [bin, next] = [pair[0].bin(), pair[1].bin()];
