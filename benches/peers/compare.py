@@ -310,11 +310,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", default=f"1,{os.cpu_count()}")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", metavar="WORK[,WORK...]", help="some of: " + ", ".join(WORKS))
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    unknown = [name for name in arguments.only.split(",") if name and name not in WORKS]
+    if unknown:
+        parser.error(f"--only: {unknown[0]!r} is none of {', '.join(WORKS)}")
     if arguments.serve:
         peer, work, threads = arguments.serve
         return serve(peer, work, int(threads))
