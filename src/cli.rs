@@ -9,6 +9,7 @@
 //!
 //! Deliberately absent: the process environment and the process's exit. Both belong to `main`.
 
+pub mod adapters;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -100,6 +101,9 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Show the configuration in force, check it, or describe all of it
     Config(config::Args),
+    /// Tell a worker which GPUs there are; started by the worker itself
+    #[command(hide = true)]
+    Adapters(adapters::Args),
     /// Train what a worker says; started by the worker itself
     #[command(hide = true)]
     Runner(runner::Args),
@@ -131,7 +135,8 @@ impl Cli {
     }
 }
 
-/// Carries out `command`. Needs a tokio runtime, except for [`Command::Config`] and [`Command::Runner`].
+/// Carries out `command`. Needs a tokio runtime, except for [`Command::Config`], [`Command::Adapters`] and
+/// [`Command::Runner`].
 ///
 /// # Errors
 /// Why it could not be carried out; the command itself has told nothing of it.
@@ -147,6 +152,7 @@ pub async fn execute(command: Command, environment: &Environment) -> Result<Exit
         Command::Doctor(args) => doctor::execute(args, environment).await,
         Command::Health(args) => health::execute(args, environment).await,
         Command::Config(args) => config::execute(args, environment),
+        Command::Adapters(args) => adapters::execute(&args),
         Command::Runner(args) => runner::execute(&args),
         Command::Completions(args) => completions::execute(args),
         Command::Man(args) => completions::manual(args),

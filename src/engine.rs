@@ -25,6 +25,7 @@ mod minibatches;
 mod neural_network;
 mod placement;
 mod priority;
+mod probe;
 mod registry;
 #[cfg(target_os = "linux")]
 mod runner;
@@ -47,6 +48,7 @@ pub use device::ComputeDevice;
 pub use error::{EngineError, OpenError};
 pub use exit::ExitCause;
 pub use local::{LocalTraining, Predictions};
+pub use probe::tell_adapters;
 pub use registry::ModelRegistry;
 #[cfg(target_os = "linux")]
 pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
 fn carry_out(command: Command, environment: &Environment) -> Result<Exit, Failure> {
     let command = match command {
         Command::Config(args) => return cli::config::execute(args, environment),
+        Command::Adapters(args) => return cli::adapters::execute(&args),
         // It gives up rights for the threads that it starts later, so that none may be there before.
         Command::Runner(args) => return cli::runner::execute(&args),
         other => other,

@@ -163,6 +163,10 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
     let peaks = text.lines().filter(|line| line.starts_with("worker_task_gpu_memory_peak_bytes{"));
     assert_eq!(peaks.count(), 8);
 
+    // Drivers live where they are needed: neither search nor training loads one into the worker.
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", node.worker.child.id())).unwrap();
+    assert!(!maps.contains("vulkan") && !maps.contains("libLLVM"), "{maps}");
+
     // One of the two is lost: its job goes on, on the other.
     let lost = usize::from(reports[0].device == "Fake card 1");
     node.machine.fake.set(|control| control.gpus[lost].lost = true).unwrap();

@@ -38,11 +38,13 @@ fn runners_of(worker: &WorkerProcess) -> Vec<Pid> {
     let parent = format!("PPid:\t{}", worker.child.id());
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let number = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-    let is_child = |id: &u64| {
-        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        status.lines().any(|line| line == parent)
+    // It has another child for a moment, which looks for GPUs.
+    let is_runner = |id: &u64| {
+        let read = |what: &str| fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
+        read("status").lines().any(|line| line == parent)
+            && read("cmdline").split('\0').nth(1) == Some("runner")
     };
-    number.filter(is_child).map(pid).collect()
+    number.filter(is_runner).map(pid).collect()
 }
 
 /// Waits until a process has ended.

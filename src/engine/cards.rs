@@ -225,7 +225,7 @@ impl Drop for Reservation {
 pub(super) mod tests {
     use super::*;
     use crate::domain::Hyperparameters;
-    use crate::engine::device::{AdapterKind, Devices};
+    use crate::engine::device::{AdapterKind, Devices, Handle};
     use crate::engine::trainer::MODELS;
 
     /// GPUs as the test says.
@@ -247,6 +247,7 @@ pub(super) mod tests {
                 name: format!("card {index}"),
                 ..ComputeDevice::cpu()
             },
+            handle: Handle::Discrete(index),
             kind: AdapterKind::Hardware,
             address: Some(address(index)),
         };

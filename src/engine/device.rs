@@ -6,9 +6,13 @@
 //! ```
 //!
 //! The probe loads the system's graphics drivers, which may hang or panic: it runs on a thread of its own and is
-//! given up after a while; the worker then goes on as on a machine without a GPU.
+//! given up after a while; the worker then goes on as on a machine without a GPU. Where tasks are trained in processes of
+//! their own, so is the probe ([`super::probe`]).
 
 use burn::tensor::Device;
+#[cfg(feature = "wgpu")]
+use burn::tensor::DeviceKind;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{Backend, PciAddress};
 
@@ -42,11 +46,45 @@ pub(crate) enum AdapterKind {
     Software,
 }
 
+/// Which adapter of wgpu, in the order of its kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Handle {
+    /// A card of its own.
+    Discrete(usize),
+    /// One beside the CPU.
+    Integrated(usize),
+    /// A part of one, in a virtual machine.
+    Virtual(usize),
+    /// The driver that computes on the CPU.
+    Software,
+}
+
+impl Handle {
+    /// Burn's handle, which opens nothing yet.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn device(self) -> Device {
+        Device::wgpu(match self {
+            Self::Discrete(index) => DeviceKind::DiscreteGpu(index),
+            Self::Integrated(index) => DeviceKind::IntegratedGpu(index),
+            Self::Virtual(index) => DeviceKind::VirtualGpu(index),
+            Self::Software => DeviceKind::Cpu,
+        })
+    }
+
+    /// This build has no GPU backend and finds no adapter.
+    #[cfg(not(feature = "wgpu"))]
+    pub(crate) fn device(self) -> Device {
+        Device::flex()
+    }
+}
+
 /// An adapter of wgpu that may be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Adapter {
     /// What trains on it.
     pub(crate) device: ComputeDevice,
+    /// Which one it is.
+    pub(crate) handle: Handle,
     /// Whether it is a real GPU.
     pub(crate) kind: AdapterKind,
     /// Where it is, if its driver tells.
@@ -127,11 +165,11 @@ mod adapter {
     use std::thread;
     use std::time::Duration;
 
-    use burn::tensor::{Device, DeviceKind, DeviceType};
+    use burn::tensor::{Device, DeviceType};
 
     use futures_util::FutureExt as _;
 
-    use super::{Adapter, AdapterKind, ComputeDevice, SoftwareAdapters};
+    use super::{Adapter, AdapterKind, ComputeDevice, Handle, SoftwareAdapters};
     use crate::domain::Backend;
 
     /// How long drivers may take to load and answer.
@@ -163,22 +201,22 @@ mod adapter {
         receiver.recv_timeout(PATIENCE).unwrap_or(Err(ProbeError::Hung))
     }
 
-    /// The device of a kind at an index.
-    type Numbered = fn(usize) -> DeviceKind;
+    /// The adapter of a kind at an index.
+    type Numbered = fn(usize) -> Handle;
 
     fn choose(software: SoftwareAdapters) -> Result<Vec<Adapter>, ProbeError> {
         // Lists adapters without opening one of them.
         let adapters = Device::enumerate(DeviceType::Wgpu);
-        let has = |kind: DeviceKind| adapters.iter().any(|device| *device == Device::wgpu(kind.clone()));
+        let has = |handle: Handle| adapters.contains(&handle.device());
         // Burn counts each kind in the order in which Vulkan lists its adapters.
         let listed = listed();
         let info = |kind: wgpu::DeviceType, index: usize| {
             listed.iter().filter(|info| info.device_type == kind).nth(index)
         };
         let kinds: [(wgpu::DeviceType, Numbered); 3] = [
-            (wgpu::DeviceType::DiscreteGpu, DeviceKind::DiscreteGpu),
-            (wgpu::DeviceType::IntegratedGpu, DeviceKind::IntegratedGpu),
-            (wgpu::DeviceType::VirtualGpu, DeviceKind::VirtualGpu),
+            (wgpu::DeviceType::DiscreteGpu, Handle::Discrete),
+            (wgpu::DeviceType::IntegratedGpu, Handle::Integrated),
+            (wgpu::DeviceType::VirtualGpu, Handle::Virtual),
         ];
         let of_kind = |(listed_as, kind): (wgpu::DeviceType, Numbered)| {
             (0..INDICES)
@@ -189,10 +227,10 @@ mod adapter {
         let software_info = info(wgpu::DeviceType::Cpu, 0);
         match (hardware.is_empty(), software) {
             (false, _) => Ok(hardware),
-            (true, SoftwareAdapters::Allowed) if has(DeviceKind::Cpu) => {
-                Ok(vec![adapter(DeviceKind::Cpu, software_info, AdapterKind::Software)])
+            (true, SoftwareAdapters::Allowed) if has(Handle::Software) => {
+                Ok(vec![adapter(Handle::Software, software_info, AdapterKind::Software)])
             }
-            (true, _) if has(DeviceKind::Cpu) => Err(ProbeError::OnlySoftware),
+            (true, _) if has(Handle::Software) => Err(ProbeError::OnlySoftware),
             (true, _) => Err(ProbeError::Nothing),
         }
     }
@@ -209,8 +247,8 @@ mod adapter {
     }
 
     /// Not opened yet, unless nothing else tells its name.
-    fn adapter(kind: DeviceKind, info: Option<&wgpu::AdapterInfo>, real: AdapterKind) -> Adapter {
-        let device = Device::wgpu(kind);
+    fn adapter(handle: Handle, info: Option<&wgpu::AdapterInfo>, real: AdapterKind) -> Adapter {
+        let device = handle.device();
         let name = match info {
             Some(info) => info.name.clone(),
             None => device.identity().map_or_else(|| "gpu".to_owned(), |identity| identity.name),
@@ -218,6 +256,7 @@ mod adapter {
         let address = info.and_then(|info| info.device_pci_bus_id.parse().ok());
         Adapter {
             device: ComputeDevice { backend: Backend::Wgpu, name, device, gpu: None },
+            handle,
             kind: real,
             address,
         }

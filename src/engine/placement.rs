@@ -239,7 +239,7 @@ fn adapter_for<'a>(field: &'static str, search: &'a Search) -> Result<&'a Comput
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::{Adapter, AdapterKind};
+    use super::super::device::{Adapter, AdapterKind, Handle};
     use super::super::search::tests::hung;
     use super::super::tests::{config, task};
     use super::*;
@@ -248,7 +248,7 @@ mod tests {
         let adapter = |kind| {
             let device =
                 ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
-            Adapter { device, kind, address: None }
+            Adapter { device, handle: Handle::Software, kind, address: None }
         };
         Devices {
             adapters: kind.map(adapter).into_iter().collect(),

@@ -106,7 +106,7 @@ pub struct ProcessEngine {
 }
 
 impl ProcessEngine {
-    /// Looks for devices as [`TrainingEngine::with_gpus`](super::TrainingEngine::with_gpus) does, and starts one runner
+    /// Looks for devices in a process of its own, when somebody has to know them, and starts one runner
     /// where tasks are trained by default.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl ProcessEngine {
         gpus: Option<Arc<dyn GpuWatch>>,
     ) -> Result<Self, EngineError> {
         let program = Program::runner(runners.program.clone());
-        let search = Search::new(&config);
+        let search = Search::apart(&config, runners.program.clone());
         let cards = Arc::new(Cards::new(search.clone(), gpus));
         let placer = Placer::new(&config, search)?;
         Self::with_program((config, limits, runners), (placer, cards), (program, Patience::default()))

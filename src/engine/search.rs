@@ -8,11 +8,12 @@
 //! It loads the system's graphics drivers, which take up to 20 seconds where one hangs: whoever trains on the CPU never
 //! waits for them.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Once, OnceLock};
 use std::thread;
 
-use super::Config;
 use super::device::{ComputeDevice, Devices, SoftwareAdapters};
+use super::{Config, probe};
 use crate::domain::DevicePolicy;
 
 /// The devices of this machine, as far as they are known.
@@ -33,6 +34,20 @@ struct Gpus {
 impl Search {
     /// A search as far as `config` allows one; nothing is looked for yet.
     pub(crate) fn new(config: &Config) -> Self {
+        Self::by(config, Devices::probe)
+    }
+
+    /// As [`Self::new`], in a process of its own: `program`, which knows `adapters`.
+    pub(crate) fn apart(config: &Config, program: PathBuf) -> Self {
+        // Without a GPU backend there is nothing that a process could find.
+        if cfg!(feature = "wgpu") {
+            Self::by(config, move |software| probe::ask(&program, software))
+        } else {
+            Self::new(config)
+        }
+    }
+
+    fn by(config: &Config, probe: impl Fn(SoftwareAdapters) -> Devices + Send + Sync + 'static) -> Self {
         if config.device_policy == DevicePolicy::Cpu {
             return Self::known(Devices::not_looked_for());
         }
@@ -40,7 +55,7 @@ impl Search {
             if config.allow_software_adapter { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
         let (only, hidden) = (config.gpu, config.hidden_gpus.clone());
         Self::with(Box::new(move || {
-            let mut devices = Devices::probe(software);
+            let mut devices = probe(software);
             devices.keep(|address| only.is_none_or(|only| address == Some(only)));
             devices.keep(|address| address.is_none_or(|address| !hidden.contains(&address)));
             devices
