@@ -118,7 +118,7 @@ fn read_to_end(child: &mut Child, patience: Duration) -> Option<Vec<u8>> {
     receiver.recv_timeout(patience).ok()
 }
 
-/// Looks for adapters and prints them for [`ask`]. `parent` is the id of the process that asks: this one ends with it.
+/// Looks for adapters and prints them for the worker. `parent` is the id of the process that asks: this one ends with it.
 ///
 /// # Errors
 /// Standard output cannot be written.

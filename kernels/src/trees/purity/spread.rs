@@ -31,7 +31,7 @@ impl Spread {
         rows.windows(2).all(|pair| samples[pair[0] as usize].value == samples[pair[1] as usize].value)
     }
 
-    /// As [`Purity::best_split`], with the variance; `total` is [`Self::sum`] of its rows.
+    /// As [`super::Purity::best_split`], with the variance; `total` is [`Self::sum`] of its rows.
     pub fn best_split(
         &mut self,
         bins: &[u8],
