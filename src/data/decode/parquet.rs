@@ -11,6 +11,7 @@
 
 mod cells;
 mod column;
+mod delta;
 mod header;
 mod pages;
 mod thrift;
@@ -89,6 +90,7 @@ pub(super) fn decode(opened: &Opened, options: &Options<'_>) -> Result<Table, Da
                 codec,
                 cells: group.num_rows().unsigned_abs(),
                 empty_pages: 0,
+                optional: column.descriptor.max_def_level() > 0,
                 value_bytes: least_value_bytes(&column.descriptor),
                 batch: batch(&column.descriptor) as u64,
                 budget: budget.clone(),

@@ -118,7 +118,11 @@ fn three_ends_before_the_first_word_are_trouble_and_the_waiting_tasks_hear_of_it
 
 #[test]
 fn a_runner_that_speaks_another_language_is_ended() {
-    let (engine, told) = engine("yes no; sleep 1000", LIMIT);
+    let folder = tempfile::tempdir().unwrap();
+    // The next one says nothing, so that it does not come to three.
+    let file = folder.path().join("spoke");
+    let script = format!("test -e {0} && exec sleep 1000; touch {0}; yes no; sleep 1000", file.display());
+    let (engine, told) = engine(&script, LIMIT);
     let (_control, finished) = submit(&engine);
     assert_eq!(exit(&told), ExitCause::Protocol);
     drop(engine);

@@ -14,6 +14,7 @@ use parquet::errors::{ParquetError, Result};
 
 use super::super::super::content::Content;
 use super::super::packed::{Damage, Packing};
+use super::delta;
 use super::header::{PageHeader, PageKind};
 
 /// Bytes in which a page's header is looked for first, and at last: some carry the least and largest value.
@@ -76,6 +77,8 @@ pub(super) struct Chunk {
     pub(super) cells: u64,
     /// Pages without a cell so far.
     pub(super) empty_pages: u32,
+    /// Whether cells may be missing.
+    pub(super) optional: bool,
     /// Fewest bytes of a value in a dictionary.
     pub(super) value_bytes: u64,
     /// Most values that are asked for at once.
@@ -226,14 +229,19 @@ impl Chunk {
             let size = header.unpacked as usize;
             return Ok(Some(match header.page {
                 PageKind::Other => continue,
-                PageKind::Data { values, encoding, definition } => Page::DataPage {
-                    buf: self.codec.unpack(packed, size)?,
-                    num_values: values,
-                    encoding,
-                    def_level_encoding: definition,
-                    rep_level_encoding: Encoding::RLE,
-                    statistics: None,
-                },
+                PageKind::Data { values, encoding, definition } => {
+                    let buf = self.codec.unpack(packed, size)?;
+                    let levels = self.level_bytes(definition, values, &buf);
+                    delta::judge(encoding, values, buf.get(levels..).unwrap_or_default())?;
+                    Page::DataPage {
+                        buf,
+                        num_values: values,
+                        encoding,
+                        def_level_encoding: definition,
+                        rep_level_encoding: Encoding::RLE,
+                        statistics: None,
+                    }
+                }
                 PageKind::DataV2 {
                     values,
                     nulls,
@@ -242,17 +250,23 @@ impl Chunk {
                     definition_bytes,
                     repetition_bytes,
                     compressed,
-                } => Page::DataPageV2 {
-                    buf: self.unpack_v2(packed, size, (definition_bytes, repetition_bytes), compressed)?,
-                    num_values: values,
-                    encoding,
-                    num_nulls: nulls,
-                    num_rows: rows,
-                    def_levels_byte_len: definition_bytes,
-                    rep_levels_byte_len: repetition_bytes,
-                    is_compressed: false,
-                    statistics: None,
-                },
+                } => {
+                    let levels = (definition_bytes, repetition_bytes);
+                    let buf = self.unpack_v2(packed, size, levels, compressed)?;
+                    let levels = (u64::from(levels.0) + u64::from(levels.1)) as usize;
+                    delta::judge(encoding, values, buf.get(levels..).unwrap_or_default())?;
+                    Page::DataPageV2 {
+                        buf,
+                        num_values: values,
+                        encoding,
+                        num_nulls: nulls,
+                        num_rows: rows,
+                        def_levels_byte_len: definition_bytes,
+                        rep_levels_byte_len: repetition_bytes,
+                        is_compressed: false,
+                        statistics: None,
+                    }
+                }
                 PageKind::Dictionary { values, encoding } => Page::DictionaryPage {
                     buf: self.codec.unpack(packed, size)?,
                     num_values: values,
@@ -260,6 +274,18 @@ impl Chunk {
                     is_sorted: false,
                 },
             }));
+        }
+    }
+
+    /// Bytes before the cells of a page of the first version, which say which of its `values` cells are there.
+    fn level_bytes(&self, encoding: Encoding, values: u32, page: &[u8]) -> usize {
+        match page.first_chunk() {
+            _ if !self.optional => 0,
+            Some(length) if encoding == Encoding::RLE => {
+                size_of::<u32>().saturating_add(u32::from_le_bytes(*length) as usize)
+            }
+            // A bit each.
+            _ => values.div_ceil(8) as usize,
         }
     }
 
