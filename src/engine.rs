@@ -23,8 +23,11 @@ mod exit;
 mod local;
 mod minibatches;
 mod neural_network;
+#[cfg(target_os = "linux")]
+mod parent;
 mod placement;
 mod priority;
+#[cfg(target_os = "linux")]
 mod probe;
 mod registry;
 #[cfg(target_os = "linux")]
@@ -48,6 +51,7 @@ pub use device::ComputeDevice;
 pub use error::{EngineError, OpenError};
 pub use exit::ExitCause;
 pub use local::{LocalTraining, Predictions};
+#[cfg(target_os = "linux")]
 pub use probe::tell_adapters;
 pub use registry::ModelRegistry;
 #[cfg(target_os = "linux")]

@@ -225,7 +225,7 @@ impl Drop for Reservation {
 pub(super) mod tests {
     use super::*;
     use crate::domain::Hyperparameters;
-    use crate::engine::device::{AdapterKind, Devices, Handle};
+    use crate::engine::device::{Devices, Handle};
     use crate::engine::trainer::MODELS;
 
     /// GPUs as the test says.
@@ -248,7 +248,6 @@ pub(super) mod tests {
                 ..ComputeDevice::cpu()
             },
             handle: Handle::Discrete(index),
-            kind: AdapterKind::Hardware,
             address: Some(address(index)),
         };
         let state = |index: usize| GpuState {

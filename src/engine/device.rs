@@ -36,16 +36,6 @@ impl ComputeDevice {
     }
 }
 
-/// Whether an adapter is a real GPU.
-#[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "a build without GPUs never finds one"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AdapterKind {
-    /// A GPU.
-    Hardware,
-    /// A driver that computes on the CPU.
-    Software,
-}
-
 /// Which adapter of wgpu, in the order of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Handle {
@@ -85,10 +75,17 @@ pub(crate) struct Adapter {
     pub(crate) device: ComputeDevice,
     /// Which one it is.
     pub(crate) handle: Handle,
-    /// Whether it is a real GPU.
-    pub(crate) kind: AdapterKind,
     /// Where it is, if its driver tells.
     pub(crate) address: Option<PciAddress>,
+}
+
+impl Adapter {
+    /// The adapter `handle`, not opened yet.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "a build without GPUs never finds one"))]
+    pub(crate) fn new(handle: Handle, name: String, address: Option<PciAddress>) -> Self {
+        let device = ComputeDevice { backend: Backend::Wgpu, name, device: handle.device(), gpu: None };
+        Self { device, handle, address }
+    }
 }
 
 /// The devices of this machine beside its CPU.
@@ -145,7 +142,7 @@ impl Devices {
 
     /// All real GPUs.
     pub(crate) fn gpus(&self) -> impl Iterator<Item = &Adapter> {
-        self.adapters.iter().filter(|adapter| adapter.kind == AdapterKind::Hardware)
+        self.adapters.iter().filter(|adapter| adapter.handle != Handle::Software)
     }
 }
 
@@ -169,8 +166,7 @@ mod adapter {
 
     use futures_util::FutureExt as _;
 
-    use super::{Adapter, AdapterKind, ComputeDevice, Handle, SoftwareAdapters};
-    use crate::domain::Backend;
+    use super::{Adapter, Handle, SoftwareAdapters};
 
     /// How long drivers may take to load and answer.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -221,14 +217,14 @@ mod adapter {
         let of_kind = |(listed_as, kind): (wgpu::DeviceType, Numbered)| {
             (0..INDICES)
                 .filter(move |index| has(kind(*index)))
-                .map(move |index| adapter(kind(index), info(listed_as, index), AdapterKind::Hardware))
+                .map(move |index| adapter(kind(index), info(listed_as, index)))
         };
         let hardware: Vec<Adapter> = kinds.into_iter().flat_map(of_kind).collect();
         let software_info = info(wgpu::DeviceType::Cpu, 0);
         match (hardware.is_empty(), software) {
             (false, _) => Ok(hardware),
             (true, SoftwareAdapters::Allowed) if has(Handle::Software) => {
-                Ok(vec![adapter(Handle::Software, software_info, AdapterKind::Software)])
+                Ok(vec![adapter(Handle::Software, software_info)])
             }
             (true, _) if has(Handle::Software) => Err(ProbeError::OnlySoftware),
             (true, _) => Err(ProbeError::Nothing),
@@ -247,18 +243,12 @@ mod adapter {
     }
 
     /// Not opened yet, unless nothing else tells its name.
-    fn adapter(handle: Handle, info: Option<&wgpu::AdapterInfo>, real: AdapterKind) -> Adapter {
-        let device = handle.device();
+    fn adapter(handle: Handle, info: Option<&wgpu::AdapterInfo>) -> Adapter {
         let name = match info {
             Some(info) => info.name.clone(),
-            None => device.identity().map_or_else(|| "gpu".to_owned(), |identity| identity.name),
+            None => handle.device().identity().map_or_else(|| "gpu".to_owned(), |identity| identity.name),
         };
         let address = info.and_then(|info| info.device_pci_bus_id.parse().ok());
-        Adapter {
-            device: ComputeDevice { backend: Backend::Wgpu, name, device, gpu: None },
-            handle,
-            kind: real,
-            address,
-        }
+        Adapter::new(handle, name, address)
     }
 }

@@ -239,16 +239,16 @@ fn adapter_for<'a>(field: &'static str, search: &'a Search) -> Result<&'a Comput
 
 #[cfg(test)]
 mod tests {
-    use super::super::device::{Adapter, AdapterKind, Handle};
+    use super::super::device::{Adapter, Handle};
     use super::super::search::tests::hung;
     use super::super::tests::{config, task};
     use super::*;
 
-    fn machine(kind: Option<AdapterKind>) -> Devices {
-        let adapter = |kind| {
+    fn machine(kind: Option<Handle>) -> Devices {
+        let adapter = |handle| {
             let device =
                 ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
-            Adapter { device, handle: Handle::Software, kind, address: None }
+            Adapter { device, handle, address: None }
         };
         Devices {
             adapters: kind.map(adapter).into_iter().collect(),
@@ -256,7 +256,7 @@ mod tests {
         }
     }
 
-    fn placer(backend: BackendChoice, policy: DevicePolicy, kind: Option<AdapterKind>) -> Placer {
+    fn placer(backend: BackendChoice, policy: DevicePolicy, kind: Option<Handle>) -> Placer {
         let config = Config { backend, device_policy: policy, ..config() };
         Placer::new(&config, Search::known(machine(kind))).unwrap()
     }
@@ -272,14 +272,15 @@ mod tests {
 
     #[test]
     fn auto_takes_a_real_gpu_and_else_the_curves() {
-        use AdapterKind::{Hardware, Software};
+        use Handle::Software;
+        const HARDWARE: Handle = Handle::Discrete(0);
         use DevicePolicy::{Cpu, Prefer, Require};
         for (policy, kind, expected) in [
-            (Prefer, Some(Hardware), Backend::Wgpu),
-            (Require, Some(Hardware), Backend::Wgpu),
+            (Prefer, Some(HARDWARE), Backend::Wgpu),
+            (Require, Some(HARDWARE), Backend::Wgpu),
             (Prefer, Some(Software), Backend::Analytic),
             (Prefer, None, Backend::Analytic),
-            (Cpu, Some(Hardware), Backend::Analytic),
+            (Cpu, Some(HARDWARE), Backend::Analytic),
         ] {
             let placer = placer(BackendChoice::Auto, policy, kind);
             assert_eq!(backend_of(&placer, "mlp", None).unwrap(), expected, "{policy} {kind:?}");
@@ -292,14 +293,14 @@ mod tests {
     #[test]
     fn what_has_no_form_for_gpus_goes_to_the_cpu_and_says_so() {
         let only = |backend| Some(BackendChoice::Only(backend));
-        let gpu = placer(BackendChoice::Auto, DevicePolicy::Require, Some(AdapterKind::Hardware));
+        let gpu = placer(BackendChoice::Auto, DevicePolicy::Require, Some(Handle::Discrete(0)));
         for model in ["xgboost", "random_forest", "decision_tree"] {
             assert_eq!(backend_of(&gpu, model, None).unwrap(), Backend::Cpu, "{model}");
             let error = backend_of(&gpu, model, only(Backend::Wgpu)).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
             assert!(error.message.contains("auto, cpu or analytic"), "{error:?}");
         }
-        let search = Search::known(machine(Some(AdapterKind::Hardware)));
+        let search = Search::known(machine(Some(Handle::Discrete(0))));
         let auto = Config { backend: BackendChoice::Auto, ..config() };
         assert_eq!(place_local(&auto, None, TrainsOn::Cpu, &search).unwrap().backend, Backend::Cpu);
         assert!(place_local(&auto, only(Backend::Wgpu), TrainsOn::Cpu, &search).is_err());
@@ -308,11 +309,11 @@ mod tests {
     #[test]
     fn a_task_may_wish_for_what_is_there() {
         let only = |backend| Some(BackendChoice::Only(backend));
-        let with_software = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(AdapterKind::Software));
+        let with_software = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(Handle::Software));
         assert_eq!(backend_of(&with_software, "mlp", only(Backend::Wgpu)).unwrap(), Backend::Wgpu);
         let bare = placer(BackendChoice::Auto, DevicePolicy::Prefer, None);
         assert_eq!(backend_of(&bare, "mlp", only(Backend::Cpu)).unwrap(), Backend::Cpu);
-        let forbidden = placer(BackendChoice::Auto, DevicePolicy::Cpu, Some(AdapterKind::Hardware));
+        let forbidden = placer(BackendChoice::Auto, DevicePolicy::Cpu, Some(Handle::Discrete(0)));
         for (placer, said) in [(bare, "no adapter was found"), (forbidden, "DEVICE_POLICY=cpu")] {
             let error = backend_of(&placer, "mlp", only(Backend::Wgpu)).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
@@ -327,7 +328,7 @@ mod tests {
         let cpu = BackendChoice::Only(Backend::Cpu);
         let machines = [
             (cpu, DevicePolicy::Prefer, None),
-            (BackendChoice::Auto, DevicePolicy::Require, Some(AdapterKind::Hardware)),
+            (BackendChoice::Auto, DevicePolicy::Require, Some(Handle::Discrete(0))),
         ];
         for (backend, policy, kind) in machines {
             let mut placer = placer(backend, policy, kind);
@@ -345,12 +346,12 @@ mod tests {
     #[test]
     fn auto_of_a_task_is_the_choice_of_the_worker() {
         for (backend, expected) in [(Backend::Cpu, Backend::Cpu), (Backend::Analytic, Backend::Analytic)] {
-            for kind in [None, Some(AdapterKind::Hardware)] {
+            for kind in [None, Some(Handle::Discrete(0))] {
                 let placer = placer(BackendChoice::Only(backend), DevicePolicy::Prefer, kind);
                 assert_eq!(backend_of(&placer, "mlp", Some(BackendChoice::Auto)).unwrap(), expected);
             }
         }
-        let auto = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(AdapterKind::Hardware));
+        let auto = placer(BackendChoice::Auto, DevicePolicy::Prefer, Some(Handle::Discrete(0)));
         assert_eq!(backend_of(&auto, "mlp", Some(BackendChoice::Auto)).unwrap(), Backend::Wgpu);
         // What cannot be trained is refused as it would be without the word.
         let mut rejecting = placer(BackendChoice::Only(Backend::Cpu), DevicePolicy::Prefer, None);
@@ -390,7 +391,7 @@ mod tests {
         let analytic = Some(BackendChoice::Only(Backend::Analytic));
         for (policy, wish, kind, lacks, said) in [
             (DevicePolicy::Prefer, wgpu, None, true, "hyperparameters.backend=cpu"),
-            (DevicePolicy::Require, None, Some(AdapterKind::Software), true, "DEVICE_POLICY=prefer"),
+            (DevicePolicy::Require, None, Some(Handle::Software), true, "DEVICE_POLICY=prefer"),
             (DevicePolicy::Cpu, wgpu, None, false, "DEVICE_POLICY=cpu"),
             (DevicePolicy::Prefer, analytic, None, false, "auto, cpu or wgpu"),
         ] {
@@ -401,7 +402,7 @@ mod tests {
             assert!(error.to_string().contains(said), "{error}");
             assert_eq!(TaskError::from(error).code, ErrorCode::InvalidArgument);
         }
-        let gpu = Search::known(machine(Some(AdapterKind::Hardware)));
+        let gpu = Search::known(machine(Some(Handle::Discrete(0))));
         let config = Config { backend: BackendChoice::Auto, ..config() };
         assert_eq!(place_local(&config, None, TrainsOn::EveryDevice, &gpu).unwrap().backend, Backend::Wgpu);
     }
@@ -409,7 +410,7 @@ mod tests {
     #[test]
     fn a_gpu_that_is_a_must_and_not_there_is_no_start() {
         let wgpu = BackendChoice::Only(Backend::Wgpu);
-        let software = Some(AdapterKind::Software);
+        let software = Some(Handle::Software);
         for (backend, policy, kind, remedy) in [
             (BackendChoice::Auto, DevicePolicy::Require, None, "DEVICE_POLICY=prefer"),
             (wgpu, DevicePolicy::Require, software, "DEVICE_POLICY=prefer"),

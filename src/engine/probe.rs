@@ -5,18 +5,17 @@
 //! ```
 
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use super::device::{Adapter, AdapterKind, ComputeDevice, Devices, Handle, SoftwareAdapters};
-use crate::domain::Backend;
+use super::device::{Adapter, Devices, Handle, SoftwareAdapters};
+use super::parent;
 
 /// How long the process may take: a little longer than it waits for drivers itself.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -36,7 +35,6 @@ struct Report {
 struct Listed {
     handle: Handle,
     name: String,
-    hardware: bool,
     address: Option<String>,
 }
 
@@ -45,18 +43,14 @@ impl Report {
         let listed = |adapter: &Adapter| Listed {
             handle: adapter.handle,
             name: adapter.device.name.clone(),
-            hardware: adapter.kind == AdapterKind::Hardware,
             address: adapter.address.map(|address| address.to_string()),
         };
         Self { adapters: devices.adapters.iter().map(listed).collect(), found: devices.found.clone() }
     }
 
     fn devices(self) -> Devices {
-        let adapter = |Listed { handle, name, hardware, address }: Listed| Adapter {
-            device: ComputeDevice { backend: Backend::Wgpu, name, device: handle.device(), gpu: None },
-            handle,
-            kind: if hardware { AdapterKind::Hardware } else { AdapterKind::Software },
-            address: address.and_then(|address| address.parse().ok()),
+        let adapter = |Listed { handle, name, address }: Listed| {
+            Adapter::new(handle, name, address.and_then(|address| address.parse().ok()))
         };
         Devices { adapters: self.adapters.into_iter().map(adapter).collect(), found: self.found }
     }
@@ -93,8 +87,9 @@ fn answer_of(mut command: Command, patience: Duration) -> Result<Report, Silent>
     let mut child = command.spawn().map_err(Silent::Start)?;
     let read = read_to_end(&mut child, patience);
     if read.is_none() {
-        // Whatever hangs hangs alone.
-        let _ = child.kill();
+        // Whatever hangs hangs alone, and what it started ends with it.
+        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
     }
     let status = child.wait().map_err(Silent::Start)?;
     let text = read.ok_or(Silent::Hung)?;
@@ -123,17 +118,12 @@ fn read_to_end(child: &mut Child, patience: Duration) -> Option<Vec<u8>> {
 /// # Errors
 /// Standard output cannot be written.
 pub fn tell_adapters(parent: u32, software: bool) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let parent = i32::try_from(parent).ok().and_then(Pid::from_raw);
-    if parent.is_none() || rustix::process::getppid() != parent {
-        return Err(io::Error::other("adapters is started by the worker itself"));
-    }
-    // Whatever a driver prints goes to the log.
-    let output: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
-    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    let stranger = || io::Error::other("adapters is started by the worker itself");
+    parent::end_with(parent)?.ok_or_else(stranger)?;
+    let mut output = parent::take_output()?;
     let software = if software { SoftwareAdapters::Allowed } else { SoftwareAdapters::Ignored };
     let report = Report::of(&Devices::probe(software));
-    std::fs::File::from(output).write_all(&serde_json::to_vec(&report)?)
+    output.write_all(&serde_json::to_vec(&report)?)
 }
 
 #[cfg(test)]
@@ -148,8 +138,8 @@ mod tests {
 
     #[test]
     fn what_was_found_is_told_over_a_pipe() {
-        let text = r#"{"adapters":[{"handle":{"Discrete":1},"name":"card","hardware":true,"address":"0000:02:00.0"},
-            {"handle":"Software","name":"soft","hardware":false,"address":null}],"found":"found: card, soft"}"#;
+        let text = r#"{"adapters":[{"handle":{"Discrete":1},"name":"card","address":"0000:02:00.0"},
+            {"handle":"Software","name":"soft","address":null}],"found":"found: card, soft"}"#;
         let report = told(&format!("echo '{text}'")).unwrap();
         let devices = report.devices();
         assert_eq!(devices.gpus().count(), 1);

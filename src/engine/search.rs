@@ -8,12 +8,11 @@
 //! It loads the system's graphics drivers, which take up to 20 seconds where one hangs: whoever trains on the CPU never
 //! waits for them.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Once, OnceLock};
 use std::thread;
 
+use super::Config;
 use super::device::{ComputeDevice, Devices, SoftwareAdapters};
-use super::{Config, probe};
 use crate::domain::DevicePolicy;
 
 /// The devices of this machine, as far as they are known.
@@ -38,10 +37,11 @@ impl Search {
     }
 
     /// As [`Self::new`], in a process of its own: `program`, which knows `adapters`.
-    pub(crate) fn apart(config: &Config, program: PathBuf) -> Self {
+    #[cfg(target_os = "linux")]
+    pub(crate) fn apart(config: &Config, program: std::path::PathBuf) -> Self {
         // Without a GPU backend there is nothing that a process could find.
         if cfg!(feature = "wgpu") {
-            Self::by(config, move |software| probe::ask(&program, software))
+            Self::by(config, move |software| super::probe::ask(&program, software))
         } else {
             Self::new(config)
         }

@@ -20,6 +20,7 @@ use super::confinement::confine;
 use super::frames::{Frames, encode};
 use super::messages::{Ended, FromRunner, News, Order, Setup, Started, Stepped, Submit, ToRunner, unpack};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, JobId, Progress, TaskError};
+use crate::engine::parent;
 use crate::engine::sessions::Loss;
 use crate::engine::{
     AnalyticProfile, Config, Control, Done, Engine as _, EngineError, Finished, Observer, Step,
@@ -60,7 +61,7 @@ pub struct Runner {
     input: Input,
     output: Arc<Output>,
     setup: Setup,
-    parent: Option<Pid>,
+    parent: Pid,
 }
 
 impl Runner {
@@ -70,22 +71,17 @@ impl Runner {
     /// # Errors
     /// When nobody is there who speaks as a worker.
     pub fn accept(parent: u32) -> Result<Self, RunnerError> {
-        let parent = i32::try_from(parent).ok().and_then(Pid::from_raw);
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
-        if parent.is_none() || rustix::process::getppid() != parent {
-            return Err(RunnerError::NoWorker);
-        }
+        let parent = parent::end_with(parent)?.ok_or(RunnerError::NoWorker)?;
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(io::Error::from)?;
-        let output = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).map_err(io::Error::from)?;
-        // Whatever a driver prints goes to the log, and nothing reads the worker's messages but us.
-        rustix::stdio::dup2_stdout(rustix::stdio::stderr()).map_err(io::Error::from)?;
+        let output = parent::take_output()?;
+        // Nothing reads the worker's messages but us.
         rustix::stdio::dup2_stdin(OwnedFd::from(File::open("/dev/null")?)).map_err(io::Error::from)?;
         let mut input =
             Input { pipe: File::from(input), frames: Frames::default(), scratch: vec![0; READ_BYTES] };
         match input.next()? {
             Some(Order::Setup(setup)) => {
                 let setup = unpack(&setup).map_err(|error| RunnerError::Message(error.to_string()))?;
-                Ok(Self { input, output: Arc::new(Output(Mutex::new(File::from(output)))), setup, parent })
+                Ok(Self { input, output: Arc::new(Output(Mutex::new(output))), setup, parent })
             }
             _ => Err(RunnerError::NoWorker),
         }
@@ -125,7 +121,7 @@ impl Runner {
                 }
             }
         }
-        if rustix::process::getppid() != self.parent {
+        if rustix::process::getppid() != Some(self.parent) {
             // The worker is gone: so is everything that was started for it.
             let _ = rustix::process::kill_current_process_group(Signal::KILL);
         }
