@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, pidfd_open, prlimit};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 use support::*;
 use tensorfleet_worker::dev::{Contract, EpochSummary, JobStatus};
@@ -283,23 +284,24 @@ async fn no_runner_outlives_its_worker() {
 #[tokio::test(flavor = "multi_thread")]
 async fn runners_that_do_not_start_stop_admission_and_one_that_does_opens_it() {
     let orchestrator = orchestrator(Contract::Extended).await;
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &CPU);
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("worker");
+    fs::copy(PROGRAM, &program).unwrap();
+    let worker = WorkerProcess::start_copy(&program, orchestrator.local_addr(), &CPU);
     worker.wait_for_log("runners are confined");
-    let pid = Pid::from_raw(i32::try_from(worker.child.id()).unwrap()).unwrap();
-    let stack = rustix::process::getrlimit(Resource::Stack);
-    // What is started from now on has no room for its stack; the worker's threads have theirs.
-    prlimit(Some(pid), Resource::Stack, Rlimit { current: Some(4096), ..stack }).unwrap();
+    // Nobody may execute it any more, which does not touch what runs already.
+    fs::set_permissions(&program, Permissions::from_mode(0o644)).unwrap();
     for runner in runners_of(&worker) {
         kill_process(runner, Signal::KILL).unwrap();
     }
     let job = submit(orchestrator.local_addr(), real_job(1)).await;
     let degraded = |worker: &WorkerProcess| worker.get_json("/health")["status"] == "DEGRADED";
-    eventually("three runners in a row have died at their start", || degraded(&worker));
+    eventually("three starts in a row have failed", || degraded(&worker));
     let health = worker.get_json("/health");
     let reason = health["reasons"][0].as_str().unwrap();
     assert!(reason.contains("runner processes do not start"), "{reason}");
     assert_eq!(worker.get("/readyz").0, 503);
-    prlimit(Some(pid), Resource::Stack, stack).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     eventually("a later start succeeds", || !degraded(&worker));
     wait_for_end(orchestrator.board(), &job).await;
     assert_each_once(orchestrator.board(), &job, 10);

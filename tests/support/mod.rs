@@ -7,6 +7,7 @@ pub mod prometheus;
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -41,7 +42,11 @@ pub struct WorkerProcess {
 
 /// The command that runs a worker with `settings`, and nothing else in its environment.
 pub fn command(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    command_of(Path::new(PROGRAM), settings)
+}
+
+fn command_of(program: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().env("LOG_FORMAT", "json").stdin(Stdio::null());
     command.envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)));
     command.envs(settings.iter().copied());
@@ -60,16 +65,21 @@ impl WorkerProcess {
         orchestrator: SocketAddr,
         settings: &[(&str, &str)],
     ) -> Self {
-        Self::launch(state, &orchestrator.to_string(), settings)
+        Self::launch(command(settings), state, &orchestrator.to_string())
+    }
+
+    /// Starts a worker from a copy of the program.
+    pub fn start_copy(program: &Path, orchestrator: SocketAddr, settings: &[(&str, &str)]) -> Self {
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        Self::launch(command_of(program, settings), state, &orchestrator.to_string())
     }
 
     /// Starts a worker for an orchestrator whose address is written as `orchestrator`.
     pub fn start_at(orchestrator: &str, settings: &[(&str, &str)]) -> Self {
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), orchestrator, settings)
+        Self::launch(command(settings), Arc::new(tempfile::tempdir().unwrap()), orchestrator)
     }
 
-    fn launch(state: Arc<tempfile::TempDir>, orchestrator: &str, settings: &[(&str, &str)]) -> Self {
-        let mut command = command(settings);
+    fn launch(mut command: Command, state: Arc<tempfile::TempDir>, orchestrator: &str) -> Self {
         command
             .env("ORCHESTRATOR_ADDRESS", orchestrator)
             .env("WORKER_PORT", "0")
