@@ -1,7 +1,7 @@
 //! Work that the kernels alone do, on numbers made up here: for their bench and for counting their instructions.
 #![allow(dead_code, unreachable_pub, reason = "each of the two uses a part of it")]
 
-use tensorfleet_kernels::trees::{TILE, Tile, accumulate};
+use tensorfleet_kernels::trees::{TILE, Tile, accumulate_words, pack_words};
 use tensorfleet_kernels::{
     AdamMoments, Dense, Descent, adam, dense_gradients, relu, relu_backward, softmax_cross_entropy_gradient,
 };
@@ -143,31 +143,33 @@ impl Descending {
 
 /// The root's histogram of one group of features.
 pub struct Histogram {
-    bins: Vec<u8>,
-    offsets: Vec<u16>,
+    words: Vec<u64>,
     rows: Vec<u32>,
     packed: Vec<i64>,
     tile: Box<Tile>,
 }
 
 impl Histogram {
+    const WIDTH: usize = 7;
+
     /// Seven features of 256 bins.
     pub fn new(rows: u32) -> Self {
         let mut numbers = Numbers::new();
-        let offsets: Vec<u16> = (0..7).map(|feature| feature * 256).collect();
-        let bins = (0..rows as usize * offsets.len()).map(|_| numbers.next() as u8).collect();
+        let columns: Vec<u8> = (0..rows as usize * Self::WIDTH).map(|_| numbers.next() as u8).collect();
+        let mut words = vec![0; rows as usize];
+        pack_words(&columns, rows as usize, 0, &mut words);
         let packed = (0..rows).map(|_| i64::from(numbers.next() >> 20)).collect();
-        Self { bins, offsets, rows: (0..rows).collect(), packed, tile: Box::new([0; TILE]) }
+        Self { words, rows: (0..rows).collect(), packed, tile: Box::new([0; TILE]) }
     }
 
     /// Additions of one pass.
     pub fn updates(&self) -> usize {
-        self.bins.len()
+        self.words.len() * Self::WIDTH
     }
 
     /// Adds up all rows; a slot of the sums.
     pub fn pass(&mut self) -> i64 {
-        accumulate(&self.bins, &self.offsets, &self.rows, &self.packed, &mut self.tile);
+        accumulate_words(&self.words, Self::WIDTH, &self.rows, &self.packed, &mut self.tile);
         self.tile[0]
     }
 }

@@ -1,7 +1,7 @@
 //! Histogram trees: bins, derivatives, histograms, splits, partitions, and the walk through a finished tree.
 //!
 //! ```text
-//! bins        cut_points, bin_values, gather_columns, interleave     features [rows, width] -> u8 bins
+//! bins        cut_points, bin_values, interleave, pack_words         features [rows, width] -> u8 bins
 //! derivatives logistic, softmax, squared error, quantise             scores -> one packed i64 a row
 //! histogram   accumulate, subtract, add                              rows of a node -> sums by bin
 //! split       best_split                                             sums by bin -> threshold of most gain
@@ -22,12 +22,13 @@ mod purity;
 mod split;
 mod walk;
 
-pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleave};
+pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleave, pack_words};
 pub use derivatives::{
     Magnitudes, Quantum, add_to_rows, bootstrap, draw_rows, logistic_derivatives, logistic_loss, pick,
-    quantise, share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives, sum_of_rows,
+    quantise, rows_within, share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives,
+    sum_of_rows,
 };
-pub use histogram::{TILE, Tile, accumulate, add, clear, subtract, sum_of, total};
+pub use histogram::{TILE, Tile, WORD, accumulate, accumulate_words, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};
 pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values};
 #[cfg(feature = "wgpu")]

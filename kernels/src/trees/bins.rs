@@ -160,6 +160,17 @@ pub fn interleave(columns: &[u8], rows: usize, first: usize, lines: &mut [u8]) {
     }
 }
 
+/// `columns`, one of `rows` bytes after the other, as words: of rows [first, first + words.len()), the first column
+/// lowest. There are eight columns at most.
+pub fn pack_words(columns: &[u8], rows: usize, first: usize, words: &mut [u64]) {
+    words.fill(0);
+    for (number, column) in columns.chunks_exact(rows.max(1)).enumerate() {
+        for (word, bin) in words.iter_mut().zip(&column[first..]) {
+            *word |= u64::from(*bin) << (8 * number);
+        }
+    }
+}
+
 /// The different values of sorted keys, and how often each is there.
 fn runs(keys: &[u32]) -> Vec<(f32, usize)> {
     keys.chunk_by(|a, b| a == b).map(|run| (from_key(run[0]), run.len())).collect()

@@ -247,11 +247,18 @@ pub fn quantise(derivatives: &[[f32; 2]], quantum: &Quantum, seed: u64, first: u
     }
 }
 
-/// Adds `value` to the scores of `rows`.
-pub fn add_to_rows(scores: &mut [f32], rows: &[u32], value: f32) {
+/// Adds `value` to the scores of `rows`; `scores` begins with that of row `first`.
+pub fn add_to_rows(scores: &mut [f32], first: u32, rows: &[u32], value: f32) {
     for row in rows {
-        scores[*row as usize] += value;
+        scores[(*row - first) as usize] += value;
     }
+}
+
+/// Those of `rows`, which ascend, that lie in `range`.
+pub fn rows_within(rows: &[u32], range: std::ops::Range<u32>) -> &[u32] {
+    let from = rows.partition_point(|row| *row < range.start);
+    let to = rows.partition_point(|row| *row < range.end);
+    &rows[from..to]
 }
 
 /// The values at `rows`.
@@ -311,6 +318,18 @@ fn mix(mut state: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::trees::sum_of;
+
+    #[test]
+    fn parts_of_the_rows_are_added_to_parts_of_the_scores() {
+        let rows = [1, 4, 5, 9];
+        let mut scores = [0.0; 10];
+        for first in [0, 5] {
+            let part = &mut scores[first as usize..first as usize + 5];
+            add_to_rows(part, first, rows_within(&rows, first..first + 5), 2.0);
+        }
+        assert_eq!(scores, [0.0, 2.0, 0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 2.0]);
+        assert!(rows_within(&rows, 6..9).is_empty() && rows_within(&[], 0..9).is_empty());
+    }
 
     #[test]
     fn derivatives_are_those_of_the_loss() {

@@ -1,7 +1,10 @@
 //! Sums of packed derivatives by bin.
 //!
 //! The bins of some features, those of a *group*, share a tile that fits a first-level cache; a row's bins of one
-//! group lie side by side. A slot of the tile is the feature's offset plus the bin.
+//! group lie side by side. A slot of the tile is the feature's offset plus the bin. Features with many bins are kept as
+//! *words*: eight of them fill a tile, the offsets are known to the compiler, and a row is read at once.
+
+use super::bins::MAX_BINS;
 
 /// Slots of a tile: 16 KiB, half of the smallest first-level cache in use.
 pub const TILE: usize = 2048;
@@ -22,6 +25,36 @@ pub fn accumulate(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], ti
         };
     }
     by_width!(1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
+}
+
+/// Features of a word at most.
+pub const WORD: usize = 8;
+
+/// As [`accumulate`], with the bins of each row in one word of `words`, that of the first of `width` features lowest.
+/// Feature f has the slots from f * [`MAX_BINS`] on.
+pub fn accumulate_words(words: &[u64], width: usize, rows: &[u32], packed: &[i64], tile: &mut Tile) {
+    macro_rules! by_width {
+        ($($width:literal)*) => {
+            match width {
+                $($width => of_words::<$width>(words, rows, packed, tile),)*
+                _ => of_words::<WORD>(words, rows, packed, tile),
+            }
+        };
+    }
+    by_width!(1 2 3 4 5 6 7)
+}
+
+fn of_words<const WIDTH: usize>(words: &[u64], rows: &[u32], packed: &[i64], tile: &mut Tile) {
+    let features = tile.as_chunks_mut::<MAX_BINS>().0;
+    let Some(features) = features.first_chunk_mut::<WIDTH>() else { return };
+    for &row in rows {
+        let (mut word, derivatives) = (words[row as usize], packed[row as usize]);
+        for sums in features.iter_mut() {
+            let sum = &mut sums[usize::from(word as u8)];
+            *sum = sum.wrapping_add(derivatives);
+            word >>= 8;
+        }
+    }
 }
 
 fn of_width<const WIDTH: usize>(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
@@ -81,6 +114,28 @@ pub fn sum_of(packed: i64) -> (i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_say_what_lines_say() {
+        let rows: u32 = 300;
+        let packed: Vec<i64> = (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
+        let some: Vec<u32> = (0..rows).filter(|row| row % 3 != 1).rev().collect();
+        for width in 1..=WORD {
+            let columns: Vec<u8> =
+                (0..width * rows as usize).map(|at| (at * at * 31 / 7 % MAX_BINS) as u8).collect();
+            let mut lines = vec![0; columns.len()];
+            crate::trees::interleave(&columns, rows as usize, 0, &mut lines);
+            let offsets: Vec<u16> = (0..width).map(|feature| (feature * MAX_BINS) as u16).collect();
+            let (mut expected, mut sums) = ([0; TILE], [0; TILE]);
+            accumulate(&lines, &offsets, &some, &packed, &mut expected);
+            let mut words = vec![0; rows as usize];
+            let (first, second) = words.split_at_mut(123);
+            crate::trees::pack_words(&columns, rows as usize, 0, first);
+            crate::trees::pack_words(&columns, rows as usize, 123, second);
+            accumulate_words(&words, width, &some, &packed, &mut sums);
+            assert_eq!(sums, expected, "{width} features");
+        }
+    }
 
     #[test]
     fn sums_are_those_of_the_rows_whatever_their_order_and_siblings_differ_by_subtraction() {

@@ -103,11 +103,18 @@ fn leaves_of(nodes: &[TreeNode], rows: &[f32], width: usize) -> [usize; LANES] {
     }
 }
 
-/// Adds to `scores` for each of `rows` what the tree says of it.
-pub fn add_tree_at(nodes: &[TreeNode], features: &[f32], width: usize, rows: &[u32], scores: &mut [f32]) {
+/// Adds to the scores of `rows` what the tree says of each; `scores` begins with that of row `first`, `features`, of
+/// shape [rows, `width`], with row 0.
+pub fn add_tree_at(
+    nodes: &[TreeNode],
+    (features, width): (&[f32], usize),
+    rows: &[u32],
+    first: u32,
+    scores: &mut [f32],
+) {
     for row in rows {
         let start = *row as usize * width;
-        scores[*row as usize] += nodes[leaf_of(nodes, &features[start..start + width])].value;
+        scores[(*row - first) as usize] += nodes[leaf_of(nodes, &features[start..start + width])].value;
     }
 }
 
@@ -138,8 +145,10 @@ mod tests {
         let mut scores = [0.5; 4];
         add_tree(&nodes, &rows, 2, &mut scores);
         assert_eq!(scores, [1.5, 100.5, 10.5, 10.5]);
-        add_tree_at(&nodes, &rows, 2, &[1, 3], &mut scores);
+        add_tree_at(&nodes, (&rows, 2), &[1, 3], 0, &mut scores);
         assert_eq!(scores, [1.5, 200.5, 10.5, 20.5]);
+        add_tree_at(&nodes, (&rows, 2), &[3], 2, &mut scores[2..]);
+        assert_eq!(scores, [1.5, 200.5, 10.5, 30.5]);
         // Together as one by one.
         let many: Vec<f32> = rows.iter().copied().cycle().take(2 * (2 * LANES + 3)).collect();
         let mut scores = vec![0.0; 2 * LANES + 3];

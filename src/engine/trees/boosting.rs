@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use tensorfleet_kernels::trees::{self as kernels, Magnitudes, Penalties, Quantum};
 
 use super::ensemble::{BLOCK_ROWS, Ensemble, Tree};
-use super::growth::{Growth, Rules, Scratch};
+use super::growth::{Grown, Growth, Rules, Scratch};
 use super::output::Output;
 use super::store::{Layout, Store};
 use crate::data::{Dataset, Targets};
@@ -174,21 +174,26 @@ impl Boosting {
             control,
         };
         let grown = growth.grow(scratch)?;
-        for (leaf, rows) in grown.leaves {
-            let (Some(leaf), Some(rows)) = (grown.tree.nodes.get(leaf), scratch.rows.get(rows)) else {
-                continue;
-            };
-            kernels::add_to_rows(scores, rows, leaf.value);
-        }
-        let train = &self.data.train;
-        kernels::add_tree_at(
-            &grown.tree.nodes,
-            &train.features,
-            self.data.width(),
-            &scratch.left_out,
-            scores,
-        );
+        self.add(&grown, scratch, scores);
         Ok(grown.tree)
+    }
+
+    /// Adds what a tree says of the training rows to `scores`.
+    fn add(&self, grown: &Grown, scratch: &Scratch, scores: &mut [f32]) {
+        let Scratch { rows, left_out, .. } = scratch;
+        let train = (&*self.data.train.features, self.data.width());
+        let at_once = scores.len().div_ceil(rayon::current_num_threads()).max(BLOCK_ROWS);
+        scores.par_chunks_mut(at_once).enumerate().for_each(|(block, scores)| {
+            let first = (block * at_once) as u32;
+            let block = first..first + scores.len() as u32;
+            for (leaf, rows_of_leaf) in &grown.leaves {
+                let rows = rows.get(rows_of_leaf.clone()).unwrap_or_default();
+                let value = grown.tree.nodes.get(*leaf).map_or(0.0, |leaf| leaf.value);
+                kernels::add_to_rows(scores, first, kernels::rows_within(rows, block.clone()), value);
+            }
+            let left_out = kernels::rows_within(left_out, block);
+            kernels::add_tree_at(&grown.tree.nodes, train, left_out, first, scores);
+        });
     }
 
     /// Derivatives by the scores of `output`, into `scratch`.

@@ -4,15 +4,26 @@
 //! node with histogram --best split--> rows parted (stable) --> histogram of the smaller child
 //!                                                          --> that of the larger one by subtraction
 //! ```
+//!
+//! Both children of a node with many rows are grown side by side. Sums of integers do not depend on who adds, and nodes
+//! are numbered as if one thread had grown them all, so that a tree is the same whatever the threads.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
 use tensorfleet_kernels::trees::{self as kernels, Penalties, Quantum, Routing, Split, TreeNode};
 
-use super::ensemble::{Tree, leaf};
+use super::ensemble::{BLOCK_ROWS, Tree, leaf};
 use super::store::Store;
 use crate::domain::TaskError;
 use crate::engine::Control;
+
+/// Rows of a node whose children are worth a thread each.
+const ROWS_IN_PARALLEL: usize = 2048;
+
+/// Deepest node whose children are grown side by side: each level takes some of the stack.
+const DEEPEST_IN_PARALLEL: u32 = 24;
 
 /// When a node is split.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,7 +50,7 @@ pub(super) struct Scratch {
     /// The others.
     pub(super) left_out: Vec<u32>,
     spare_rows: Vec<u32>,
-    histograms: Vec<Vec<i64>>,
+    histograms: Mutex<Vec<Vec<i64>>>,
 }
 
 /// A tree, and which part of [`Scratch::rows`] came to which leaf.
@@ -76,12 +87,30 @@ struct Open {
     histogram: Option<Vec<i64>>,
 }
 
-/// A tree in the making.
+/// Rows of a part of the tree, and as much room.
+struct Part<'a> {
+    rows: &'a mut [u32],
+    spare: &'a mut [u32],
+    /// Place of the first of them among the rows of the tree.
+    start: usize,
+}
+
+impl<'a> Part<'a> {
+    fn split_at(self, middle: usize) -> [Part<'a>; 2] {
+        let (rows, right_rows) = self.rows.split_at_mut(middle);
+        let (spare, right_spare) = self.spare.split_at_mut(middle);
+        let right = Part { rows: right_rows, spare: right_spare, start: self.start + middle };
+        [Part { rows, spare, start: self.start }, right]
+    }
+}
+
+/// A part of a tree in the making. Its first node is the root of the part.
 #[derive(Default)]
 struct Made {
     nodes: Vec<TreeNode>,
     gains: Vec<f32>,
     covers: Vec<f32>,
+    leaves: Vec<(usize, Range<usize>)>,
 }
 
 impl Made {
@@ -91,6 +120,32 @@ impl Made {
         self.covers.push(cover as f32);
         self.nodes.len() - 1
     }
+
+    /// Makes node `place`, a leaf so far, the root of `part`; its other nodes come after all nodes.
+    fn graft(&mut self, place: usize, part: Self) {
+        let after = self.nodes.len();
+        let number = |node: usize| if node == 0 { place } else { after + node - 1 };
+        let renumbered = part.nodes.into_iter().map(|mut node| {
+            if !node.is_leaf() {
+                (node.left, node.right) =
+                    (number(node.left as usize) as u32, number(node.right as usize) as u32);
+            }
+            node
+        });
+        put(&mut self.nodes, place, renumbered);
+        put(&mut self.gains, place, part.gains);
+        put(&mut self.covers, place, part.covers);
+        self.leaves.extend(part.leaves.into_iter().map(|(node, rows)| (number(node), rows)));
+    }
+}
+
+/// Puts the first of `items` at `place`, the others at the end.
+fn put<T>(all: &mut Vec<T>, place: usize, items: impl IntoIterator<Item = T>) {
+    let mut items = items.into_iter();
+    if let (Some(root), Some(first)) = (all.get_mut(place), items.next()) {
+        *root = first;
+    }
+    all.extend(items);
 }
 
 impl Growth<'_> {
@@ -99,120 +154,18 @@ impl Growth<'_> {
     /// # Errors
     /// The reason to stop; a leaf value that is no number.
     pub(super) fn grow(&self, scratch: &mut Scratch) -> Result<Grown, TaskError> {
-        let mut made = Made::default();
-        let mut leaves = Vec::new();
-        scratch.spare_rows.resize(scratch.rows.len(), 0);
-        let all = 0..scratch.rows.len();
-        let total = kernels::total(&scratch.packed, &scratch.rows);
-        let mut root =
-            Open { node: made.push(self.hessian(total)), rows: all, depth: 0, total, histogram: None };
+        let Scratch { derivatives, packed, rows, spare_rows, histograms, .. } = scratch;
+        spare_rows.resize(rows.len(), 0);
+        let site = Site { growth: self, derivatives, packed, histograms };
+        let sums = rows.par_chunks(BLOCK_ROWS).map(|rows| kernels::total(site.packed, rows));
+        let total = sums.reduce(|| 0, i64::wrapping_add);
+        let mut root = Open { node: 0, rows: 0..rows.len(), depth: 0, total, histogram: None };
         if self.may_split(&root) {
-            root.histogram = Some(self.build(&root.rows, scratch)?);
+            root.histogram = Some(site.build(rows)?);
         }
-        let mut open = vec![root];
-        while let Some(node) = open.pop() {
-            self.control.check()?;
-            let Some(histogram) = node.histogram.as_deref() else {
-                leaves.push((node.node, node.rows));
-                continue;
-            };
-            match self.best(histogram, node.total) {
-                None => {
-                    scratch.histograms.extend(node.histogram);
-                    leaves.push((node.node, node.rows));
-                }
-                Some((index, split)) => {
-                    let [larger, smaller] = self.split(node, (index, &split), &mut made, scratch)?;
-                    open.extend([larger, smaller]);
-                }
-            }
-        }
-        // What decided on splits was rounded; what a leaf says is exact.
-        for (node, rows) in &leaves {
-            let rows = scratch.rows.get(rows.clone()).unwrap_or_default();
-            let [gradient, hessian] = kernels::sum_of_rows(&scratch.derivatives, rows);
-            if let Some(node) = made.nodes.get_mut(*node) {
-                node.value = self.value(gradient, hessian);
-            }
-        }
-        let Made { nodes, gains, covers } = made;
+        let part = Part { rows, spare: spare_rows, start: 0 };
+        let Made { nodes, gains, covers, leaves } = site.subtree(root, part)?;
         Ok(Grown { tree: Tree::new(nodes, gains, covers)?, leaves })
-    }
-
-    /// Parts the rows of `node`. The larger child comes first.
-    fn split(
-        &self,
-        node: Open,
-        (index, split): (usize, &Split),
-        made: &mut Made,
-        scratch: &mut Scratch,
-    ) -> Result<[Open; 2], TaskError> {
-        let features = self.store.features();
-        let missing = features.get(index).and_then(super::store::Binned::missing_bin);
-        let routing = Routing::new(split.bin, missing, split.default);
-        let rows = scratch.rows.get_mut(node.rows.clone()).unwrap_or_default();
-        let middle = node.rows.start + self.store.partition(index, rows, &mut scratch.spare_rows, &routing);
-        let right = node.total.wrapping_sub(split.left);
-        let depth = node.depth + 1;
-        let child = |made: &mut Made, rows: Range<usize>, total: i64| Open {
-            node: made.push(self.hessian(total)),
-            rows,
-            depth,
-            total,
-            histogram: None,
-        };
-        let left = child(made, node.rows.start..middle, split.left);
-        let right = child(made, middle..node.rows.end, right);
-        if let (Some(inner), Some(binned)) = (made.nodes.get_mut(node.node), features.get(index)) {
-            let (gradient, hessian) = kernels::sum_of(node.total);
-            *inner = TreeNode {
-                feature: binned.feature,
-                threshold: binned.cuts.between(split.bin, split.next),
-                default: split.default,
-                left: left.node as u32,
-                right: right.node as u32,
-                value: self
-                    .value(gradient as f64 * self.quantum.gradient, hessian as f64 * self.quantum.hessian),
-            };
-        }
-        if let Some(gain) = made.gains.get_mut(node.node) {
-            *gain = split.gain as f32;
-        }
-        let (mut larger, mut smaller) =
-            if left.rows.len() > right.rows.len() { (left, right) } else { (right, left) };
-        let wants = [self.may_split(&larger), self.may_split(&smaller)];
-        let Some(mut parent) = node.histogram else { return Ok([larger, smaller]) };
-        if wants == [false, false] {
-            scratch.histograms.push(parent);
-            return Ok([larger, smaller]);
-        }
-        let own = self.build(&smaller.rows, scratch)?;
-        if wants[0] {
-            kernels::subtract(&mut parent, &own);
-            larger.histogram = Some(parent);
-        } else {
-            scratch.histograms.push(parent);
-        }
-        if wants[1] {
-            smaller.histogram = Some(own);
-        } else {
-            scratch.histograms.push(own);
-        }
-        Ok([larger, smaller])
-    }
-
-    fn build(&self, rows: &Range<usize>, scratch: &mut Scratch) -> Result<Vec<i64>, TaskError> {
-        let length = self.store.histogram_len();
-        let mut histogram = match scratch.histograms.pop() {
-            Some(mut used) => {
-                kernels::clear(&mut used);
-                used
-            }
-            None => vec![0; length],
-        };
-        let rows = scratch.rows.get(rows.clone()).unwrap_or_default();
-        self.store.histogram(rows, &scratch.packed, &mut histogram, self.control)?;
-        Ok(histogram)
     }
 
     /// The feature, as a number of the store, and the split of most gain.
@@ -243,5 +196,211 @@ impl Growth<'_> {
 
     fn value(&self, gradient: f64, hessian: f64) -> f32 {
         (self.rules.penalties.leaf_value(gradient, hessian) * self.rules.learning_rate) as f32
+    }
+}
+
+/// Where a tree grows, shared by all threads that grow it.
+struct Site<'a> {
+    growth: &'a Growth<'a>,
+    derivatives: &'a [[f32; 2]],
+    packed: &'a [i64],
+    /// Histograms that nobody needs at the moment.
+    histograms: &'a Mutex<Vec<Vec<i64>>>,
+}
+
+impl Site<'_> {
+    /// The part of the tree below `root`, whose rows are all of `part`.
+    fn subtree(&self, root: Open, part: Part<'_>) -> Result<Made, TaskError> {
+        let mut made = Made::default();
+        let root = Open { node: made.push(self.growth.hessian(root.total)), ..root };
+        if part.rows.len() < ROWS_IN_PARALLEL || root.depth > DEEPEST_IN_PARALLEL {
+            self.one_by_one(root, part, &mut made)?;
+            return Ok(made);
+        }
+        let mut part = part;
+        let Some([left, right]) = self.split(root, &mut part, &mut made)? else { return Ok(made) };
+        let (left_node, right_node) = (left.node, right.node);
+        let left_is_larger = left.rows.len() > right.rows.len();
+        let [left_part, right_part] = part.split_at(left.rows.len());
+        let alone = |open: Open| Open { rows: 0..open.rows.len(), ..open };
+        let (left, right) =
+            rayon::join(|| self.subtree(alone(left), left_part), || self.subtree(alone(right), right_part));
+        let (left, right) = ((left_node, left?), (right_node, right?));
+        let in_order = if left_is_larger { [right, left] } else { [left, right] };
+        for (node, part) in in_order {
+            made.graft(node, part);
+        }
+        Ok(made)
+    }
+
+    /// As [`Self::subtree`], without other threads and however deep it gets.
+    fn one_by_one(&self, root: Open, mut part: Part<'_>, made: &mut Made) -> Result<(), TaskError> {
+        let mut open = vec![root];
+        while let Some(node) = open.pop() {
+            let Some([left, right]) = self.split(node, &mut part, made)? else { continue };
+            // The smaller one is the next.
+            open.extend(if left.rows.len() > right.rows.len() { [left, right] } else { [right, left] });
+        }
+        Ok(())
+    }
+
+    /// Parts the rows of `node`; None makes it a leaf.
+    fn split(
+        &self,
+        node: Open,
+        part: &mut Part<'_>,
+        made: &mut Made,
+    ) -> Result<Option<[Open; 2]>, TaskError> {
+        let Growth { store, quantum, control, .. } = *self.growth;
+        control.check()?;
+        let best = node.histogram.as_deref().and_then(|sums| self.growth.best(sums, node.total));
+        let Some((index, split)) = best else {
+            self.finish(node, part, made);
+            return Ok(None);
+        };
+        let features = store.features();
+        let missing = features.get(index).and_then(super::store::Binned::missing_bin);
+        let routing = Routing::new(split.bin, missing, split.default);
+        let rows = part.rows.get_mut(node.rows.clone()).unwrap_or_default();
+        let middle = node.rows.start + store.partition(index, rows, part.spare, &routing);
+        let depth = node.depth + 1;
+        let child = |made: &mut Made, rows: Range<usize>, total: i64| Open {
+            node: made.push(self.growth.hessian(total)),
+            rows,
+            depth,
+            total,
+            histogram: None,
+        };
+        let left = child(made, node.rows.start..middle, split.left);
+        let right = child(made, middle..node.rows.end, node.total.wrapping_sub(split.left));
+        if let (Some(inner), Some(binned)) = (made.nodes.get_mut(node.node), features.get(index)) {
+            let (gradient, hessian) = kernels::sum_of(node.total);
+            *inner = TreeNode {
+                feature: binned.feature,
+                threshold: binned.cuts.between(split.bin, split.next),
+                default: split.default,
+                left: left.node as u32,
+                right: right.node as u32,
+                value: self
+                    .growth
+                    .value(gradient as f64 * quantum.gradient, hessian as f64 * quantum.hessian),
+            };
+        }
+        if let Some(gain) = made.gains.get_mut(node.node) {
+            *gain = split.gain as f32;
+        }
+        let mut children = [left, right];
+        self.look_at(&mut children, node.histogram, part)?;
+        Ok(Some(children))
+    }
+
+    /// Makes the histograms of those of `children` that may be split, out of their parent's.
+    fn look_at(
+        &self,
+        children: &mut [Open; 2],
+        parent: Option<Vec<i64>>,
+        part: &Part<'_>,
+    ) -> Result<(), TaskError> {
+        let [left, right] = children;
+        let (larger, smaller) =
+            if left.rows.len() > right.rows.len() { (left, right) } else { (right, left) };
+        let wants = [self.growth.may_split(larger), self.growth.may_split(smaller)];
+        let Some(mut parent) = parent else { return Ok(()) };
+        if wants == [false, false] {
+            self.give_back(parent);
+            return Ok(());
+        }
+        let own = self.build(part.rows.get(smaller.rows.clone()).unwrap_or_default())?;
+        if wants[0] {
+            kernels::subtract(&mut parent, &own);
+            larger.histogram = Some(parent);
+        } else {
+            self.give_back(parent);
+        }
+        if wants[1] {
+            smaller.histogram = Some(own);
+        } else {
+            self.give_back(own);
+        }
+        Ok(())
+    }
+
+    /// Makes `node` a leaf. What decided on splits was rounded; what a leaf says is exact.
+    fn finish(&self, node: Open, part: &Part<'_>, made: &mut Made) {
+        if let Some(histogram) = node.histogram {
+            self.give_back(histogram);
+        }
+        let rows = part.rows.get(node.rows.clone()).unwrap_or_default();
+        let [gradient, hessian] = kernels::sum_of_rows(self.derivatives, rows);
+        if let Some(leaf) = made.nodes.get_mut(node.node) {
+            leaf.value = self.growth.value(gradient, hessian);
+        }
+        made.leaves.push((node.node, part.start + node.rows.start..part.start + node.rows.end));
+    }
+
+    fn build(&self, rows: &[u32]) -> Result<Vec<i64>, TaskError> {
+        let Growth { store, control, .. } = *self.growth;
+        let mut histogram = match self.unused().pop() {
+            Some(mut used) => {
+                kernels::clear(&mut used);
+                used
+            }
+            None => vec![0; store.histogram_len()],
+        };
+        store.histogram(rows, self.packed, &mut histogram, control)?;
+        Ok(histogram)
+    }
+
+    fn give_back(&self, histogram: Vec<i64>) {
+        self.unused().push(histogram);
+    }
+
+    fn unused(&self) -> MutexGuard<'_, Vec<Vec<i64>>> {
+        self.histograms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::store::Layout;
+    use super::*;
+    use crate::engine::tests::quiet;
+
+    #[test]
+    fn side_by_side_grows_the_tree_that_one_by_one_grows() {
+        let (rows, width) = (20_000_u32, 5);
+        let number = |at: usize| ((at * 7919 + at / 13) % 1009) as f32;
+        let features: Vec<f32> = (0..rows as usize * width).map(number).collect();
+        let store = Store::new(&features, width, kernels::MAX_BINS, Layout::ColumnsAndGroups);
+        let gradient = |row: usize| (features[row * width] - 500.0) as i64 + (row * row % 997) as i64;
+        let packed: Vec<i64> = (0..rows as usize).map(|row| (gradient(row) << 32) + 3).collect();
+        let derivatives: Vec<[f32; 2]> = (0..rows as usize).map(|row| [gradient(row) as f32, 3.0]).collect();
+        let penalties = Penalties { l2: 1.0, l1: 0.0, least_hessian: 1.0 };
+        // Without a limit of depth.
+        let rules = Rules { max_depth: u32::MAX, gamma: 0.0, penalties, learning_rate: 0.3 };
+        let growth = Growth {
+            store: &store,
+            features: &[0, 2, 3, 4],
+            rules: &rules,
+            quantum: &Quantum { gradient: 1.0, hessian: 1.0 },
+            control: &quiet(),
+        };
+        let mut scratch = Scratch { derivatives, packed, rows: (0..rows).collect(), ..Scratch::default() };
+        let grown = growth.grow(&mut scratch).unwrap();
+        let parted = std::mem::replace(&mut scratch.rows, (0..rows).collect());
+
+        let Scratch { derivatives, packed, rows, spare_rows, histograms, .. } = &mut scratch;
+        let site = Site { growth: &growth, derivatives, packed, histograms };
+        let histogram = Some(site.build(rows).unwrap());
+        let total = kernels::total(packed, rows);
+        let mut made = Made::default();
+        let root = Open { node: 0, rows: 0..rows.len(), depth: 0, total, histogram };
+        made.push(growth.hessian(total));
+        site.one_by_one(root, Part { rows, spare: spare_rows, start: 0 }, &mut made).unwrap();
+
+        assert!(made.nodes.len() > 500, "{} nodes", made.nodes.len());
+        assert_eq!(grown.tree.nodes, made.nodes);
+        assert_eq!((grown.tree.gains, grown.tree.covers), (made.gains, made.covers));
+        assert_eq!((grown.leaves, &parted), (made.leaves, &scratch.rows));
     }
 }

@@ -1,7 +1,9 @@
 //! The training rows as bins, made once a session and shared by all its trees.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
-use tensorfleet_kernels::trees::{self as kernels, Cuts, Routing, TILE};
+use tensorfleet_kernels::trees::{self as kernels, Cuts, Routing, TILE, Tile};
 
 use crate::domain::TaskError;
 use crate::engine::Control;
@@ -37,10 +39,35 @@ pub(super) struct Binned {
 /// Features whose bins lie side by side for each row, and whose sums share a tile.
 #[derive(Debug)]
 struct Group {
-    /// Offset in the tile of each feature.
-    offsets: Vec<u16>,
-    /// Shape [rows, features].
-    bins: Vec<u8>,
+    /// Number of features.
+    width: usize,
+    bins: Bins,
+}
+
+/// The bins of a group.
+#[derive(Debug)]
+enum Bins {
+    /// Shape [rows, features], and the offset in the tile of each feature.
+    Lines(Vec<u8>, Vec<u16>),
+    /// A word a row, for features that have many bins.
+    Words(Vec<u64>),
+}
+
+impl Group {
+    /// Adds the derivatives of `rows` to the slots of their bins.
+    fn accumulate(&self, rows: &[u32], packed: &[i64], tile: &mut Tile) {
+        match &self.bins {
+            Bins::Lines(bins, offsets) => kernels::accumulate(bins, offsets, rows, packed, tile),
+            Bins::Words(words) => kernels::accumulate_words(words, self.width, rows, packed, tile),
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        match &self.bins {
+            Bins::Lines(bins, _) => bins.len(),
+            Bins::Words(words) => size_of_val(words.as_slice()),
+        }
+    }
 }
 
 /// Which copies of the bins are kept.
@@ -114,11 +141,25 @@ impl Store {
         all
     }
 
+    /// `columns`, of eight features at most, as a word a row.
+    fn words_of(&self, columns: &[u8]) -> Vec<u64> {
+        let mut all = vec![0; self.rows];
+        all.par_chunks_mut(BLOCK_ROWS).enumerate().for_each(|(block, words)| {
+            kernels::pack_words(columns, self.rows, block * BLOCK_ROWS, words);
+        });
+        all
+    }
+
     fn group(&mut self) {
         let bins: Vec<usize> = self.features.iter().map(|binned| binned.cuts.bins()).collect();
         // As many groups as there must be, all of about the same number of slots.
-        let groups = bins.iter().sum::<usize>().div_ceil(TILE - kernels::MAX_BINS).max(1);
-        let wanted = bins.iter().sum::<usize>().div_ceil(groups);
+        let total = bins.iter().sum::<usize>();
+        let by_slots = total.div_ceil(TILE - kernels::MAX_BINS).max(1);
+        let by_words = bins.len().div_ceil(kernels::WORD).max(1);
+        if by_words <= by_slots {
+            return self.group_by_words(bins.len().div_ceil(by_words));
+        }
+        let wanted = total.div_ceil(by_slots);
         let (mut first, mut used) = (0, 0);
         let mut offsets = Vec::new();
         for (index, bins) in bins.iter().enumerate() {
@@ -127,13 +168,29 @@ impl Store {
             used += bins;
             let last = index + 1 == self.features.len();
             if used >= wanted || last {
-                let columns =
-                    self.columns.get(first * self.rows..(index + 1) * self.rows).unwrap_or_default();
-                let bins = self.lines_of(columns);
-                self.groups.push(Group { offsets: std::mem::take(&mut offsets), bins });
+                let bins = self.lines_of(self.columns_of(first..index + 1));
+                self.groups.push(Group {
+                    width: offsets.len(),
+                    bins: Bins::Lines(bins, std::mem::take(&mut offsets)),
+                });
                 (first, used) = (index + 1, 0);
             }
         }
+    }
+
+    fn group_by_words(&mut self, width: usize) {
+        let features = self.features.len();
+        for first in (0..features).step_by(width.max(1)) {
+            let last = (first + width).min(features);
+            let start = self.groups.len() * TILE;
+            self.slots.extend((0..last - first).map(|feature| start + feature * kernels::MAX_BINS));
+            let words = self.words_of(self.columns_of(first..last));
+            self.groups.push(Group { width: last - first, bins: Bins::Words(words) });
+        }
+    }
+
+    fn columns_of(&self, features: Range<usize>) -> &[u8] {
+        self.columns.get(features.start * self.rows..features.end * self.rows).unwrap_or_default()
     }
 
     /// Number of rows.
@@ -148,7 +205,7 @@ impl Store {
 
     /// The bin of each row by feature number `index` of [`Self::features`].
     pub(super) fn column(&self, index: usize) -> &[u8] {
-        self.columns.get(index * self.rows..(index + 1) * self.rows).unwrap_or_default()
+        self.columns_of(index..index + 1)
     }
 
     /// Makes `bins` the bin of each of `rows` by feature number `index`.
@@ -209,7 +266,7 @@ impl Store {
         let tiles = histogram.as_chunks_mut::<TILE>().0;
         if rows.len() * self.features.len() < UPDATES_IN_PARALLEL {
             for (group, tile) in self.groups.iter().zip(tiles) {
-                kernels::accumulate(&group.bins, &group.offsets, rows, packed, tile);
+                group.accumulate(rows, packed, tile);
             }
             return Ok(());
         }
@@ -217,11 +274,11 @@ impl Store {
         let parts = rayon::current_num_threads().div_ceil(self.groups.len().max(1));
         let part_rows = rows.len().div_ceil(parts).max(1);
         self.groups.par_iter().zip(tiles).try_for_each(|(group, tile)| {
-            let at_once = (UPDATES_AT_ONCE / group.offsets.len().max(1)).max(1);
+            let at_once = (UPDATES_AT_ONCE / group.width.max(1)).max(1);
             let sum_up = |rows: &[u32], tile: &mut [i64; TILE]| {
                 for rows in rows.chunks(at_once) {
                     control.check()?;
-                    kernels::accumulate(&group.bins, &group.offsets, rows, packed, tile);
+                    group.accumulate(rows, packed, tile);
                 }
                 Ok(())
             };
@@ -241,9 +298,8 @@ impl Store {
 
     /// Memory that it takes, in bytes.
     pub(super) fn memory_bytes(&self) -> u64 {
-        (self.columns.len()
-            + self.lines.len()
-            + self.groups.iter().map(|group| group.bins.len()).sum::<usize>()) as u64
+        (self.columns.len() + self.lines.len() + self.groups.iter().map(Group::memory_bytes).sum::<usize>())
+            as u64
     }
 }
 
@@ -268,7 +324,7 @@ fn features_at_once(rows: usize) -> usize {
 fn bin_columns(
     features: &[f32],
     width: usize,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     max_bins: usize,
     columns: &mut [u8],
 ) -> Vec<Binned> {
