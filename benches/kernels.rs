@@ -6,7 +6,7 @@ mod work;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tensorfleet_kernels::{Existing, Matrix, multiply};
+use tensorfleet_kernels::{Finish, Matrix, multiply};
 use work::{DenseStep, Descending, Histogram};
 
 fn products(criterion: &mut Criterion) {
@@ -19,7 +19,7 @@ fn products(criterion: &mut Criterion) {
         group.bench_function(format!("{rows}x{columns}x{depth}"), |bencher| {
             bencher.iter(|| {
                 let (left, right) = (Matrix::new(&left, rows, depth), Matrix::new(&right, depth, columns));
-                multiply(left, right, Existing::Replace, black_box(&mut out));
+                multiply(left, right, Finish::Plain, black_box(&mut out));
             });
         });
     }

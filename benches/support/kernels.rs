@@ -3,7 +3,7 @@
 
 use tensorfleet_kernels::trees::{TILE, Tile, accumulate_words, pack_words};
 use tensorfleet_kernels::{
-    AdamMoments, Dense, Descent, adam, dense_gradients, relu, relu_backward, softmax_cross_entropy_gradient,
+    Activation, AdamMoments, Dense, Descent, Gate, adam, dense_gradients, softmax_cross_entropy_gradient,
 };
 
 /// The same numbers on every machine, from a linear congruential generator.
@@ -72,10 +72,8 @@ impl DenseStep {
             let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
             let layer = &mut rest[0];
             let (weight, bias) = layer.parameters.split_at(layer.weights);
-            Dense { weight, bias }.forward(input, &mut layer.output);
-            if index + 1 < count {
-                relu(&mut layer.output);
-            }
+            let activation = if index + 1 < count { Activation::Relu } else { Activation::Identity };
+            Dense { weight, bias }.forward(input, activation, &mut layer.output);
         }
         let last = &mut self.layers[count - 1];
         let classes = last.parameters.len() - last.weights;
@@ -89,8 +87,8 @@ impl DenseStep {
             dense_gradients(input, &layer.slopes, by_weight, by_bias);
             if let Some(before) = before.last_mut() {
                 let (weight, bias) = layer.parameters.split_at(layer.weights);
-                Dense { weight, bias }.backward(&layer.slopes, &mut before.slopes);
-                relu_backward(&before.output, 1.0, &mut before.slopes);
+                let gate = Gate { output: &before.output, scale: 1.0 };
+                Dense { weight, bias }.backward(&layer.slopes, Some(gate), &mut before.slopes);
             }
             let descent = Descent {
                 parameters: &mut layer.parameters,

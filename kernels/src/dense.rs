@@ -1,6 +1,7 @@
 //! Dense layers: the way forward, the way back, and what is between them.
 
-use crate::matrix::{Existing, Matrix, multiply};
+use crate::matrix::{Finish, Gate, Matrix, multiply};
+use crate::simd::widened;
 
 /// A dense layer y = x W' + b, as PyTorch's Linear.
 #[derive(Debug, Clone, Copy)]
@@ -9,6 +10,15 @@ pub struct Dense<'a> {
     pub weight: &'a [f32],
     /// b, shape `[outputs]`, at least one.
     pub bias: &'a [f32],
+}
+
+/// What becomes of the outputs of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// They stay.
+    Identity,
+    /// max(y, 0); NaN stays, so that a network that diverges is seen to.
+    Relu,
 }
 
 impl Dense<'_> {
@@ -22,27 +32,30 @@ impl Dense<'_> {
         self.weight.len() / self.outputs().max(1)
     }
 
-    /// Writes y, shape `[rows, outputs]`, of x, shape `[rows, inputs]`.
+    /// Writes y, shape `[rows, outputs]`, of x, shape `[rows, inputs]`, behind `activation`.
     ///
     /// # Panics
     /// When the shapes do not fit.
-    pub fn forward(&self, x: &[f32], y: &mut [f32]) {
+    pub fn forward(&self, x: &[f32], activation: Activation, y: &mut [f32]) {
         let rows = y.len() / self.outputs();
-        for row in y.chunks_exact_mut(self.outputs()) {
-            row.copy_from_slice(self.bias);
-        }
         let weight = Matrix::new(self.weight, self.outputs(), self.inputs()).transposed();
-        multiply(Matrix::new(x, rows, self.inputs()), weight, Existing::Add, y);
+        let finish = match activation {
+            Activation::Identity => Finish::Bias(self.bias),
+            Activation::Relu => Finish::BiasRelu(self.bias),
+        };
+        multiply(Matrix::new(x, rows, self.inputs()), weight, finish, y);
     }
 
-    /// Writes the gradient by x, shape `[rows, inputs]`, from that by y, shape `[rows, outputs]`.
+    /// Writes the gradient by x, shape `[rows, inputs]`, from that by y, shape `[rows, outputs]`. Where x went through a
+    /// `gate`, it is the gradient by what came to that gate.
     ///
     /// # Panics
     /// When the shapes do not fit.
-    pub fn backward(&self, by_y: &[f32], by_x: &mut [f32]) {
+    pub fn backward(&self, by_y: &[f32], gate: Option<Gate<'_>>, by_x: &mut [f32]) {
         let rows = by_y.len() / self.outputs();
         let weight = Matrix::new(self.weight, self.outputs(), self.inputs());
-        multiply(Matrix::new(by_y, rows, self.outputs()), weight, Existing::Replace, by_x);
+        let finish = gate.map_or(Finish::Plain, Finish::Gate);
+        multiply(Matrix::new(by_y, rows, self.outputs()), weight, finish, by_x);
     }
 }
 
@@ -54,38 +67,16 @@ impl Dense<'_> {
 pub fn dense_gradients(x: &[f32], by_y: &[f32], by_weight: &mut [f32], by_bias: &mut [f32]) {
     let outputs = by_bias.len();
     let (rows, inputs) = (by_y.len() / outputs, by_weight.len() / outputs);
-    multiply(
-        Matrix::new(by_y, rows, outputs).transposed(),
-        Matrix::new(x, rows, inputs),
-        Existing::Replace,
-        by_weight,
-    );
+    let left = Matrix::new(by_y, rows, outputs).transposed();
+    multiply(left, Matrix::new(x, rows, inputs), Finish::Plain, by_weight);
     by_bias.fill(0.0);
-    for row in by_y.chunks_exact(outputs) {
-        for (sum, value) in by_bias.iter_mut().zip(row) {
-            *sum += value;
+    widened(|| {
+        for row in by_y.chunks_exact(outputs) {
+            for (sum, value) in by_bias.iter_mut().zip(row) {
+                *sum += value;
+            }
         }
-    }
-}
-
-/// max(x, 0) in place; NaN stays.
-pub fn relu(values: &mut [f32]) {
-    for value in values {
-        // Not `max`, which would turn NaN into 0 and hide that a network diverges.
-        *value = if *value < 0.0 { 0.0 } else { *value };
-    }
-}
-
-/// The gradient by the input of [`relu`] and then [`drop_out`], in place, from that by their output: that of an
-/// element that is not above 0 in `output` is 0, that of the others is multiplied by `scale` (1 without dropout).
-///
-/// # Panics
-/// When the shapes differ.
-pub fn relu_backward(output: &[f32], scale: f32, gradient: &mut [f32]) {
-    assert_eq!(output.len(), gradient.len(), "gradient must have the shape of output");
-    for (slope, value) in gradient.iter_mut().zip(output) {
-        *slope = if *value > 0.0 { *slope * scale } else { 0.0 };
-    }
+    });
 }
 
 /// Share of values that [`drop_out`] leaves out, in units of 1/65,536.
@@ -127,19 +118,19 @@ mod tests {
             // L = sum(by_y * relu(x W' + b)), whose gradient by the relu's output is by_y.
             let forward = |x: &[f32], weight: &[f32], bias: &[f32]| {
                 let mut y = vec![0.0; rows * outputs];
-                Dense { weight, bias }.forward(x, &mut y);
-                relu(&mut y);
+                Dense { weight, bias }.forward(x, Activation::Relu, &mut y);
                 y
             };
             let loss = |x: &[f32], weight: &[f32], bias: &[f32]| -> f64 {
                 forward(x, weight, bias).iter().zip(&by_y).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
             };
-            let mut slopes = by_y.clone();
-            relu_backward(&forward(&x, &weight, &bias), 1.0, &mut slopes);
+            let y = forward(&x, &weight, &bias);
+            let slopes: Vec<f32> =
+                by_y.iter().zip(&y).map(|(slope, y)| if *y > 0.0 { *slope } else { 0.0 }).collect();
             let (mut by_weight, mut by_bias) = (vec![9.0; weight.len()], vec![9.0; outputs]);
             dense_gradients(&x, &slopes, &mut by_weight, &mut by_bias);
             let mut by_x = vec![9.0; x.len()];
-            Dense { weight: &weight, bias: &bias }.backward(&slopes, &mut by_x);
+            Dense { weight: &weight, bias: &bias }.backward(&slopes, None, &mut by_x);
             let step = 1e-3;
             let check = |values: &[f32], gradient: &[f32], loss: &dyn Fn(&[f32]) -> f64| {
                 let near = |at: usize, by: f32| {
@@ -171,17 +162,12 @@ mod tests {
         assert_eq!(values.iter().filter(|value| **value == 0.0).count(), 16_384);
         let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / 65_536.0;
         assert!((mean - 2.0).abs() < 1e-6, "{mean}");
-        let mut slopes = vec![1.0; values.len()];
-        relu_backward(&values, dropout_scale(threshold), &mut slopes);
+        // The way back multiplies the slopes of those that stayed alike.
+        let (weight, count) = ([1.0], values.len());
+        let gate = Gate { output: &values, scale: dropout_scale(threshold) };
+        let mut slopes = vec![0.0; count];
+        Dense { weight: &weight, bias: &[0.0] }.backward(&vec![1.0; count], Some(gate), &mut slopes);
         assert!(slopes.iter().zip(&values).all(|(slope, value)| slope * 2.0 == *value));
         assert_eq!(dropout_threshold(0.999_999), 65_535);
-    }
-
-    #[test]
-    fn nan_goes_through_a_relu() {
-        let mut values = [-1.0, 0.5, f32::NAN];
-        relu(&mut values);
-        assert_eq!(values[..2], [0.0, 0.5]);
-        assert!(values[2].is_nan());
     }
 }

@@ -6,7 +6,7 @@ use cubecl::Device;
 use cubecl::device::WgpuDeviceKind;
 use tensorfleet_kernels::gpu::{self, Client, Values};
 use tensorfleet_kernels::trees::{self, Penalties, Quantum, Side, TILE};
-use tensorfleet_kernels::{self as kernels, AdamMoments, Descent};
+use tensorfleet_kernels::{self as kernels, Activation, AdamMoments, Descent, Gate};
 
 fn client() -> Client {
     let device = Device::wgpu(WgpuDeviceKind::Cpu).or_else(|_| Device::wgpu(WgpuDeviceKind::default()));
@@ -262,24 +262,23 @@ fn dense_layers_are_those_of_the_cpu() {
         let what = format!("{rows} x {inputs} x {outputs}");
         let mut x = noise.values(rows * inputs);
         let (weight, bias) = (noise.values(outputs * inputs), noise.values(outputs));
-        kernels::relu(&mut x);
+        x.iter_mut().for_each(|value| *value = value.max(0.0));
         let on_gpu = [&x, &weight, &bias].map(|values| Values::upload(&client, values));
         let [gpu_x, gpu_weight, gpu_bias] = &on_gpu;
         let gpu_layer = gpu::GpuDense { weight: gpu_weight, bias: gpu_bias };
         let layer = kernels::Dense { weight: &weight, bias: &bias };
         let mut y = vec![0.0; rows * outputs];
-        layer.forward(&x, &mut y);
+        layer.forward(&x, Activation::Identity, &mut y);
         let got = gpu_layer.forward(&client, gpu_x, false).read(&client).unwrap();
         close(&format!("forward of {what}"), &got, &y, TOLERANCE);
-        kernels::relu(&mut y);
+        layer.forward(&x, Activation::Relu, &mut y);
         let got = gpu_layer.forward(&client, gpu_x, true).read(&client).unwrap();
         close(&format!("forward of {what}, with ReLU"), &got, &y, TOLERANCE);
 
         let by_y = noise.values(rows * outputs);
         let gpu_by_y = Values::upload(&client, &by_y);
         let mut by_x = vec![0.0; rows * inputs];
-        layer.backward(&by_y, &mut by_x);
-        kernels::relu_backward(&x, 1.0, &mut by_x);
+        layer.backward(&by_y, Some(Gate { output: &x, scale: 1.0 }), &mut by_x);
         let got = gpu_layer.backward(&client, gpu_x, &gpu_by_y).read(&client).unwrap();
         close(&format!("backward of {what}"), &got, &by_x, TOLERANCE);
         let (mut by_weight, mut by_bias) = (vec![0.0; weight.len()], vec![0.0; outputs]);
@@ -307,10 +306,9 @@ fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f
     let mut activations = vec![x.to_vec()];
     for (at, layer) in layers.iter().enumerate() {
         let mut y = vec![0.0; rows * layer.bias[0].len()];
-        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.forward(&activations[at], &mut y);
-        if at + 1 < depth {
-            kernels::relu(&mut y);
-        }
+        let activation = if at + 1 < depth { Activation::Relu } else { Activation::Identity };
+        let dense = kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] };
+        dense.forward(&activations[at], activation, &mut y);
         activations.push(y);
     }
     let classes = layers[depth - 1].bias[0].len();
@@ -322,8 +320,8 @@ fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f
         let (mut by_weight, mut by_bias) = (vec![0.0; layer.weight[0].len()], vec![0.0; layer.bias[0].len()]);
         kernels::dense_gradients(x, &by_y, &mut by_weight, &mut by_bias);
         let mut by_x = vec![0.0; x.len()];
-        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.backward(&by_y, &mut by_x);
-        kernels::relu_backward(x, 1.0, &mut by_x);
+        let gate = Some(Gate { output: x, scale: 1.0 });
+        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.backward(&by_y, gate, &mut by_x);
         by_y = by_x;
         for (learning, gradient) in [(&mut layer.weight, &by_weight), (&mut layer.bias, &by_bias)] {
             let [parameters, first, second] = learning;

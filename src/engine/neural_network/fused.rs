@@ -1,14 +1,21 @@
 //! Networks on the CPU: forward, loss, backward and optimizer over flat slices, nothing allocated in between.
+//!
+//! A step with products that are shared by threads runs on one of theirs: it would have to wake them for each product
+//! otherwise.
 
 use std::ops::Range;
 
-use tensorfleet_kernels::{self as kernels, AdamMoments, Dense, Descent};
+use rayon::prelude::*;
+use tensorfleet_kernels::{self as kernels, Activation, AdamMoments, Dense, Descent, Gate};
 
 use super::architecture::{Architecture, Parameter};
 use super::convolutions::Convolutions;
 use super::network::{Judge, Memory, Network, Rows, Rule, Step};
 use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
+
+/// Parameters that one thread takes at a time.
+const PARAMETERS_AT_ONCE: usize = 1 << 15;
 
 /// A network in the CPU's memory: dense layers, and convolutions before them where it has some.
 #[derive(Debug, Clone)]
@@ -77,12 +84,10 @@ impl Fused {
             let input = before.last().map_or(first, |signal| signal.as_slice());
             let output = &mut rest[0];
             output.resize(rows.count * layer.bias.len(), 0.0);
-            layer.of(&self.memory.parameters).forward(input, output);
-            if index + 1 < self.layers.len() {
-                kernels::relu(output);
-                if let Some(dropout) = &mut how.dropout {
-                    dropout.apply(output);
-                }
+            let activation = activation(index, &self.layers);
+            layer.of(&self.memory.parameters).forward(input, activation, output);
+            if let (Activation::Relu, Some(dropout)) = (activation, &mut how.dropout) {
+                dropout.apply(output);
             }
         }
     }
@@ -99,11 +104,9 @@ impl Fused {
             kernels::dense_gradients(input, by_output, by_weight, by_bias);
             if index > 0 || self.convolutions.is_some() {
                 by_input.resize(input.len(), 0.0);
-                layer.of(&self.memory.parameters).backward(by_output, by_input);
+                let gate = (index > 0).then_some(Gate { output: input, scale });
+                layer.of(&self.memory.parameters).backward(by_output, gate, by_input);
                 std::mem::swap(by_output, by_input);
-            }
-            if index > 0 {
-                kernels::relu_backward(input, scale, by_output);
             }
         }
         if let Some(convolutions) = &mut self.convolutions {
@@ -114,29 +117,42 @@ impl Fused {
     fn descend(&mut self, learning_rate: f64) {
         let Memory { parameters, first, second, steps } = &mut self.memory;
         *steps += 1;
+        let (rule, step) = (self.rule, *steps);
         let mut start = 0;
         for parameter in &self.parameters {
             let own = start..start + parameter.len();
             start = own.end;
-            let descent = Descent {
-                parameters: &mut parameters[own.clone()],
-                gradient: &self.scratch.gradient[own.clone()],
-                learning_rate: learning_rate as f32,
-                weight_decay: self.rule.decay(parameter.role),
+            let weight_decay = rule.decay(parameter.role);
+            let descend = |((parameters, gradient), (first, second)): Part<'_>| {
+                let learning_rate = learning_rate as f32;
+                let descent = Descent { parameters, gradient, learning_rate, weight_decay };
+                match rule.optimizer {
+                    Optimizer::Sgd => kernels::sgd(descent, rule.momentum, first),
+                    Optimizer::Adam => kernels::adam(descent, AdamMoments { first, second, step }),
+                    Optimizer::AdamW => kernels::adamw(descent, AdamMoments { first, second, step }),
+                    Optimizer::RmsProp => kernels::rmsprop(descent, rule.momentum, first, second),
+                }
             };
-            let (first, second) = (&mut first[own.clone()], &mut second[own]);
-            match self.rule.optimizer {
-                Optimizer::Sgd => kernels::sgd(descent, self.rule.momentum, first),
-                Optimizer::Adam => kernels::adam(descent, AdamMoments { first, second, step: *steps }),
-                Optimizer::AdamW => kernels::adamw(descent, AdamMoments { first, second, step: *steps }),
-                Optimizer::RmsProp => kernels::rmsprop(descent, self.rule.momentum, first, second),
+            let values = (&mut parameters[own.clone()], &self.scratch.gradient[own.clone()]);
+            let moments = (&mut first[own.clone()], &mut second[own]);
+            if parameter.len() <= PARAMETERS_AT_ONCE {
+                descend((values, moments));
+                continue;
             }
+            let at_once = PARAMETERS_AT_ONCE;
+            let values = values.0.par_chunks_mut(at_once).zip(values.1.par_chunks(at_once));
+            let moments = moments.0.par_chunks_mut(at_once).zip(moments.1.par_chunks_mut(at_once));
+            values.zip(moments).for_each(descend);
         }
     }
-}
 
-impl Network for Fused {
-    fn step(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
+    /// Whether threads share one of the products of a step on so many rows.
+    fn is_shared(&self, rows: usize) -> bool {
+        let sizes = self.layers.iter().map(|layer| layer.weight.len().saturating_mul(rows));
+        self.convolutions.is_some() || sizes.max().is_some_and(kernels::is_shared)
+    }
+
+    fn step_here(&mut self, rows: Rows<'_>, mut how: Step, judge: Judge<'_>) -> Sums {
         self.forward(rows, &mut how);
         let Scratch { signals, slopes: [by_output, _], .. } = &mut self.scratch;
         let outputs = signals.last().map_or(&[][..], Vec::as_slice);
@@ -147,6 +163,24 @@ impl Network for Fused {
             self.descend(how.learning_rate);
         }
         sums
+    }
+}
+
+/// Some parameters with their gradient, and their moments.
+type Part<'a> = ((&'a mut [f32], &'a [f32]), (&'a mut [f32], &'a mut [f32]));
+
+/// What is behind layer number `index`.
+fn activation(index: usize, layers: &[Layer]) -> Activation {
+    if index + 1 < layers.len() { Activation::Relu } else { Activation::Identity }
+}
+
+impl Network for Fused {
+    fn step(&mut self, rows: Rows<'_>, how: Step, judge: Judge<'_>) -> Sums {
+        if self.is_shared(rows.count) {
+            rayon::scope(|_| self.step_here(rows, how, judge))
+        } else {
+            self.step_here(rows, how, judge)
+        }
     }
 
     fn outputs(&self, rows: Rows<'_>) -> Vec<f32> {
@@ -159,10 +193,7 @@ impl Network for Fused {
         for (index, layer) in self.layers.iter().enumerate() {
             let mut output = vec![0.0; rows.count * layer.bias.len()];
             let input = if index == 0 { first } else { &signal };
-            layer.of(&self.memory.parameters).forward(input, &mut output);
-            if index + 1 < self.layers.len() {
-                kernels::relu(&mut output);
-            }
+            layer.of(&self.memory.parameters).forward(input, activation(index, &self.layers), &mut output);
             signal = output;
         }
         signal

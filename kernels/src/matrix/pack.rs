@@ -1,0 +1,161 @@
+//! Copies parts of matrices in the order in which a tile reads them.
+
+use std::ops::Range;
+
+use super::{Matrix, Order, tile};
+
+/// Columns that are turned around together, and terms.
+#[cfg(target_arch = "x86_64")]
+const SQUARE: usize = 8;
+
+/// Terms `terms` of the columns [first, first + width) of `matrix`, into `panel`, shape `[terms, wide]`, with zeros where
+/// there are no more columns.
+#[inline(always)]
+pub(super) fn panel(
+    matrix: Matrix<'_>,
+    terms: Range<usize>,
+    (first, width): (usize, usize),
+    wide: usize,
+    panel: &mut [f32],
+) {
+    if width < wide {
+        panel.fill(0.0);
+    }
+    match matrix.order {
+        Order::Rows => {
+            let rows = matrix.values[terms.start * matrix.columns..].chunks_exact(matrix.columns.max(1));
+            for (row, line) in rows.zip(panel.chunks_exact_mut(wide)) {
+                // A whole line has a length that the compiler knows.
+                if width == wide {
+                    line.copy_from_slice(&row[first..first + wide]);
+                } else {
+                    line[..width].copy_from_slice(&row[first..first + width]);
+                }
+            }
+        }
+        Order::Columns => {
+            let columns = &matrix.values[first * matrix.rows..(first + width) * matrix.rows];
+            let done = squares(columns, matrix.rows, terms.clone(), wide, panel);
+            for (number, column) in columns.chunks_exact(matrix.rows.max(1)).enumerate().skip(done) {
+                for (line, value) in panel.chunks_exact_mut(wide).zip(&column[terms.clone()]) {
+                    line[number] = *value;
+                }
+            }
+        }
+    }
+}
+
+/// Turns as many columns around as make whole squares, each in vectors, and says how many. Shape of `columns` is
+/// `[width, rows]`, that of `panel` `[terms, wide]`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn squares(columns: &[f32], rows: usize, terms: Range<usize>, wide: usize, panel: &mut [f32]) -> usize {
+    let Some(simd) = pulp::x86::V3::try_new() else { return 0 };
+    let mut done = 0;
+    for columns in columns.chunks_exact((SQUARE * rows).max(1)) {
+        if done + SQUARE > wide {
+            break;
+        }
+        let columns = std::array::from_fn(|number| &columns[number * rows..][terms.clone()]);
+        simd.vectorize(Squares { simd, columns, wide, panel: &mut panel[done..] });
+        done += SQUARE;
+    }
+    done
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn squares(_: &[f32], _: usize, _: Range<usize>, _: usize, _: &mut [f32]) -> usize {
+    0
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Squares<'a> {
+    simd: pulp::x86::V3,
+    columns: [&'a [f32]; SQUARE],
+    wide: usize,
+    panel: &'a mut [f32],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl pulp::NullaryFnOnce for Squares<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, columns, wide, panel } = self;
+        let mut squares = columns.map(|column| column.as_chunks::<SQUARE>().0.iter());
+        let terms = columns[0].len();
+        let mut lines = panel.chunks_mut(wide);
+        for _ in 0..terms / SQUARE {
+            let mut square = [[0.0; SQUARE]; SQUARE];
+            for (line, values) in square.iter_mut().zip(&mut squares) {
+                if let Some(values) = values.next() {
+                    *line = *values;
+                }
+            }
+            for (values, line) in turned(simd, square).iter().zip(&mut lines) {
+                line[..SQUARE].copy_from_slice(values);
+            }
+        }
+        for (term, line) in (terms - terms % SQUARE..terms).zip(lines) {
+            for (value, column) in line.iter_mut().zip(columns) {
+                *value = column[term];
+            }
+        }
+    }
+}
+
+/// Rows and columns exchanged: pairs, then fours, then halves.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+    let avx = simd.avx;
+    let [a, b, c, d, e, f, g, h] = square.map(|line| pulp::cast(line));
+    let low = |a, b| avx._mm256_unpacklo_ps(a, b);
+    let high = |a, b| avx._mm256_unpackhi_ps(a, b);
+    let (ab, cd, ef, gh) =
+        ([low(a, b), high(a, b)], [low(c, d), high(c, d)], [low(e, f), high(e, f)], [low(g, h), high(g, h)]);
+    let fours = |[low, high]: [_; 2], [next_low, next_high]: [_; 2]| {
+        [
+            avx._mm256_shuffle_ps::<0x44>(low, next_low),
+            avx._mm256_shuffle_ps::<0xee>(low, next_low),
+            avx._mm256_shuffle_ps::<0x44>(high, next_high),
+            avx._mm256_shuffle_ps::<0xee>(high, next_high),
+        ]
+    };
+    let ([a, b, c, d], [e, f, g, h]) = (fours(ab, cd), fours(ef, gh));
+    let lower = |a, b| avx._mm256_permute2f128_ps::<0x20>(a, b);
+    let upper = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
+    [lower(a, e), lower(b, f), lower(c, g), lower(d, h), upper(a, e), upper(b, f), upper(c, g), upper(d, h)]
+        .map(|line| pulp::cast(line))
+}
+
+/// Terms `terms` of all rows of `matrix`, whose columns lie side by side, tile after tile into `copy`, each of shape
+/// `[terms, rows of the tile]`.
+#[inline(always)]
+pub(super) fn left(matrix: Matrix<'_>, terms: Range<usize>, copy: &mut [f32]) {
+    macro_rules! by_height {
+        ($height:expr, $row:expr, $to:expr, $($heights:literal)*) => {
+            match $height {
+                $($heights => lines::<$heights>(matrix, terms.start, $row, $to),)*
+                _ => {}
+            }
+        };
+    }
+    let (mut row, mut rest) = (0, copy);
+    for height in tile::heights(matrix.rows) {
+        let (own, others) = rest.split_at_mut(height * terms.len());
+        by_height!(height, row, own, 1 2 3 4 5 6);
+        (row, rest) = (row + height, others);
+    }
+}
+
+#[inline(always)]
+fn lines<const HEIGHT: usize>(matrix: Matrix<'_>, first: usize, row: usize, to: &mut [f32]) {
+    let columns = matrix.values[first * matrix.rows..].chunks_exact(matrix.rows.max(1));
+    for (line, column) in to.as_chunks_mut::<HEIGHT>().0.iter_mut().zip(columns) {
+        if let Some(values) = column[row..].first_chunk::<HEIGHT>() {
+            *line = *values;
+        }
+    }
+}
