@@ -163,8 +163,9 @@ impl Node {
         let offsets: Vec<u16> = self.offsets.iter().map(|offset| *offset as u16).collect();
         let packed: Vec<i64> =
             self.derivatives.iter().map(|[g, h]| (i64::from(*g) << 32) + i64::from(*h)).collect();
-        let mut tile = Box::new([0; TILE]);
-        trees::accumulate(&self.bins, &offsets, &self.rows, &packed, &mut tile);
+        let (mut tile, mut own) = (Box::new([0; TILE]), Vec::new());
+        trees::pick(&packed, &self.rows, &mut own);
+        trees::accumulate(&self.bins, &offsets, &self.rows, &own, &mut tile);
         tile
     }
 

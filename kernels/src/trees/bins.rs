@@ -58,37 +58,44 @@ impl Cuts {
 /// each has a bin of its own; else bins hold about the same number of values, and a frequent value has its own.
 /// Cut points lie midway between neighbouring values, as scikit-learn places thresholds. NaN is missing.
 pub fn cut_points(values: &[f32], most: usize) -> Cuts {
-    let mut keys: Vec<u32> =
-        values.iter().filter(|value| !value.is_nan()).map(|value| to_key(*value)).collect();
+    let mut keys = Vec::with_capacity(values.len());
+    keys.extend(values.iter().filter(|value| !value.is_nan()).map(|value| to_key(*value)));
     let missing = keys.len() < values.len();
     sort(&mut keys);
-    let runs = runs(&keys);
     let most = most.clamp(2, MAX_BINS) - usize::from(missing);
     let (mut points, mut ends) = (Vec::new(), Vec::new());
-    let mut low = runs.first().map_or(0.0, |run| run.0);
+    let mut low = keys.first().map_or(0.0, |key| from_key(*key));
     let mut close = |high: f32, next: f32| {
         points.push(midpoint(high, next));
         ends.push([low, high]);
         low = next;
     };
-    if runs.len() <= most {
-        runs.windows(2).for_each(|pair| close(pair[0].0, pair[1].0));
+    // A run is a value and how often it is there.
+    let mut run_ends =
+        keys.iter().zip(keys.iter().skip(1)).enumerate().filter(|(_, (key, next))| key != next);
+    if run_ends.clone().take(most).count() < most {
+        run_ends.for_each(|(_, (key, next))| close(from_key(*key), from_key(*next)));
     } else {
         let (mut rows_left, mut bins_left) = (keys.len(), most);
-        let mut filled = 0;
-        for pair in runs.windows(2) {
-            filled += pair[0].1;
+        let (mut filled, mut start) = (0, 0);
+        let mut run = run_ends.next();
+        while let Some((end, (key, next))) = run {
+            run = run_ends.next();
+            let next_end = run.map_or(keys.len(), |(end, _)| end + 1);
+            let (count, next_count) = (end + 1 - start, next_end - (end + 1));
+            start = end + 1;
+            filled += count;
             let wanted = rows_left.div_ceil(bins_left);
             // Closes where the next value would overshoot by more than leaving it out falls short.
-            if filled + pair[1].1 / 2 >= wanted && bins_left > 1 {
-                close(pair[0].0, pair[1].0);
+            if filled + next_count / 2 >= wanted && bins_left > 1 {
+                close(from_key(*key), from_key(*next));
                 rows_left -= filled;
                 bins_left -= 1;
                 filled = 0;
             }
         }
     }
-    ends.push([low, runs.last().map_or(0.0, |run| run.0)]);
+    ends.push([low, keys.last().map_or(0.0, |key| from_key(*key))]);
     Cuts { points, ends, missing }
 }
 
@@ -169,11 +176,6 @@ pub fn pack_words(columns: &[u8], rows: usize, first: usize, words: &mut [u64]) 
             *word |= u64::from(*bin) << (8 * number);
         }
     }
-}
-
-/// The different values of sorted keys, and how often each is there.
-fn runs(keys: &[u32]) -> Vec<(f32, usize)> {
-    keys.chunk_by(|a, b| a == b).map(|run| (from_key(run[0]), run.len())).collect()
 }
 
 /// Above `low`, at most `high`.

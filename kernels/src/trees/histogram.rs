@@ -13,7 +13,7 @@ pub const TILE: usize = 2048;
 pub type Tile = [i64; TILE];
 
 /// Adds the derivatives of `rows` to the slots of their bins. `bins` has shape [all rows, `offsets.len()`],
-/// `packed` one number for each of all rows. An offset and the bins of its feature stay below [`TILE`].
+/// `packed` one number for each of `rows`. An offset and the bins of its feature stay below [`TILE`].
 pub fn accumulate(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
     // With a width that the compiler knows a row is one straight line of code.
     macro_rules! by_width {
@@ -47,8 +47,8 @@ pub fn accumulate_words(words: &[u64], width: usize, rows: &[u32], packed: &[i64
 fn of_words<const WIDTH: usize>(words: &[u64], rows: &[u32], packed: &[i64], tile: &mut Tile) {
     let features = tile.as_chunks_mut::<MAX_BINS>().0;
     let Some(features) = features.first_chunk_mut::<WIDTH>() else { return };
-    for &row in rows {
-        let (mut word, derivatives) = (words[row as usize], packed[row as usize]);
+    for (&row, &derivatives) in rows.iter().zip(packed) {
+        let mut word = words[row as usize];
         for sums in features.iter_mut() {
             let sum = &mut sums[usize::from(word as u8)];
             *sum = sum.wrapping_add(derivatives);
@@ -60,16 +60,16 @@ fn of_words<const WIDTH: usize>(words: &[u64], rows: &[u32], packed: &[i64], til
 fn of_width<const WIDTH: usize>(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
     let Some(offsets) = offsets.first_chunk::<WIDTH>() else { return };
     let lines = bins.as_chunks::<WIDTH>().0;
-    for &row in rows {
-        add_row(&lines[row as usize], offsets, packed[row as usize], tile);
+    for (&row, &derivatives) in rows.iter().zip(packed) {
+        add_row(&lines[row as usize], offsets, derivatives, tile);
     }
 }
 
 fn of_any_width(bins: &[u8], offsets: &[u16], rows: &[u32], packed: &[i64], tile: &mut Tile) {
     let width = offsets.len();
-    for &row in rows {
+    for (&row, &derivatives) in rows.iter().zip(packed) {
         let row = row as usize;
-        add_row(&bins[row * width..row * width + width], offsets, packed[row], tile);
+        add_row(&bins[row * width..row * width + width], offsets, derivatives, tile);
     }
 }
 
@@ -120,6 +120,8 @@ mod tests {
         let rows: u32 = 300;
         let packed: Vec<i64> = (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
         let some: Vec<u32> = (0..rows).filter(|row| row % 3 != 1).rev().collect();
+        let mut of_some = Vec::new();
+        crate::trees::pick(&packed, &some, &mut of_some);
         for width in 1..=WORD {
             let columns: Vec<u8> =
                 (0..width * rows as usize).map(|at| (at * at * 31 / 7 % MAX_BINS) as u8).collect();
@@ -127,12 +129,12 @@ mod tests {
             crate::trees::interleave(&columns, rows as usize, 0, &mut lines);
             let offsets: Vec<u16> = (0..width).map(|feature| (feature * MAX_BINS) as u16).collect();
             let (mut expected, mut sums) = ([0; TILE], [0; TILE]);
-            accumulate(&lines, &offsets, &some, &packed, &mut expected);
+            accumulate(&lines, &offsets, &some, &of_some, &mut expected);
             let mut words = vec![0; rows as usize];
             let (first, second) = words.split_at_mut(123);
             crate::trees::pack_words(&columns, rows as usize, 0, first);
             crate::trees::pack_words(&columns, rows as usize, 123, second);
-            accumulate_words(&words, width, &some, &packed, &mut sums);
+            accumulate_words(&words, width, &some, &of_some, &mut sums);
             assert_eq!(sums, expected, "{width} features");
         }
     }
@@ -144,8 +146,9 @@ mod tests {
             (0..rows).flat_map(|row| [row % 7, row % 251, row % 3].map(|b| b as u8)).collect();
         let packed: Vec<i64> = (0..i64::from(rows)).map(|row| (((row % 41) - 20) << 32) + row % 13).collect();
         let of = |rows: &[u32]| {
-            let mut tile = [0; TILE];
-            accumulate(&bins, &offsets, rows, &packed, &mut tile);
+            let (mut tile, mut own) = ([0; TILE], Vec::new());
+            crate::trees::pick(&packed, rows, &mut own);
+            accumulate(&bins, &offsets, rows, &own, &mut tile);
             tile
         };
         let all: Vec<u32> = (0..rows).collect();

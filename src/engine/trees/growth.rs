@@ -50,7 +50,15 @@ pub(super) struct Scratch {
     /// The others.
     pub(super) left_out: Vec<u32>,
     spare_rows: Vec<u32>,
-    histograms: Mutex<Vec<Vec<i64>>>,
+    histograms: Pool,
+    gathered: Pool,
+}
+
+/// Room that threads take and give back.
+type Pool = Mutex<Vec<Vec<i64>>>;
+
+fn pool(of: &Pool) -> MutexGuard<'_, Vec<Vec<i64>>> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A tree, and which part of [`Scratch::rows`] came to which leaf.
@@ -154,9 +162,9 @@ impl Growth<'_> {
     /// # Errors
     /// The reason to stop; a leaf value that is no number.
     pub(super) fn grow(&self, scratch: &mut Scratch) -> Result<Grown, TaskError> {
-        let Scratch { derivatives, packed, rows, spare_rows, histograms, .. } = scratch;
+        let Scratch { derivatives, packed, rows, spare_rows, histograms, gathered, .. } = scratch;
         spare_rows.resize(rows.len(), 0);
-        let site = Site { growth: self, derivatives, packed, histograms };
+        let site = Site { growth: self, derivatives, packed, histograms, gathered };
         let sums = rows.par_chunks(BLOCK_ROWS).map(|rows| kernels::total(site.packed, rows));
         let total = sums.reduce(|| 0, i64::wrapping_add);
         let mut root = Open { node: 0, rows: 0..rows.len(), depth: 0, total, histogram: None };
@@ -205,7 +213,9 @@ struct Site<'a> {
     derivatives: &'a [[f32; 2]],
     packed: &'a [i64],
     /// Histograms that nobody needs at the moment.
-    histograms: &'a Mutex<Vec<Vec<i64>>>,
+    histograms: &'a Pool,
+    /// Room for the derivatives of the rows of a node.
+    gathered: &'a Pool,
 }
 
 impl Site<'_> {
@@ -340,23 +350,28 @@ impl Site<'_> {
 
     fn build(&self, rows: &[u32]) -> Result<Vec<i64>, TaskError> {
         let Growth { store, control, .. } = *self.growth;
-        let mut histogram = match self.unused().pop() {
+        let mut histogram = match pool(self.histograms).pop() {
             Some(mut used) => {
                 kernels::clear(&mut used);
                 used
             }
             None => vec![0; store.histogram_len()],
         };
-        store.histogram(rows, self.packed, &mut histogram, control)?;
-        Ok(histogram)
+        if rows.len() == self.packed.len() {
+            // All rows, in their order.
+            store.histogram(rows, self.packed, &mut histogram, control)?;
+            return Ok(histogram);
+        }
+        // Taken together once, instead of from all over for each group of features.
+        let mut own = pool(self.gathered).pop().unwrap_or_default();
+        kernels::pick(self.packed, rows, &mut own);
+        let made = store.histogram(rows, &own, &mut histogram, control);
+        pool(self.gathered).push(own);
+        made.map(|()| histogram)
     }
 
     fn give_back(&self, histogram: Vec<i64>) {
-        self.unused().push(histogram);
-    }
-
-    fn unused(&self) -> MutexGuard<'_, Vec<Vec<i64>>> {
-        self.histograms.lock().unwrap_or_else(PoisonError::into_inner)
+        pool(self.histograms).push(histogram);
     }
 }
 
@@ -389,8 +404,8 @@ mod tests {
         let grown = growth.grow(&mut scratch).unwrap();
         let parted = std::mem::replace(&mut scratch.rows, (0..rows).collect());
 
-        let Scratch { derivatives, packed, rows, spare_rows, histograms, .. } = &mut scratch;
-        let site = Site { growth: &growth, derivatives, packed, histograms };
+        let Scratch { derivatives, packed, rows, spare_rows, histograms, gathered, .. } = &mut scratch;
+        let site = Site { growth: &growth, derivatives, packed, histograms, gathered };
         let histogram = Some(site.build(rows).unwrap());
         let total = kernels::total(packed, rows);
         let mut made = Made::default();

@@ -54,7 +54,7 @@ enum Bins {
 }
 
 impl Group {
-    /// Adds the derivatives of `rows` to the slots of their bins.
+    /// Adds `packed`, the derivatives of `rows`, to the slots of their bins.
     fn accumulate(&self, rows: &[u32], packed: &[i64], tile: &mut Tile) {
         match &self.bins {
             Bins::Lines(bins, offsets) => kernels::accumulate(bins, offsets, rows, packed, tile),
@@ -97,7 +97,7 @@ impl Store {
     /// Cuts and bins `features`, shape [rows, `width`].
     pub(super) fn new(features: &[f32], width: usize, max_bins: usize, layout: Layout) -> Self {
         let rows = features.len() / width.max(1);
-        let at_once = features_at_once(rows);
+        let at_once = features_at_once(rows, width);
         let mut columns = vec![0; rows * width];
         let parts: Vec<Vec<Binned>> = columns
             .par_chunks_mut((rows * at_once).max(1))
@@ -252,7 +252,7 @@ impl Store {
         histogram.get(start..start + bins).unwrap_or_default()
     }
 
-    /// Adds up the derivatives of `rows` by bin into `histogram`, which holds zeros.
+    /// Adds up `packed`, the derivatives of `rows`, by bin into `histogram`, which holds zeros.
     ///
     /// # Errors
     /// The reason to stop.
@@ -275,19 +275,19 @@ impl Store {
         let part_rows = rows.len().div_ceil(parts).max(1);
         self.groups.par_iter().zip(tiles).try_for_each(|(group, tile)| {
             let at_once = (UPDATES_AT_ONCE / group.width.max(1)).max(1);
-            let sum_up = |rows: &[u32], tile: &mut [i64; TILE]| {
-                for rows in rows.chunks(at_once) {
+            let sum_up = |rows: &[u32], packed: &[i64], tile: &mut [i64; TILE]| {
+                for (rows, packed) in rows.chunks(at_once).zip(packed.chunks(at_once)) {
                     control.check()?;
                     group.accumulate(rows, packed, tile);
                 }
                 Ok(())
             };
             if parts == 1 {
-                return sum_up(rows, tile);
+                return sum_up(rows, packed, tile);
             }
-            let tiles = rows.par_chunks(part_rows).map(|rows| {
+            let tiles = rows.par_chunks(part_rows).zip(packed.par_chunks(part_rows)).map(|(rows, packed)| {
                 let mut tile = Box::new([0; TILE]);
-                sum_up(rows, &mut tile).map(|()| tile)
+                sum_up(rows, packed, &mut tile).map(|()| tile)
             });
             for part in tiles.collect::<Result<Vec<_>, TaskError>>()? {
                 kernels::add(tile, part.as_slice());
@@ -315,9 +315,12 @@ fn bin_in(column: &[u8], row: u32) -> u8 {
     column.get(row as usize).copied().unwrap_or_default()
 }
 
-/// How many features are cut together.
-fn features_at_once(rows: usize) -> usize {
-    (GATHERED_BYTES / (rows * size_of::<f32>()).max(1)).clamp(1, FEATURES_AT_ONCE)
+/// How many features are cut together, so that all threads have some, and about as many.
+fn features_at_once(rows: usize, width: usize) -> usize {
+    let most = (GATHERED_BYTES / (rows * size_of::<f32>()).max(1)).clamp(1, FEATURES_AT_ONCE);
+    let threads = rayon::current_num_threads();
+    let parts = width.div_ceil(most).max(1).next_multiple_of(threads);
+    width.div_ceil(parts).max(1)
 }
 
 /// Features `range` of those with more than one bin, whose columns are written to the beginning of `columns`.
