@@ -10,6 +10,8 @@ mod engine;
 mod network;
 mod scenario;
 
+pub(super) use engine::Waiting;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
