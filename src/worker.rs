@@ -46,7 +46,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{TaskSpec, WorkerId};
+use crate::domain::{TaskIdentity, TaskSpec, WorkerId};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Orchestrator, OrchestratorError};
@@ -63,8 +63,8 @@ use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
 use view::About;
 
-/// How long the end of a drain waits for the orchestrator to take the last outcomes; what it does not take stays on
-/// disk for the next start.
+/// How long the end of a drain waits at most for the orchestrator to take the last outcomes; what it does not take stays
+/// on disk for the next start.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of the worker itself.
@@ -203,8 +203,8 @@ impl<O: Orchestrator> Worker<O> {
         if !left.is_empty() {
             tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
         }
-        // What has ended is not run again.
-        resumed.retain(|task| left.iter().all(|(_, outcome)| outcome.identity != task.identity));
+        // What has ended is not run again, whichever attempt of it was kept.
+        resumed.retain(|task| left.iter().all(|(_, outcome)| !ends(&outcome.identity, &task.identity)));
         held.keep_only(&resumed);
         let unreported = Unreported::default();
         for (sequence, outcome) in left {
@@ -350,6 +350,11 @@ impl<O: Orchestrator> Worker<O> {
         let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
         outcome
     }
+}
+
+/// Whether the outcome of `done` is one of `held`, or of a later attempt of it.
+fn ends(done: &TaskIdentity, held: &TaskIdentity) -> bool {
+    done.task_id == held.task_id && done.job_id == held.job_id && done.attempt >= held.attempt
 }
 
 /// Waits until the orchestrator has taken all outcomes, or the grace for that has passed.

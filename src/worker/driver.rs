@@ -25,8 +25,8 @@ use super::metrics::Metrics;
 use super::observer::{Account, MeasuredRun, Notice, RunObserver};
 use super::outbox::{Outbox, OutboxState};
 use super::reporter::{Report, Unreported};
-use super::state::{Admission, Effect, Event, Key, RunId, State, Taken, Waiter, ask, transition};
-use super::view::{self, About, Seen};
+use super::state::{Admission, Effect, Event, Key, RunId, State, Waiter, ask, transition};
+use super::view::{self, About, Kept, Seen};
 use crate::domain::{Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
@@ -209,8 +209,8 @@ impl<O: Orchestrator> Driver<O> {
     }
 
     fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
-        let writable = self.outbox_state.borrow_and_update().trouble().is_none();
-        self.apply(Event::Storage { writable }, effects);
+        let trouble = self.outbox_state.borrow_and_update().trouble();
+        self.apply(Event::Storage { trouble }, effects);
     }
 
     fn request(&mut self, request: Request, effects: &mut Vec<Effect>) {
@@ -231,10 +231,8 @@ impl<O: Orchestrator> Driver<O> {
                 self.apply(Event::Cancel { task: task.task_id, up_to, reason, waiter: None }, effects);
             }
             Request::Watch { task, reply } => {
-                let found =
-                    self.state.records.iter().find(|(_, record)| record.task.identity.task_id == task);
-                let watched = found.and_then(|(key, record)| {
-                    let seen = self.seen.get(key)?;
+                let watched = self.state.find(&task).and_then(|key| {
+                    let (record, seen) = (self.state.records.get(&key)?, self.seen.get(&key)?);
                     let progress = seen.progress.subscribe();
                     Some(TaskWatch { view: view::task(record, seen), progress, begun: false })
                 });
@@ -372,25 +370,7 @@ impl<O: Orchestrator> Driver<O> {
                 };
                 self.parts.outbox.append(outcome, Box::new(stored));
             }
-            Effect::Release { key, identity, reason } => {
-                let (events, orchestrator) =
-                    (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
-                self.parts.tracker.spawn(async move {
-                    let task_id = identity.task_id.as_str();
-                    let taken = match orchestrator.release(&identity, reason).await {
-                        Ok(true) => {
-                            tracing::info!(task_id, reason, "gave the task back");
-                            Taken::Yes
-                        }
-                        Ok(false) => Taken::No,
-                        Err(error) => {
-                            tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
-                            Taken::No
-                        }
-                    };
-                    let _ = events.send(Event::Released { key, taken });
-                });
-            }
+            Effect::Release { key, identity, reason } => self.release(key, identity, reason),
             Effect::Answer { waiter, answer } => {
                 let reply = self.executing.remove(&waiter);
                 self.tidings.extend(reply.map(|reply| Tiding::Outcome(reply, answer)));
@@ -403,7 +383,9 @@ impl<O: Orchestrator> Driver<O> {
                 self.parts.metrics.ended(&outcome);
                 log_end(&outcome);
             }
-            Effect::Lost { outcome } => {
+            Effect::Lost { key, outcome } => {
+                // Forgotten without being let go: the next process runs it again.
+                self.seen.remove(&key);
                 let task_id = outcome.identity.task_id.as_str();
                 tracing::error!(
                     task_id,
@@ -456,14 +438,20 @@ impl<O: Orchestrator> Driver<O> {
         let records = &self.state.records;
         for (key, record) in records {
             let seen = self.seen.entry(*key).or_insert_with(Seen::now);
-            if record.polled && seen.kept.is_none() && !record.task.received.is_empty() {
-                seen.kept = Some(self.parts.held.keep(record.task.received.clone()));
+            let attempt = record.task.identity.attempt;
+            let is_kept = seen.kept.is_some_and(|kept| kept.attempt == attempt);
+            if record.polled && !is_kept && !record.task.received.is_empty() {
+                // The new one first: a process that ends in between holds both, and goes on with the later.
+                let number = self.parts.held.keep(record.task.received.clone());
+                if let Some(earlier) = seen.kept.replace(Kept { number, attempt }) {
+                    self.parts.held.let_go(earlier.number);
+                }
             }
         }
         self.seen.retain(|key, seen| {
             let held = records.contains_key(key);
-            if let Some(number) = seen.kept.filter(|_| !held) {
-                self.parts.held.let_go(number);
+            if let Some(kept) = seen.kept.filter(|_| !held) {
+                self.parts.held.let_go(kept.number);
             }
             held
         });

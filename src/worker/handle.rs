@@ -18,7 +18,7 @@ use crate::engine::Control;
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a task that came by ExecuteTask was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
     /// All slots hold a task.
     #[error("all slots are busy; allowed at once: MAX_CONCURRENT_TASKS={slots}")]
@@ -29,6 +29,12 @@ pub enum ExecuteError {
     /// The worker takes no more tasks.
     #[error("the worker is draining and takes no more tasks")]
     Draining,
+    /// Something keeps the worker from its work.
+    #[error("the worker takes no task for now: {trouble}")]
+    Degraded {
+        /// What that is.
+        trouble: String,
+    },
     /// The id belongs to a held task with other fields.
     #[error(
         "task_id: the worker holds a task of this id with other fields; allowed: the same fields, or a new id"
