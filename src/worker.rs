@@ -16,6 +16,7 @@ mod clock;
 mod driver;
 mod ending;
 mod follow;
+mod grace;
 mod handle;
 mod held;
 mod identity;
@@ -31,6 +32,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use grace::Grace;
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
 
@@ -333,7 +335,7 @@ impl<O: Orchestrator> Worker<O> {
                 // The link goes on meanwhile: an orchestrator that comes back in time still gets the last outcomes.
                 tokio::select! {
                     biased;
-                    () = flush(&self.outbox) => Ok(()),
+                    () = flush(&self.outbox, self.handle.grace()) => Ok(()),
                     answer = &mut link => answer,
                 }
             }
@@ -358,10 +360,12 @@ fn ends(done: &TaskIdentity, held: &TaskIdentity) -> bool {
 }
 
 /// Waits until the orchestrator has taken all outcomes, or the grace for that has passed.
-async fn flush(outbox: &Outbox) {
+async fn flush(outbox: &Outbox, grace: Option<Grace>) {
     let mut state = outbox.state();
     let empty = state.wait_for(|state| state.pending == 0);
-    let flushed = tokio::time::timeout(FLUSH_GRACE, empty).await.is_ok();
+    let patience = tokio::time::Instant::now() + FLUSH_GRACE;
+    let until = grace.map_or(patience, |grace| patience.min(grace.flushed_by()));
+    let flushed = tokio::time::timeout_at(until, empty).await.is_ok();
     if !flushed {
         let pending = outbox.state().borrow().pending;
         tracing::warn!(pending, "outcomes were not acknowledged; they are reported at the next start");

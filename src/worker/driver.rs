@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use super::ending::log_end;
+use super::grace::Grace;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
 use super::held::Held;
 use super::link::LinkView;
@@ -32,9 +33,6 @@ use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Orchestrator};
 use crate::telemetry::traces::{Stage, Traces};
-
-/// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Longest time between two looks at the leases: the timers of the runtime stand still while the machine is suspended,
 /// and leases do not.
@@ -108,6 +106,8 @@ pub(super) struct Driver<O> {
     drain_deadline: Option<Instant>,
     /// When those that did not are left behind.
     stop_deadline: Option<Instant>,
+    /// How long the end may take, since they were told.
+    grace: Option<Grace>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
@@ -134,6 +134,7 @@ impl<O: Orchestrator> Driver<O> {
             next_waiter: 0,
             drain_deadline: None,
             stop_deadline: None,
+            grace: None,
             tidings: Vec::new(),
             publish,
             drained: false,
@@ -150,6 +151,7 @@ impl<O: Orchestrator> Driver<O> {
         while !self.drained {
             let next_timeout = self.next_timeout();
             let (drain_deadline, stop_deadline) = (self.drain_deadline, self.stop_deadline);
+            let leave_deadline = self.grace.map(Grace::given_back_by);
             let lease_look = self.next_lease_look();
             // Clocks first: they are ready only when due, and no flood of requests may hold them up.
             tokio::select! {
@@ -162,6 +164,7 @@ impl<O: Orchestrator> Driver<O> {
                     self.stop_deadline = None;
                     self.apply(Event::Abandon, &mut effects);
                 }
+                () = at(leave_deadline) => self.leave(),
                 Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
@@ -204,8 +207,19 @@ impl<O: Orchestrator> Driver<O> {
 
     fn abort(&mut self, reason: &'static str, effects: &mut Vec<Effect>) {
         self.drain_deadline = None;
-        self.stop_deadline.get_or_insert_with(|| Instant::now() + STOP_GRACE);
+        let grace = *self.grace.get_or_insert_with(|| Grace::from(Instant::now()));
+        self.stop_deadline.get_or_insert(grace.stopped_by());
         self.apply(Event::Abort { reason }, effects);
+    }
+
+    /// Ends with what is still in hand: it stays in the list of held tasks, for the next process.
+    fn leave(&mut self) {
+        let tasks = self.state.records.len();
+        tracing::error!(
+            tasks,
+            "some tasks were neither given back nor stored in time; the worker ends with them"
+        );
+        self.drained = true;
     }
 
     fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
@@ -456,7 +470,8 @@ impl<O: Orchestrator> Driver<O> {
             held
         });
         let outbox = self.outbox_state.borrow().clone();
-        let published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
+        let mut published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
+        published.grace = self.grace.or(self.drain_deadline.map(Grace::from));
         self.publish.send_replace(Arc::new(published));
         for tiding in self.tidings.drain(..) {
             // Whoever asked may have gone away, and the reporter ends with the worker.

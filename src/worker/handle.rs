@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Moment;
+use super::grace::Grace;
 use super::link::LinkView;
 use crate::domain::{
     Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerPhase, WorkerStatus,
@@ -88,6 +89,8 @@ pub(super) struct Published {
     pub(super) renewal_due: Option<Moment>,
     /// The shortest lease that is held.
     pub(super) shortest_lease: Option<Duration>,
+    /// How long the end may take, once there is one.
+    pub(super) grace: Option<Grace>,
 }
 
 /// Asks the running worker; cheap to clone.
@@ -158,6 +161,11 @@ impl WorkerHandle {
         self.published.borrow().status.phase
     }
 
+    /// How long the end may take; None while the worker neither drains nor stops.
+    pub fn grace(&self) -> Option<Grace> {
+        self.published.borrow().grace
+    }
+
     fn tell(&self, request: Request) {
         // A worker that has ended has nothing left to stop.
         let _ = self.requests.send(request);
@@ -225,7 +233,7 @@ pub(crate) mod fixed {
     }
 
     fn published(status: WorkerStatus) -> Published {
-        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None }
+        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None, grace: None }
     }
 
     impl WorkerHandle {

@@ -110,5 +110,5 @@ pub(super) fn publish(
         .collect();
     let renewal_due = state.records.values().filter_map(|record| Some(record.lease?.renewal_due())).min();
     let shortest_lease = state.records.values().filter_map(|record| Some(record.lease?.length())).min();
-    Published { status, running, renewal_due, shortest_lease }
+    Published { status, running, renewal_due, shortest_lease, grace: None }
 }
