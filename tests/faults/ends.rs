@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use tensorfleet_worker::dev::{Contract, JobStatus};
+use rustix::process::{Signal, kill_process};
+use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator, JobStatus};
 use tensorfleet_worker::wire::pb;
 use tokio::net::TcpListener;
 
@@ -65,7 +65,9 @@ async fn silence() -> SocketAddr {
 }
 
 async fn end_among_the_silent(contract: Contract) {
-    let orchestrator = orchestrator(contract).await;
+    // A lease that outlasts all of it, so that the task is still to be given back.
+    let config = DevConfig { lease: Duration::from_secs(60), ..config(contract) };
+    let orchestrator = DevOrchestrator::start(config).await.unwrap();
     let board = orchestrator.board();
     let silent = Arc::new(AtomicBool::new(false));
     let middleman = Middleman::start(orchestrator.local_addr(), {
@@ -76,12 +78,17 @@ async fn end_among_the_silent(contract: Contract) {
     let collector = format!("http://{}", silence().await);
     let settings = [
         ("MAX_CONCURRENT_TASKS", "1"),
-        ("ANALYTIC_EPOCH_DELAY", "10m"),
+        ("TRAINING_BACKEND", "cpu"),
         ("DRAIN_TIMEOUT", "1s"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector),
     ];
     let mut worker = WorkerProcess::start(middleman.address, &settings);
-    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+    worker.wait_for_log("runners are confined");
+    // Its task does not stop either, until it is killed.
+    for runner in runners_of(&worker) {
+        kill_process(runner, Signal::STOP).unwrap();
+    }
+    let job = submit(orchestrator.local_addr(), real_job(1)).await;
     wait_for_hand_out(board).await;
     eventually("the task runs", || worker.get_json("/health")["active_tasks"] == 1);
     silent.store(true, Ordering::Relaxed);
@@ -91,8 +98,7 @@ async fn end_among_the_silent(contract: Contract) {
     assert!(began.elapsed() < Duration::from_secs(21), "{contract:?}: it took {:?}", began.elapsed());
     // What could not be said is said by the next process.
     let address = orchestrator.local_addr();
-    let settings = [("ANALYTIC_EPOCH_DELAY", "0")];
-    let _heir = WorkerProcess::start_in(Arc::clone(&worker.state), address, &settings);
+    let _heir = WorkerProcess::start_in(Arc::clone(&worker.state), address, &settings[..2]);
     match contract {
         Contract::Extended => {
             wait_for_end(board, &job).await;
