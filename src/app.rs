@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +28,7 @@ use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
 use crate::telemetry::traces::{self, Traces};
-use crate::worker::{self, Collaborators, StateFolder, Worker, WorkerError, WorkerHandle};
+use crate::worker::{self, Collaborators, Grace, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, guard, http, telemetry};
 
 /// Why the worker cannot run.
@@ -288,11 +289,22 @@ impl App {
         tracker.close();
         tracker.wait().await;
         let mut served: Vec<_> = served.into_iter().collect();
-        while let Some(result) = servers.join_next().await {
-            served.push(result);
-        }
         // Waits for the collector, a few seconds at most.
-        let _ = tokio::task::spawn_blocking(move || self.traces.shutdown()).await;
+        let traces = tokio::task::spawn_blocking(move || self.traces.shutdown());
+        let closed = async {
+            while let Some(result) = servers.join_next().await {
+                served.push(result);
+            }
+            let _ = traces.await;
+        };
+        let closed_by = handle.grace().map(Grace::closed_by);
+        tokio::select! {
+            biased;
+            () = closed => {}
+            () = at(closed_by) => {
+                tracing::warn!("the last calls and traces took too long; the worker ends without them");
+            }
+        }
         outcome?;
         for result in served {
             result.map_err(AppError::Server)??;
@@ -312,6 +324,14 @@ async fn pass_on(shutdown: Shutdown, worker: WorkerHandle, ended: CancellationTo
     tokio::select! {
         () = wishes => {}
         () = ended.cancelled() => {}
+    }
+}
+
+/// Waits until `when`; for ever where there is no such time.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -16,6 +16,7 @@ mod clock;
 mod driver;
 mod ending;
 mod follow;
+mod grace;
 mod handle;
 mod held;
 mod identity;
@@ -31,6 +32,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use grace::Grace;
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
 
@@ -46,7 +48,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{TaskSpec, WorkerId};
+use crate::domain::{TaskIdentity, TaskSpec, WorkerId};
 use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Orchestrator, OrchestratorError};
@@ -63,8 +65,8 @@ use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
 use view::About;
 
-/// How long the end of a drain waits for the orchestrator to take the last outcomes; what it does not take stays on
-/// disk for the next start.
+/// How long the end of a drain waits at most for the orchestrator to take the last outcomes; what it does not take stays
+/// on disk for the next start.
 const FLUSH_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of the worker itself.
@@ -203,8 +205,8 @@ impl<O: Orchestrator> Worker<O> {
         if !left.is_empty() {
             tracing::info!(outcomes = left.len(), "reporting outcomes that were left by the last run");
         }
-        // What has ended is not run again.
-        resumed.retain(|task| left.iter().all(|(_, outcome)| outcome.identity != task.identity));
+        // What has ended is not run again, whichever attempt of it was kept.
+        resumed.retain(|task| left.iter().all(|(_, outcome)| !ends(&outcome.identity, &task.identity)));
         held.keep_only(&resumed);
         let unreported = Unreported::default();
         for (sequence, outcome) in left {
@@ -333,7 +335,7 @@ impl<O: Orchestrator> Worker<O> {
                 // The link goes on meanwhile: an orchestrator that comes back in time still gets the last outcomes.
                 tokio::select! {
                     biased;
-                    () = flush(&self.outbox) => Ok(()),
+                    () = flush(&self.outbox, self.handle.grace()) => Ok(()),
                     answer = &mut link => answer,
                 }
             }
@@ -352,11 +354,18 @@ impl<O: Orchestrator> Worker<O> {
     }
 }
 
+/// Whether the outcome of `done` is one of `held`, or of a later attempt of it.
+fn ends(done: &TaskIdentity, held: &TaskIdentity) -> bool {
+    done.task_id == held.task_id && done.job_id == held.job_id && done.attempt >= held.attempt
+}
+
 /// Waits until the orchestrator has taken all outcomes, or the grace for that has passed.
-async fn flush(outbox: &Outbox) {
+async fn flush(outbox: &Outbox, grace: Option<Grace>) {
     let mut state = outbox.state();
     let empty = state.wait_for(|state| state.pending == 0);
-    let flushed = tokio::time::timeout(FLUSH_GRACE, empty).await.is_ok();
+    let patience = tokio::time::Instant::now() + FLUSH_GRACE;
+    let until = grace.map_or(patience, |grace| patience.min(grace.flushed_by()));
+    let flushed = tokio::time::timeout_at(until, empty).await.is_ok();
     if !flushed {
         let pending = outbox.state().borrow().pending;
         tracing::warn!(pending, "outcomes were not acknowledged; they are reported at the next start");

@@ -68,6 +68,10 @@ pub(super) struct GpuRef {
     uuid: Option<String>,
 }
 
+/// How long the end of the engine waits for its runners: those that are idle have two seconds to leave, all others are
+/// killed.
+const CLOSING_PATIENCE: Duration = Duration::from_millis(2_500);
+
 /// What others may look at.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -228,13 +232,19 @@ impl Engine for ProcessEngine {
 }
 
 impl Drop for ProcessEngine {
-    /// Waiting tasks end as interrupted, running ones too, and no runner is left.
+    /// Waiting tasks end as interrupted, running ones too, and no runner is left but one that nothing can end.
     fn drop(&mut self) {
         self.desk.close();
         self.mailbox.send(Command::Close);
-        if let Some(supervisor) = self.supervisor.take()
-            && supervisor.join().is_err()
-        {
+        let is_open = |seen: &mut Seen| !seen.ended;
+        let closed = self.shared.changed.wait_timeout_while(self.shared.lock(), CLOSING_PATIENCE, is_open);
+        drop(closed.unwrap_or_else(PoisonError::into_inner));
+        let Some(supervisor) = self.supervisor.take() else { return };
+        let ended = !is_open(&mut self.shared.lock()) || supervisor.is_finished();
+        if !ended {
+            // In the hands of a driver that hangs, say; the kernel ends it when it can.
+            tracing::error!("a runner does not end, though it was killed; it is left behind");
+        } else if supervisor.join().is_err() {
             tracing::error!("the supervisor of the runners panicked");
         }
     }

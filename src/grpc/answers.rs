@@ -17,7 +17,7 @@ pub(super) fn invalid(error: &InvalidField) -> Status {
 pub(super) fn not_taken(error: ExecuteError) -> Status {
     match error {
         ExecuteError::Busy { .. } => Status::resource_exhausted(error.to_string()),
-        ExecuteError::Draining => Status::unavailable(error.to_string()),
+        ExecuteError::Draining | ExecuteError::Degraded { .. } => Status::unavailable(error.to_string()),
         ExecuteError::Conflict => Status::already_exists(error.to_string()),
     }
 }

@@ -291,7 +291,8 @@ impl Orchestrator for Client {
         }
     }
 
-    /// With the base contract the job hears its figures, and the answer is always false.
+    /// With the base contract the job hears its figures, and the answer is always false; so it is where the orchestrator does
+    /// not have the call.
     async fn report_progress(&self, task: &TaskView) -> Result<bool, OrchestratorError> {
         let answer = match self.mode() {
             Mode::Extended => {
@@ -319,7 +320,10 @@ impl Orchestrator for Client {
                 .map(|_| false)
             }
         };
-        answer.map_err(|status| status::error(&status))
+        match answer {
+            Err(status) if status::is_unimplemented(&status) => Ok(false),
+            answer => answer.map_err(|status| status::error(&status)),
+        }
     }
 
     /// A report that is answered but not acknowledged is [`OrchestratorError::Busy`]: it was not counted, and the

@@ -33,16 +33,18 @@ pub(super) fn error(status: &Status) -> OrchestratorError {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => OrchestratorError::Unreachable(text),
         Code::Unauthenticated | Code::PermissionDenied => OrchestratorError::Refused(text),
-        Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown | Code::Ok => {
-            OrchestratorError::Busy(text)
-        }
-        Code::InvalidArgument
-        | Code::NotFound
+        // The last three say something of whoever answers, which may be a proxy, or an orchestrator that is being replaced.
+        Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unknown
+        | Code::Ok
         | Code::FailedPrecondition
-        | Code::AlreadyExists
-        | Code::OutOfRange
         | Code::Unimplemented
-        | Code::DataLoss => OrchestratorError::Rejected(text),
+        | Code::DataLoss => OrchestratorError::Busy(text),
+        Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::OutOfRange => {
+            OrchestratorError::Rejected(text)
+        }
     }
 }
 
@@ -118,21 +120,21 @@ mod tests {
         for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
             assert_eq!(kind(code), "unreachable", "{code:?}");
         }
-        for code in [Code::ResourceExhausted, Code::Aborted, Code::Internal, Code::Unknown] {
+        for code in [
+            Code::ResourceExhausted,
+            Code::Aborted,
+            Code::Internal,
+            Code::Unknown,
+            Code::FailedPrecondition,
+            Code::Unimplemented,
+            Code::DataLoss,
+        ] {
             assert_eq!(kind(code), "busy", "{code:?}");
         }
         for code in [Code::Unauthenticated, Code::PermissionDenied] {
             assert_eq!(kind(code), "refused", "{code:?}");
         }
-        for code in [
-            Code::InvalidArgument,
-            Code::NotFound,
-            Code::FailedPrecondition,
-            Code::AlreadyExists,
-            Code::OutOfRange,
-            Code::Unimplemented,
-            Code::DataLoss,
-        ] {
+        for code in [Code::InvalidArgument, Code::NotFound, Code::AlreadyExists, Code::OutOfRange] {
             assert_eq!(kind(code), "rejected", "{code:?}");
         }
     }

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use super::ending::log_end;
+use super::grace::Grace;
 use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
 use super::held::Held;
 use super::link::LinkView;
@@ -25,16 +26,13 @@ use super::metrics::Metrics;
 use super::observer::{Account, MeasuredRun, Notice, RunObserver};
 use super::outbox::{Outbox, OutboxState};
 use super::reporter::{Report, Unreported};
-use super::state::{Admission, Effect, Event, Key, RunId, State, Taken, Waiter, ask, transition};
-use super::view::{self, About, Seen};
+use super::state::{Admission, Effect, Event, Key, RunId, State, Waiter, ask, transition};
+use super::view::{self, About, Kept, Seen};
 use crate::domain::{Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Orchestrator};
 use crate::telemetry::traces::{Stage, Traces};
-
-/// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
-const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Longest time between two looks at the leases: the timers of the runtime stand still while the machine is suspended,
 /// and leases do not.
@@ -108,6 +106,8 @@ pub(super) struct Driver<O> {
     drain_deadline: Option<Instant>,
     /// When those that did not are left behind.
     stop_deadline: Option<Instant>,
+    /// How long the end may take, since they were told.
+    grace: Option<Grace>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
     outbox_state: watch::Receiver<OutboxState>,
@@ -134,6 +134,7 @@ impl<O: Orchestrator> Driver<O> {
             next_waiter: 0,
             drain_deadline: None,
             stop_deadline: None,
+            grace: None,
             tidings: Vec::new(),
             publish,
             drained: false,
@@ -150,6 +151,7 @@ impl<O: Orchestrator> Driver<O> {
         while !self.drained {
             let next_timeout = self.next_timeout();
             let (drain_deadline, stop_deadline) = (self.drain_deadline, self.stop_deadline);
+            let leave_deadline = self.grace.map(Grace::given_back_by);
             let lease_look = self.next_lease_look();
             // Clocks first: they are ready only when due, and no flood of requests may hold them up.
             tokio::select! {
@@ -162,6 +164,7 @@ impl<O: Orchestrator> Driver<O> {
                     self.stop_deadline = None;
                     self.apply(Event::Abandon, &mut effects);
                 }
+                () = at(leave_deadline) => self.leave(),
                 Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
@@ -204,13 +207,24 @@ impl<O: Orchestrator> Driver<O> {
 
     fn abort(&mut self, reason: &'static str, effects: &mut Vec<Effect>) {
         self.drain_deadline = None;
-        self.stop_deadline.get_or_insert_with(|| Instant::now() + STOP_GRACE);
+        let grace = *self.grace.get_or_insert_with(|| Grace::from(Instant::now()));
+        self.stop_deadline.get_or_insert(grace.stopped_by());
         self.apply(Event::Abort { reason }, effects);
     }
 
+    /// Ends with what is still in hand: it stays in the list of held tasks, for the next process.
+    fn leave(&mut self) {
+        let tasks = self.state.records.len();
+        tracing::error!(
+            tasks,
+            "some tasks were neither given back nor stored in time; the worker ends with them"
+        );
+        self.drained = true;
+    }
+
     fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
-        let writable = self.outbox_state.borrow_and_update().trouble().is_none();
-        self.apply(Event::Storage { writable }, effects);
+        let trouble = self.outbox_state.borrow_and_update().trouble();
+        self.apply(Event::Storage { trouble }, effects);
     }
 
     fn request(&mut self, request: Request, effects: &mut Vec<Effect>) {
@@ -231,10 +245,8 @@ impl<O: Orchestrator> Driver<O> {
                 self.apply(Event::Cancel { task: task.task_id, up_to, reason, waiter: None }, effects);
             }
             Request::Watch { task, reply } => {
-                let found =
-                    self.state.records.iter().find(|(_, record)| record.task.identity.task_id == task);
-                let watched = found.and_then(|(key, record)| {
-                    let seen = self.seen.get(key)?;
+                let watched = self.state.find(&task).and_then(|key| {
+                    let (record, seen) = (self.state.records.get(&key)?, self.seen.get(&key)?);
                     let progress = seen.progress.subscribe();
                     Some(TaskWatch { view: view::task(record, seen), progress, begun: false })
                 });
@@ -372,25 +384,7 @@ impl<O: Orchestrator> Driver<O> {
                 };
                 self.parts.outbox.append(outcome, Box::new(stored));
             }
-            Effect::Release { key, identity, reason } => {
-                let (events, orchestrator) =
-                    (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
-                self.parts.tracker.spawn(async move {
-                    let task_id = identity.task_id.as_str();
-                    let taken = match orchestrator.release(&identity, reason).await {
-                        Ok(true) => {
-                            tracing::info!(task_id, reason, "gave the task back");
-                            Taken::Yes
-                        }
-                        Ok(false) => Taken::No,
-                        Err(error) => {
-                            tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
-                            Taken::No
-                        }
-                    };
-                    let _ = events.send(Event::Released { key, taken });
-                });
-            }
+            Effect::Release { key, identity, reason } => self.release(key, identity, reason),
             Effect::Answer { waiter, answer } => {
                 let reply = self.executing.remove(&waiter);
                 self.tidings.extend(reply.map(|reply| Tiding::Outcome(reply, answer)));
@@ -403,7 +397,9 @@ impl<O: Orchestrator> Driver<O> {
                 self.parts.metrics.ended(&outcome);
                 log_end(&outcome);
             }
-            Effect::Lost { outcome } => {
+            Effect::Lost { key, outcome } => {
+                // Forgotten without being let go: the next process runs it again.
+                self.seen.remove(&key);
                 let task_id = outcome.identity.task_id.as_str();
                 tracing::error!(
                     task_id,
@@ -456,19 +452,26 @@ impl<O: Orchestrator> Driver<O> {
         let records = &self.state.records;
         for (key, record) in records {
             let seen = self.seen.entry(*key).or_insert_with(Seen::now);
-            if record.polled && seen.kept.is_none() && !record.task.received.is_empty() {
-                seen.kept = Some(self.parts.held.keep(record.task.received.clone()));
+            let attempt = record.task.identity.attempt;
+            let is_kept = seen.kept.is_some_and(|kept| kept.attempt == attempt);
+            if record.polled && !is_kept && !record.task.received.is_empty() {
+                // The new one first: a process that ends in between holds both, and goes on with the later.
+                let number = self.parts.held.keep(record.task.received.clone());
+                if let Some(earlier) = seen.kept.replace(Kept { number, attempt }) {
+                    self.parts.held.let_go(earlier.number);
+                }
             }
         }
         self.seen.retain(|key, seen| {
             let held = records.contains_key(key);
-            if let Some(number) = seen.kept.filter(|_| !held) {
-                self.parts.held.let_go(number);
+            if let Some(kept) = seen.kept.filter(|_| !held) {
+                self.parts.held.let_go(kept.number);
             }
             held
         });
         let outbox = self.outbox_state.borrow().clone();
-        let published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
+        let mut published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
+        published.grace = self.grace.or(self.drain_deadline.map(Grace::from));
         self.publish.send_replace(Arc::new(published));
         for tiding in self.tidings.drain(..) {
             // Whoever asked may have gone away, and the reporter ends with the worker.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Moment;
+use super::grace::Grace;
 use super::link::LinkView;
 use crate::domain::{
     Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerPhase, WorkerStatus,
@@ -18,7 +19,7 @@ use crate::engine::Control;
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a task that came by ExecuteTask was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExecuteError {
     /// All slots hold a task.
     #[error("all slots are busy; allowed at once: MAX_CONCURRENT_TASKS={slots}")]
@@ -29,6 +30,12 @@ pub enum ExecuteError {
     /// The worker takes no more tasks.
     #[error("the worker is draining and takes no more tasks")]
     Draining,
+    /// Something keeps the worker from its work.
+    #[error("the worker takes no task for now: {trouble}")]
+    Degraded {
+        /// What that is.
+        trouble: String,
+    },
     /// The id belongs to a held task with other fields.
     #[error(
         "task_id: the worker holds a task of this id with other fields; allowed: the same fields, or a new id"
@@ -82,6 +89,8 @@ pub(super) struct Published {
     pub(super) renewal_due: Option<Moment>,
     /// The shortest lease that is held.
     pub(super) shortest_lease: Option<Duration>,
+    /// How long the end may take, once there is one.
+    pub(super) grace: Option<Grace>,
 }
 
 /// Asks the running worker; cheap to clone.
@@ -152,6 +161,11 @@ impl WorkerHandle {
         self.published.borrow().status.phase
     }
 
+    /// How long the end may take; None while the worker neither drains nor stops.
+    pub fn grace(&self) -> Option<Grace> {
+        self.published.borrow().grace
+    }
+
     fn tell(&self, request: Request) {
         // A worker that has ended has nothing left to stop.
         let _ = self.requests.send(request);
@@ -219,7 +233,7 @@ pub(crate) mod fixed {
     }
 
     fn published(status: WorkerStatus) -> Published {
-        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None }
+        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None, grace: None }
     }
 
     impl WorkerHandle {

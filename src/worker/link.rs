@@ -7,6 +7,9 @@
 //! Every use of the link carries the generation it began under, so that ten calls that fail in one outage are one
 //! loss, and a late failure of the last outage does not break the link of today.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -195,6 +198,10 @@ impl<O: Orchestrator> Link<O> {
                                 let again = self.identity.registration(self.machine, &worker);
                                 tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; registering again");
                                 match self.orchestrator.register(&again).await {
+                                    Ok(other) if other.mode != registered.mode => {
+                                        tracing::warn!(mode = other.mode.name(), "the orchestrator speaks another contract than before");
+                                        break None;
+                                    }
                                     Ok(_) => told = again.capabilities.gpus,
                                     Err(OrchestratorError::Busy(_) | OrchestratorError::Rejected(_)) => {
                                         tokio::time::sleep(Backoff::busy().next_wait()).await;

@@ -127,7 +127,7 @@ impl Outbox {
                 Ok(outcome) => left.push((sequence, Arc::new(outcome))),
                 Err(error) => {
                     tracing::error!(sequence, error, "an outcome cannot be read");
-                    log.set_aside(sequence, &payload)?;
+                    set_aside(&mut log, sequence, &payload);
                 }
             }
         }
@@ -210,9 +210,7 @@ impl Writer {
                 }
                 Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
                 Order::SetAside { sequence, outcome } => {
-                    if let Err(error) = self.log.set_aside(sequence, &wire::encode_outcome(&outcome)) {
-                        tracing::error!(sequence, %error, "an outcome cannot be set aside; it stays in the outbox");
-                    }
+                    set_aside(&mut self.log, sequence, &wire::encode_outcome(&outcome));
                 }
             }
         }
@@ -248,6 +246,13 @@ impl Writer {
             }
         }
         Flushed::Whole
+    }
+}
+
+/// Into a file of its own; where the disk does not take that, it stays for the next start.
+fn set_aside(log: &mut Log, sequence: u64, payload: &[u8]) {
+    if let Err(error) = log.set_aside(sequence, payload) {
+        tracing::error!(sequence, %error, "an outcome cannot be set aside; it stays in the outbox");
     }
 }
 

@@ -13,7 +13,8 @@
 //! Invariants, checked by the property tests:
 //! - every record holds exactly one slot; free slots are what is left, never counted apart;
 //! - at most `slots` tasks run; a task that a poll brought beyond that waits, since it cannot be given back;
-//! - a polled task is persisted once, released once, or given up once under a lost lease; every waiter is answered once;
+//! - a polled task is persisted once, released once, or given up once under a lost lease; every waiter is answered once, of a
+//!   polled task when its outcome is on disk;
 //! - no task runs, and no outcome is persisted, under a lease that has ended: what runs is told to stop;
 //! - after a drain the machine comes to rest, with no record and no poll left.
 
@@ -32,6 +33,8 @@ mod ending;
 mod lease;
 mod transition;
 
+#[cfg(test)]
+mod end_tests;
 #[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
@@ -101,8 +104,8 @@ pub(super) enum Event {
     Persisted { key: Key },
     /// A task was given back, or the orchestrator did not take it.
     Released { key: Key, taken: Taken },
-    /// Whether outcomes can be put on disk at present.
-    Storage { writable: bool },
+    /// What keeps outcomes from the disk, None when that is over.
+    Storage { trouble: Option<String> },
     /// What keeps the engine from its work, None when that is over.
     Engine { trouble: Option<String> },
     /// Take no more tasks.
@@ -136,15 +139,16 @@ pub(super) enum Effect {
     /// Put an outcome on disk and report it, without asking first until `lease`; answered by [`Event::Persisted`].
     Persist { key: Key, outcome: Arc<TaskOutcome>, lease: Option<Moment> },
     /// Give a task back; answered by [`Event::Released`].
-    Release { key: Key, identity: TaskIdentity, reason: &'static str },
+    Release { key: Key, identity: TaskIdentity, reason: String },
     /// Tell those who wait how a task ended.
     Answer { waiter: Waiter, answer: Result<Arc<TaskOutcome>, ExecuteError> },
     /// Tell somebody what became of a cancellation.
     AnswerCancel { waiter: Waiter, answer: CancelAnswer },
     /// A task ended: to be logged and counted.
     Ended { outcome: Arc<TaskOutcome> },
-    /// The outcome of a record cannot be put on disk, and nobody waits for that any longer.
-    Lost { outcome: Arc<TaskOutcome> },
+    /// The outcome of a record cannot be put on disk, and nobody waits for that any longer. The task itself stays in the
+    /// list of held tasks: the next process runs it again.
+    Lost { key: Key, outcome: Arc<TaskOutcome> },
     /// Draining is over.
     Drained,
 }
@@ -172,12 +176,21 @@ pub(super) enum Stage {
     Running(RunId),
     Backoff(RunId),
     Persisting(Arc<TaskOutcome>),
-    Releasing,
+    /// For this reason; it is reported where the orchestrator does not take the task back.
+    Releasing(TaskError),
+}
+
+impl Stage {
+    /// Whether the task has ended and only others have to hear of it.
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Persisting(_) | Self::Releasing(_))
+    }
 }
 
 /// A held task.
 #[derive(Debug)]
 pub(super) struct Record {
+    /// As it was handed out last; a try that runs goes on as it began.
     pub(super) task: Arc<TaskSpec>,
     /// The newest hand-out of it; the outcome is reported under this one.
     pub(super) attempt: u32,
@@ -243,7 +256,8 @@ pub(super) struct State {
     pub(super) failed: u64,
     pub(super) cancelled: u64,
     interruption: &'static str,
-    writable: bool,
+    /// What keeps outcomes from the disk.
+    pub(super) storage_trouble: Option<String>,
     /// What keeps the engine from its work.
     pub(super) engine_trouble: Option<String>,
     next_id: u64,
@@ -267,7 +281,7 @@ impl State {
             failed: 0,
             cancelled: 0,
             interruption: "",
-            writable: true,
+            storage_trouble: None,
             engine_trouble: None,
             next_id: 0,
             drained: false,
@@ -290,9 +304,15 @@ impl State {
         self.limits.slots.saturating_sub(held.saturating_add(self.polled_places))
     }
 
-    /// When a lease has to be looked at.
+    /// When a lease has to be looked at: of a task that would then have to be stopped.
     pub(super) fn next_look(&self) -> Option<Moment> {
-        self.records.values().filter_map(|record| record.lease?.next_look(self.now)).min()
+        let open = self.records.values().filter(|record| !record.stopping && !record.stage.is_over());
+        open.filter_map(|record| record.lease?.next_look(self.now)).min()
+    }
+
+    /// What keeps the worker from its work.
+    pub(super) fn troubles(&self) -> impl Iterator<Item = &String> {
+        self.storage_trouble.iter().chain(&self.engine_trouble)
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -300,8 +320,10 @@ impl State {
         self.next_id
     }
 
-    fn find(&self, task: &TaskId) -> Option<Key> {
-        self.records.iter().find(|(_, record)| record.task.identity.task_id == *task).map(|(key, _)| *key)
+    /// The newest record of a task: an earlier one may still be on its way to the disk.
+    pub(super) fn find(&self, task: &TaskId) -> Option<Key> {
+        let mut newest_first = self.records.iter().rev();
+        newest_first.find(|(_, record)| record.task.identity.task_id == *task).map(|(key, _)| *key)
     }
 
     fn find_run(&self, stage: &Stage) -> Option<Key> {

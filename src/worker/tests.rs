@@ -10,9 +10,14 @@ mod engine;
 mod network;
 mod scenario;
 
+pub(super) use engine::Waiting;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use super::ends;
+use crate::domain::{JobId, TaskId, TaskIdentity};
 
 /// Seeds that a usual run plays.
 const SEEDS: u64 = 2_000;
@@ -79,4 +84,17 @@ fn the_same_seed_gives_the_same_history() {
         }
         assert_eq!(first.trace.len(), second.trace.len(), "seed {seed}");
     }
+}
+
+#[test]
+fn an_outcome_ends_the_attempts_up_to_its_own() {
+    let attempt = |task: &str, attempt| TaskIdentity {
+        task_id: TaskId::parse(task).unwrap(),
+        job_id: JobId::parse("job").unwrap(),
+        attempt,
+    };
+    for (held, ended) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(ends(&attempt("t", 2), &attempt("t", held)), ended, "{held}");
+    }
+    assert!(!ends(&attempt("t", 2), &attempt("u", 2)));
 }

@@ -17,8 +17,15 @@ pub(super) struct Seen {
     pub(super) claimed: SystemTime,
     pub(super) progress: Arc<watch::Sender<Progress>>,
     pub(super) control: Option<Arc<Control>>,
-    /// Its number among the tasks that are held on disk.
-    pub(super) kept: Option<u64>,
+    /// Where it is among the tasks that are held on disk.
+    pub(super) kept: Option<Kept>,
+}
+
+/// One attempt of a task on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) number: u64,
+    pub(super) attempt: u32,
 }
 
 impl Seen {
@@ -47,7 +54,7 @@ pub(super) fn task(record: &Record, seen: &Seen) -> TaskView {
         Stage::Resuming | Stage::Checking | Stage::Ready | Stage::Backoff(_) => TaskPhase::Waiting,
         Stage::Running(_) if record.stopping => TaskPhase::Stopping,
         Stage::Running(_) => TaskPhase::Running,
-        Stage::Persisting(_) | Stage::Releasing => TaskPhase::Reporting,
+        Stage::Persisting(_) | Stage::Releasing(_) => TaskPhase::Reporting,
     };
     TaskView {
         identity: record.identity(),
@@ -70,7 +77,7 @@ pub(super) fn publish(
     outbox: &OutboxState,
 ) -> Published {
     let tracked = || state.records.iter().filter_map(|(key, record)| Some((record, seen.get(key)?)));
-    let reasons: Vec<String> = outbox.trouble().into_iter().chain(state.engine_trouble.clone()).collect();
+    let reasons: Vec<String> = state.troubles().cloned().collect();
     let phase = if state.admission != Admission::Open {
         WorkerPhase::Draining
     } else if !reasons.is_empty() {
@@ -103,5 +110,5 @@ pub(super) fn publish(
         .collect();
     let renewal_due = state.records.values().filter_map(|record| Some(record.lease?.renewal_due())).min();
     let shortest_lease = state.records.values().filter_map(|record| Some(record.lease?.length())).min();
-    Published { status, running, renewal_due, shortest_lease }
+    Published { status, running, renewal_due, shortest_lease, grace: None }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 use tensorfleet_worker::dev::Contract;
+use tensorfleet_worker::wire::{pb, worker_pb};
 use tokio::task::JoinSet;
 
 use crate::middleman::{Deed, Middleman};
@@ -121,4 +122,80 @@ async fn a_killed_worker_tells_what_it_can_resume_and_goes_on_with_it() {
             done(0) && done(1)
         });
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_came_by_execute_first_survives_the_worker_once_a_poll_has_brought_it() {
+    let orchestrator = orchestrator(Contract::Base).await;
+    let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "10m")];
+    let mut worker = WorkerProcess::start(address, &settings);
+    worker.wait_for_log("connected to the orchestrator");
+    let job = pb::TrainingJobRequest { job_id: "known".into(), ..simulated_job(1) };
+    let first = worker_pb::TaskRequest {
+        task_id: "known-e0-b0".into(),
+        job_id: job.job_id.clone(),
+        model_type: job.model_type.clone(),
+        dataset_path: job.dataset_path.clone(),
+        hyperparameters: job.hyperparameters.clone(),
+        batch_end: 100,
+        ..Default::default()
+    };
+    let mut client = worker.client().await;
+    let asking = spawn(async move { client.execute_task(first).await });
+    // The poll that is out already brings the same task into the one slot.
+    eventually("the task runs", || worker.get_json("/health")["active_tasks"] == 1);
+    let job = submit(address, job).await;
+    let held = worker.state.path().join("held/tasks.log");
+    eventually("the poll has brought it", || held.metadata().is_ok_and(|file| file.len() > 0));
+    worker.signal(Signal::KILL);
+    worker.wait();
+    assert!(asking.await.unwrap().is_err());
+    let state = Arc::clone(&worker.state);
+    let _heir = WorkerProcess::start_in(state, address, &[("ANALYTIC_EPOCH_DELAY", "0")]);
+    wait_for_end(board, &job).await;
+    assert_each_once(board, &job, 10);
+}
+
+/// How many tasks the list of held tasks has under `attempt`, field 100 of their messages.
+fn kept(worker: &WorkerProcess, attempt: u8) -> usize {
+    let bytes = std::fs::read(worker.state.path().join("held/tasks.log")).unwrap_or_default();
+    bytes.windows(3).filter(|window| *window == [0xa0, 0x06, attempt]).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_handed_out_anew_while_it_is_held_is_kept_under_its_new_attempt() {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let board = orchestrator.board();
+    let middleman = Middleman::start(orchestrator.local_addr(), |_, _| Deed::Carry).await;
+    // All tasks at once, and room to poll for what is held already.
+    let settings = |delay| [("MAX_CONCURRENT_TASKS", "12"), ("ANALYTIC_EPOCH_DELAY", delay)];
+    let mut first = WorkerProcess::start(middleman.address, &settings("10m"));
+    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+    eventually("all are held", || kept(&first, 1) == 10);
+    first.signal(Signal::KILL);
+    first.wait();
+    // Somebody else has them meanwhile, and goes away, too.
+    let mut other = WorkerProcess::start(middleman.address, &settings("10m"));
+    eventually("all are given away", || kept(&other, 2) == 10);
+    other.signal(Signal::KILL);
+    other.wait();
+    let given_back = board.wait_for(|board| {
+        let activity = board.worker_activity();
+        activity.iter().all(|worker| worker.current.is_none()).then_some(())
+    });
+    tokio::time::timeout(PATIENCE, given_back).await.expect("the leases end");
+    let state = Arc::clone(&first.state);
+    let mut heir = WorkerProcess::start_in(Arc::clone(&state), middleman.address, &settings("10m"));
+    eventually("all are held under their third attempt", || kept(&heir, 3) == 10);
+    heir.signal(Signal::KILL);
+    heir.wait();
+    let named_before = middleman.resumed().len();
+    let _last = WorkerProcess::start_in(state, middleman.address, &settings("10ms"));
+    wait_for_end(board, &job).await;
+    assert_each_once(board, &job, 10);
+    let mut resumed = middleman.resumed().split_off(named_before);
+    resumed.truncate(10);
+    let attempts: Vec<u32> = resumed.into_iter().map(|(_, attempt)| attempt).collect();
+    assert_eq!(attempts, [3; 10], "what the killed process had goes on");
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator};
+use tensorfleet_worker::wire::worker_pb::TaskRequest;
 
 use crate::support::*;
 
@@ -67,6 +68,10 @@ async fn a_full_disk_stops_the_polls_and_loses_nothing() {
     assert!(reason.contains("STATE_DIR/outbox"), "{reason}");
     let completed = board.read(|board| board.job(&job)).unwrap().completed;
     assert_eq!(completed, 0, "what is not on disk is not reported");
+    let another = TaskRequest { task_id: "another".into(), job_id: "job".into(), ..asked_directly() };
+    let refused = worker.client().await.execute_task(another).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("STATE_DIR/outbox"), "{refused}");
     std::fs::remove_file(ballast).unwrap();
     let summary = wait_for_end(board, &job).await;
     assert_each_once(board, &job, 10);
@@ -74,6 +79,41 @@ async fn a_full_disk_stops_the_polls_and_loses_nothing() {
     eventually("all is well again", || worker.get("/readyz").0 == 200);
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code(), Some(0));
+}
+
+fn asked_directly() -> TaskRequest {
+    let job = simulated_job(1);
+    TaskRequest {
+        model_type: job.model_type,
+        dataset_path: job.dataset_path,
+        hyperparameters: job.hyperparameters,
+        batch_end: 100,
+        ..TaskRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "mounts a tmpfs, which not every machine allows: scripts/test asks for it where this one does"]
+async fn a_worker_that_ends_on_a_full_disk_leaves_its_tasks_to_the_next_one() {
+    let orchestrator = orchestrator(Contract::Base).await;
+    let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let disk = SmallDisk::mount(state.path());
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "1s"), ("DRAIN_TIMEOUT", "1s")];
+    let mut worker = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
+    let job = submit(address, simulated_job(1)).await;
+    wait_for_hand_out(board).await;
+    let held = state.path().join("held/tasks.log");
+    eventually("it is in the list of held tasks", || held.metadata().is_ok_and(|file| file.len() > 0));
+    let ballast = disk.fill();
+    worker.wait_for_log("outcomes wait in memory");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.wait().code(), Some(0));
+    assert_eq!(board.read(|board| board.job(&job)).unwrap().completed, 0);
+    std::fs::remove_file(ballast).unwrap();
+    let _heir = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
+    wait_for_end(board, &job).await;
+    assert_each_once(board, &job, 10);
 }
 
 fn set_files(worker: &WorkerProcess, most: Option<u64>) {

@@ -250,6 +250,20 @@ pub fn simulated_job(epochs: i32) -> pb::TrainingJobRequest {
     }
 }
 
+/// The runners that a worker has now.
+pub fn runners_of(worker: &WorkerProcess) -> Vec<Pid> {
+    let parent = format!("PPid:\t{}", worker.child.id());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let number = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    // It has another child for a moment, which looks for GPUs.
+    let is_runner = |id: &i32| {
+        let read = |what: &str| std::fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
+        read("status").lines().any(|line| line == parent)
+            && read("cmdline").split('\0').nth(1) == Some("runner")
+    };
+    number.filter(is_runner).filter_map(Pid::from_raw).collect()
+}
+
 /// Waits until a job has ended.
 pub async fn wait_for_end(board: &BoardHandle, job: &JobId) -> JobSummary {
     let ended = board.wait_for(|board| board.job(job).ok().filter(|summary| summary.status.is_final()));

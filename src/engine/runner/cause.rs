@@ -39,7 +39,7 @@ pub(super) struct Evidence<'a> {
     /// The last line it wrote that was no log.
     pub(super) last_words: Option<&'a str>,
     pub(super) memory_limit_bytes: Option<u64>,
-    /// Processes of this machine or group that the kernel has ended for want of memory since this one began.
+    /// Processes of this machine or group that the kernel has ended for want of memory since this one, or its task, began.
     pub(super) oom_kills: u64,
 }
 

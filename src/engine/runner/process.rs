@@ -226,7 +226,12 @@ impl Process {
         self.child.wait()
     }
 
-    /// Processes that the kernel has ended for want of memory since this one began.
+    /// A task of it begins: what the kernel ended before says nothing of that.
+    pub(super) fn forget_oom_kills(&mut self) {
+        self.oom_kills_before = cause::oom_kills();
+    }
+
+    /// Processes that the kernel has ended for want of memory since this one, or its task, began.
     pub(super) fn oom_kills(&self) -> u64 {
         cause::oom_kills().saturating_sub(self.oom_kills_before)
     }

@@ -1,11 +1,12 @@
-//! What the driver asks the orchestrator beside the link's calls: for tasks, and whether a job is still wanted.
+//! What the driver asks the orchestrator beside the link's calls: for tasks, whether a job is still wanted, and to
+//! take a task back.
 
 use std::sync::Arc;
 
 use super::Driver;
-use crate::domain::JobId;
+use crate::domain::{JobId, TaskIdentity};
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
-use crate::worker::state::{Event, Polled};
+use crate::worker::state::{Event, Key, Polled, Taken};
 
 impl<O: Orchestrator> Driver<O> {
     pub(super) fn poll(&self, generation: u64, slots_available: u32, places: u32) {
@@ -57,6 +58,25 @@ impl<O: Orchestrator> Driver<O> {
             // Without an answer the task runs: it is in hand, and would be lost otherwise.
             let wanted = orchestrator.job_state(&job).await.map_or(true, |state| state.wanted);
             let _ = events.send(Event::JobChecked { job, wanted });
+        });
+    }
+
+    pub(super) fn release(&self, key: Key, identity: TaskIdentity, reason: String) {
+        let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+        self.parts.tracker.spawn(async move {
+            let task_id = identity.task_id.as_str();
+            let taken = match orchestrator.release(&identity, &reason).await {
+                Ok(true) => {
+                    tracing::info!(task_id, reason, "gave the task back");
+                    Taken::Yes
+                }
+                Ok(false) => Taken::No,
+                Err(error) => {
+                    tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
+                    Taken::No
+                }
+            };
+            let _ = events.send(Event::Released { key, taken });
         });
     }
 }

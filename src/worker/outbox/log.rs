@@ -62,7 +62,7 @@ impl Log {
     /// Reads what is there, cuts damaged tails and begins a new segment.
     ///
     /// # Errors
-    /// When the folder cannot be read or written.
+    /// When the folder cannot be read or written. A file of it that cannot is left out, and kept for a person to look at.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Waiting>)> {
         fs::create_dir_all(folder)?;
         if let Some(parent) = folder.parent() {
@@ -72,12 +72,19 @@ impl Log {
         let mut left: BTreeMap<u64, (u64, Vec<u8>)> = BTreeMap::new();
         let mut segments: BTreeMap<u64, Segment> = BTreeMap::new();
         let mut highest = None;
-        for (number, path) in numbered_files(folder)? {
-            let contents = segment::read(&path)?;
-            let torn = contents.file_bytes - contents.whole_bytes;
-            if torn > 0 {
-                cut(&path, &contents, torn)?;
-            }
+        let files = numbered_files(folder)?;
+        // Beyond what cannot be read, too, or that would be written over.
+        let current = files.last().map_or(1, |(last, _)| last.saturating_add(1));
+        for (number, path) in files {
+            let contents = match segment::read(&path) {
+                Ok(contents) => contents,
+                Err(error) if is_want(&error) => return Err(error),
+                Err(error) => {
+                    leave_out(&path, &error);
+                    continue;
+                }
+            };
+            cut_torn(&path, &contents);
             for entry in contents.entries {
                 let (Entry::Outcome { sequence, .. } | Entry::Acknowledged { sequence }) = entry;
                 if sequence > highest.map_or(FIRST_AT_MOST, |highest: u64| highest.saturating_add(WIDEST_GAP))
@@ -100,7 +107,6 @@ impl Log {
                 segment.waiting += 1;
             }
         }
-        let current = segments.keys().last().map_or(1, |last| last.saturating_add(1));
         let (segment, file) = create(folder, current)?;
         segments.insert(current, segment);
         let mut log = Self {
@@ -235,19 +241,54 @@ fn numbered_files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(files)
 }
 
-/// Keeps a copy of a file whose tail cannot be read, for a person to look at, and cuts the tail off.
-fn cut(path: &Path, contents: &segment::Contents, torn_bytes: u64) -> io::Result<()> {
-    let copy = path.with_extension("damaged");
-    if let Err(error) = fs::copy(path, &copy) {
-        tracing::warn!(copy = %copy.display(), %error, "the damaged file cannot be kept");
-    }
-    OpenOptions::new().write(true).open(path)?.set_len(contents.whole_bytes)?;
-    tracing::warn!(
+/// Whether it is this process that has too little, and not the file that is bad.
+fn is_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let wants = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| wants.iter().any(|want| want.raw_os_error() == code))
+}
+
+/// Goes on without a file that cannot be read.
+fn leave_out(path: &Path, error: &io::Error) {
+    let kept = path.with_extension("damaged");
+    let renamed = fs::rename(path, &kept);
+    let kept = if renamed.is_ok() { &kept } else { path };
+    tracing::error!(
         path = %path.display(),
-        copy = %copy.display(),
-        torn_bytes,
-        outcomes = contents.entries.len(),
-        "an outbox segment ends in what cannot be read; its tail is cut"
+        kept = %kept.display(),
+        %error,
+        "an outbox segment cannot be read; the outcomes in it are not reported"
     );
-    Ok(())
+}
+
+/// Keeps a copy of a file whose tail cannot be read, for a person to look at, and cuts the tail off. Without the copy
+/// it stays as it is: nothing is written behind the tail.
+fn cut_torn(path: &Path, contents: &segment::Contents) {
+    let torn_bytes = contents.file_bytes - contents.whole_bytes;
+    if torn_bytes == 0 {
+        return;
+    }
+    let copy = path.with_extension("damaged");
+    let cut = fs::copy(path, &copy).and_then(|_| {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(contents.whole_bytes)
+    });
+    let outcomes = contents.entries.len();
+    match cut {
+        Ok(()) => tracing::warn!(
+            path = %path.display(),
+            copy = %copy.display(),
+            torn_bytes,
+            outcomes,
+            "an outbox segment ends in what cannot be read; its tail is cut"
+        ),
+        Err(error) => tracing::warn!(
+            path = %path.display(),
+            copy = %copy.display(),
+            torn_bytes,
+            outcomes,
+            %error,
+            "an outbox segment ends in what cannot be read; it is left as it is, since no copy can be kept"
+        ),
+    }
 }

@@ -112,6 +112,49 @@ fn damage_costs_what_is_damaged() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_read_or_copied_does_not_keep_the_worker_from_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _) = Outbox::open(folder.path()).unwrap();
+    store(&outbox, &numbered(3));
+    drop(outbox);
+    // A torn tail, and no way to keep a copy of it.
+    let torn = folder.path().join("000000000001.log");
+    let mut bytes = std::fs::read(&torn).unwrap();
+    bytes.truncate(bytes.len() - 7);
+    std::fs::write(&torn, &bytes).unwrap();
+    std::fs::create_dir(torn.with_extension("damaged")).unwrap();
+    // A later one that cannot be read, of a number that must not be used again.
+    let unreadable = folder.path().join("000000000005.log");
+    std::fs::create_dir(&unreadable).unwrap();
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), ["t0", "t1"]);
+    assert_eq!(std::fs::read(&torn).unwrap(), bytes, "what cannot be copied is not cut");
+    assert!(unreadable.with_extension("damaged").exists() && !unreadable.exists());
+    store(&outbox, &["fresh".to_owned()]);
+    drop(outbox);
+    let (_outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(names(&left), ["t0", "t1", "fresh"]);
+}
+
+#[test]
+fn an_outcome_that_can_neither_be_read_nor_set_aside_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = Vec::new();
+    segment::encode(&segment::Entry::Outcome { sequence: 1, payload: b"no outcome".to_vec() }, &mut bytes);
+    std::fs::write(folder.path().join("000000000001.log"), bytes).unwrap();
+    let refused = folder.path().join("2-1.refused");
+    std::fs::create_dir(&refused).unwrap();
+    let (outbox, left) = Outbox::open(folder.path()).unwrap();
+    assert!(left.is_empty());
+    assert_eq!(outbox.state().borrow().pending, 1);
+    drop(outbox);
+    // The next one has a name that is free.
+    let (outbox, _) = Outbox::open(folder.path()).unwrap();
+    assert_eq!(outbox.state().borrow().pending, 0);
+    assert!(folder.path().join("3-1.refused").is_file());
+}
+
+#[test]
 fn a_folder_that_cannot_be_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

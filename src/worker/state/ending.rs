@@ -10,18 +10,21 @@ use super::{Effect, Key, RECENT, Stage, State, Waiter};
 use crate::domain::{ErrorCode, TaskError, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::Finished;
 
-/// An interrupted task goes back to the orchestrator, or where that cannot take it, fails as retryable.
-pub(super) fn give_back(state: &mut State, key: Key, duration: Duration, effects: &mut Vec<Effect>) {
-    let (reason, now) = (state.interruption, state.now);
+/// An interrupted task goes back to the orchestrator, or where that cannot take it, fails as retryable. Both are told why.
+pub(super) fn give_back(
+    state: &mut State,
+    key: Key,
+    (error, duration): (TaskError, Duration),
+    effects: &mut Vec<Effect>,
+) {
+    let now = state.now;
     let extended = !state.speaks_base();
     let Some(record) = state.records.get_mut(&key) else { return };
-    let error = TaskError::new(ErrorCode::Interrupted, reason);
     if record.polled && extended && record.attempt > 0 && !record.is_lost(now) {
-        let identity = record.identity();
+        let (identity, reason) = (record.identity(), error.message.clone());
         let waiters = std::mem::take(&mut record.waiters);
-        record.stage = Stage::Releasing;
-        let task = Arc::clone(&record.task);
-        let outcome = Arc::new(outcome_of(&task, identity.clone(), Ended::failed(error, duration)));
+        record.stage = Stage::Releasing(error.clone());
+        let outcome = Arc::new(outcome_of(&record.task, identity.clone(), Ended::failed(error, duration)));
         effects.extend(answers(waiters, &outcome));
         effects.push(Effect::Release { key, identity, reason });
     } else {
@@ -63,12 +66,12 @@ pub(super) fn outcome_of(task: &TaskSpec, identity: TaskIdentity, ended: Ended) 
     }
 }
 
-fn answers(waiters: Vec<Waiter>, outcome: &Arc<TaskOutcome>) -> impl Iterator<Item = Effect> {
+pub(super) fn answers(waiters: Vec<Waiter>, outcome: &Arc<TaskOutcome>) -> impl Iterator<Item = Effect> {
     waiters.into_iter().map(|waiter| Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) })
 }
 
-/// Ends a record: tells those who wait, and persists the outcome of a polled one that is still ours. Nothing is reported
-/// under a lost lease: whoever has the task now reports it.
+/// Ends a record: persists the outcome of a polled one that is still ours, and tells those who wait for any other. Nothing is
+/// reported under a lost lease: whoever has the task now reports it.
 pub(super) fn end(state: &mut State, key: Key, mut ended: Ended, effects: &mut Vec<Effect>) {
     let now = state.now;
     let Some(record) = state.records.get_mut(&key) else { return };
@@ -82,12 +85,13 @@ pub(super) fn end(state: &mut State, key: Key, mut ended: Ended, effects: &mut V
     }
     let Some(record) = state.records.get_mut(&key) else { return };
     let outcome = Arc::new(outcome_of(&record.task, record.identity(), ended));
-    effects.extend(answers(std::mem::take(&mut record.waiters), &outcome));
     if record.polled && !lost {
+        // Those who wait hear of it when it cannot be lost any more.
         record.stage = Stage::Persisting(Arc::clone(&outcome));
         let lease = record.lease.map(|lease| lease.ends());
         effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome), lease });
     } else if let Some(record) = state.records.remove(&key) {
+        effects.extend(answers(record.waiters, &outcome));
         remember(state, record.task, Arc::clone(&outcome));
     }
     count(state, &outcome, effects);

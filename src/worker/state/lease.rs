@@ -56,9 +56,10 @@ impl Lease {
         !self.holds(now) && self.unconfirmed_until.is_none_or(|until| now >= until)
     }
 
-    /// When that has to be looked at again.
+    /// When that has to be looked at again; None once it is over.
     pub(super) fn next_look(&self, now: Moment) -> Option<Moment> {
-        if self.holds(now) { Some(self.ends) } else { self.unconfirmed_until }
+        let next = if self.holds(now) { Some(self.ends) } else { self.unconfirmed_until };
+        next.filter(|next| *next > now)
     }
 
     /// When the worker stops by itself.
@@ -110,7 +111,9 @@ mod tests {
         let came = Moment::LONG_AGO.after(Duration::from_secs(1_000));
         let mut lease = Lease::new(LENGTH, Moment::LONG_AGO, came);
         assert!(!lease.holds(came) && !lease.is_over(came));
+        assert_eq!(lease.next_look(came), Some(came.after(LENGTH)));
         assert!(lease.is_over(came.after(LENGTH)));
+        assert_eq!(lease.next_look(came.after(LENGTH)), None, "there is nothing left to see");
         lease.renew(came);
         assert!(lease.holds(came.after(Duration::from_secs(20))));
     }

@@ -125,6 +125,20 @@ fn what_a_long_poll_brought_too_late_waits_for_a_renewal() {
 }
 
 #[test]
+fn nobody_looks_again_at_a_lease_that_nothing_hangs_on_any_more() {
+    let mut bench = Bench::new(2, Mode::Extended);
+    let run = submitted(&bench.polled(leased("t", 1)));
+    assert!(bench.state.next_look().is_some());
+    bench.pass(27);
+    assert_eq!(bench.state.next_look(), None, "it was told to stop");
+    bench.finish(run, failure(ErrorCode::LeaseLost));
+    let run = submitted(&bench.polled(leased("u", 1)));
+    bench.finish(run, success());
+    bench.pass(60);
+    assert_eq!(bench.state.next_look(), None, "its outcome waits for the disk");
+}
+
+#[test]
 fn what_an_earlier_process_held_goes_on_when_it_is_still_ours() {
     let mut bench = Bench::new(1, Mode::Extended);
     bench.on(Event::LinkDown { generation: 1 });

@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use super::tests::{failure, success, task};
 use super::*;
-use crate::domain::ErrorCode;
+use crate::domain::{ErrorCode, InvalidField, ModelType};
+use crate::wire::RejectedTask;
 
 /// One thing that chance may choose, with a number that picks among what is under way.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +20,7 @@ enum Chance {
     LinkUp { base: bool },
     LinkDown,
     PollBrings { which: u8, attempt: u8 },
+    PollBringsBad { which: u8, attempt: u8 },
     PollEmpty,
     PollFails,
     Execute { which: u8 },
@@ -32,6 +34,7 @@ enum Chance {
     Written { pick: u8 },
     GivenBack { pick: u8, taken: bool },
     Storage { writable: bool },
+    Engine { able: bool },
     Drain,
     Abort,
     Abandon,
@@ -45,6 +48,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         3 => any::<bool>().prop_map(|base| Chance::LinkUp { base }),
         1 => Just(Chance::LinkDown),
         8 => (0..12_u8, 0..4_u8).prop_map(|(which, attempt)| Chance::PollBrings { which, attempt }),
+        1 => (0..12_u8, 0..4_u8).prop_map(|(which, attempt)| Chance::PollBringsBad { which, attempt }),
         2 => Just(Chance::PollEmpty),
         1 => Just(Chance::PollFails),
         4 => (0..12_u8).prop_map(|which| Chance::Execute { which }),
@@ -58,6 +62,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         8 => any::<u8>().prop_map(|pick| Chance::Written { pick }),
         4 => any::<(u8, bool)>().prop_map(|(pick, taken)| Chance::GivenBack { pick, taken }),
         1 => any::<bool>().prop_map(|writable| Chance::Storage { writable }),
+        1 => any::<bool>().prop_map(|able| Chance::Engine { able }),
         1 => Just(Chance::Drain),
         1 => Just(Chance::Abort),
         1 => Just(Chance::Abandon),
@@ -92,6 +97,10 @@ struct World {
     next_waiter: u64,
     persisted: BTreeMap<Key, u32>,
     released: BTreeMap<Key, u32>,
+    /// How often an attempt came by poll, or from an earlier process.
+    handed_out: BTreeMap<TaskIdentity, u32>,
+    /// How often one was reported or given back.
+    reported: BTreeMap<TaskIdentity, u32>,
     drained: u32,
 }
 
@@ -116,11 +125,21 @@ impl World {
             next_waiter: 0,
             persisted: BTreeMap::new(),
             released: BTreeMap::new(),
+            handed_out: BTreeMap::new(),
+            reported: BTreeMap::new(),
             drained: 0,
         }
     }
 
     fn on(&mut self, event: Event) {
+        let handed_out: Vec<TaskIdentity> = match &event {
+            Event::PollEnded { polled: Polled::Tasks(tasks), .. } => tasks.iter().map(identity_of).collect(),
+            Event::Resumed { tasks } => tasks.iter().map(|task| task.identity.clone()).collect(),
+            _ => Vec::new(),
+        };
+        for identity in handed_out {
+            *self.handed_out.entry(identity).or_default() += 1;
+        }
         let ended_before = self.all_ended();
         let before: BTreeSet<Key> = self.state.records.keys().copied().collect();
         let mut effects = Vec::new();
@@ -129,7 +148,10 @@ impl World {
         let mut ended = 0;
         for effect in effects {
             match effect {
-                Effect::Poll { generation, places, .. } => self.polls.push((generation, places)),
+                Effect::Poll { generation, places, .. } => {
+                    assert!(self.state.troubles().next().is_none(), "nothing is asked for in trouble");
+                    self.polls.push((generation, places));
+                }
                 Effect::CheckJob { job } => self.questions.push(job),
                 Effect::Submit { run, .. } => assert!(self.tries.insert(run, None).is_none()),
                 Effect::Stop { run, reason } => {
@@ -138,7 +160,8 @@ impl World {
                     told.get_or_insert(reason.code);
                 }
                 Effect::Retry { run, .. } => self.waits.push(run),
-                Effect::Persist { key, .. } => {
+                Effect::Persist { key, outcome, .. } => {
+                    *self.reported.entry(outcome.identity.clone()).or_default() += 1;
                     let lease = self.state.records.get(&key).and_then(|record| record.lease);
                     assert!(
                         !lease.is_some_and(|lease| lease.is_over(self.now)),
@@ -155,7 +178,8 @@ impl World {
                 Effect::AnswerCancel { .. } => {}
                 Effect::Ended { .. } => ended += 1,
                 Effect::Lost { .. } => {
-                    assert!(!self.state.writable && self.state.admission == Admission::Abandoned);
+                    assert!(self.state.storage_trouble.is_some());
+                    assert_eq!(self.state.admission, Admission::Abandoned);
                     // Among them what came, was refused and was lost within this one event.
                     self.owed.extend(self.writes.iter().filter(|key| !self.state.records.contains_key(key)));
                     self.writes.retain(|key| self.state.records.contains_key(key));
@@ -190,9 +214,17 @@ impl World {
         );
         let writing = self.state.records.values().filter(|r| matches!(r.stage, Stage::Persisting(_))).count();
         assert_eq!(writing, self.writes.len());
-        let releasing = self.state.records.values().filter(|r| r.stage == Stage::Releasing).count();
+        let releasing =
+            self.state.records.values().filter(|r| matches!(r.stage, Stage::Releasing(_))).count();
         assert_eq!(releasing, self.releases.len());
         assert!(self.persisted.values().chain(self.released.values()).all(|times| *times == 1));
+        for (attempt, times) in &self.reported {
+            let handed_out = self.handed_out.get(attempt).copied().unwrap_or_default();
+            assert!(
+                *times <= handed_out,
+                "{attempt:?} was reported {times} times, and came {handed_out} times"
+            );
+        }
         let both = self.persisted.keys().any(|key| self.released.contains_key(key));
         assert!(!both, "a task is reported or given back");
         let waiters: usize = self.state.records.values().map(|record| record.waiters.len()).sum();
@@ -222,6 +254,13 @@ impl World {
                 let places = self.polls.last().map_or(1, |(_, places)| *places as u8);
                 let tasks = (0..places).map(|more| Ok(leased((which + more) % 12, attempt)));
                 self.end_poll(Polled::Tasks(tasks.collect()));
+            }
+            Chance::PollBringsBad { which, attempt } => {
+                let identity = leased(which, attempt).identity;
+                let error = InvalidField::new("batch_end", "3", "more than batch_start (5)");
+                let model = ModelType::parse("test").expect("a valid type");
+                let rejected = RejectedTask { identity, model, epoch: 0, error };
+                self.end_poll(Polled::Tasks(vec![Err(Box::new(rejected))]));
             }
             Chance::PollEmpty => self.end_poll(Polled::Empty),
             Chance::PollFails => self.end_poll(Polled::Failed),
@@ -284,12 +323,15 @@ impl World {
                     let key = self.releases.swap_remove(n);
                     if taken {
                         *self.released.entry(key).or_default() += 1;
+                        let identity = self.state.records[&key].identity();
+                        *self.reported.entry(identity).or_default() += 1;
                     }
                     let taken = if taken { Taken::Yes } else { Taken::No };
                     self.on(Event::Released { key, taken });
                 }
             }
-            Chance::Storage { writable } => self.on(Event::Storage { writable }),
+            Chance::Storage { writable } => self.on(Event::Storage { trouble: trouble(writable) }),
+            Chance::Engine { able } => self.on(Event::Engine { trouble: trouble(able) }),
             Chance::Drain => self.on(Event::Drain),
             Chance::Abort => self.on(Event::Abort { reason: "the worker was stopped" }),
             Chance::Pass { seconds } => {
@@ -375,6 +417,17 @@ impl World {
         self.on(Event::Abort { reason: "again" });
         assert_eq!(self.drained, 1);
     }
+}
+
+fn identity_of(claimed: &ClaimedTask) -> TaskIdentity {
+    match claimed {
+        Ok(task) => task.identity.clone(),
+        Err(rejected) => rejected.identity.clone(),
+    }
+}
+
+fn trouble(is_well: bool) -> Option<String> {
+    (!is_well).then(|| "no room".to_owned())
 }
 
 /// A task whose lease lasts ten seconds, where the orchestrator counts attempts.

@@ -114,6 +114,21 @@ fn answered(effects: &[Effect], who: Waiter) -> &Result<Arc<TaskOutcome>, Execut
     found.unwrap_or_else(|| panic!("{who:?} was not answered: {effects:?}"))
 }
 
+fn is_answer(effect: &Effect) -> bool {
+    matches!(effect, Effect::Answer { .. })
+}
+
+/// As an orchestrator hands it out.
+fn assigned(attempt: u32, received: &'static str) -> Box<TaskSpec> {
+    Box::new(TaskSpec {
+        total_epochs: Some(7),
+        timeout: Some(Duration::from_secs(9)),
+        initial_weights: bytes::Bytes::from_static(b"weights"),
+        received: bytes::Bytes::from_static(received.as_bytes()),
+        ..*task("t", attempt)
+    })
+}
+
 pub(super) fn is_poll(effect: &Effect) -> bool {
     matches!(effect, Effect::Poll { .. })
 }
@@ -196,14 +211,35 @@ fn the_same_task_by_poll_and_by_execute_runs_once_and_both_hear_of_it() {
     let effects = bench.polled(task("t", 4));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Submit { .. })));
     let effects = bench.finish(run, success());
-    assert!(answered(&effects, Waiter(1)).is_ok());
     let (key, outcome) = persisted(&effects);
     assert_eq!(outcome.identity.attempt, 4, "reported under the attempt that the orchestrator gave");
-    bench.on(Event::Persisted { key });
+    assert!(!effects.iter().any(is_answer), "nobody hears of what a crash could still take away");
+    let effects = bench.on(Event::Execute { task: task("t", 0), waiter: Waiter(3) });
+    assert!(!effects.iter().any(is_answer));
+    let effects = bench.on(Event::Persisted { key });
+    for waiter in [Waiter(1), Waiter(3)] {
+        assert!(answered(&effects, waiter).is_ok());
+    }
     let effects = bench.on(Event::Execute { task: task("t", 0), waiter: Waiter(2) });
     assert!(answered(&effects, Waiter(2)).is_ok(), "answered from what is known");
     let effects = bench.polled(task("t", 5));
     assert_eq!(persisted(&effects).1.identity.attempt, 5);
+}
+
+#[test]
+fn what_only_a_poll_tells_is_kept_of_a_task_that_came_by_execute_first() {
+    for mode in [Mode::Base, Mode::Extended] {
+        let attempt = u32::from(mode == Mode::Extended);
+        let mut bench = Bench::new(2, mode);
+        bench.on(Event::Execute { task: task("t", 0), waiter: Waiter(1) });
+        bench.polled(assigned(attempt, "first"));
+        let record = bench.state.records.values().next().unwrap();
+        assert_eq!(*record.task, *assigned(attempt, "first"), "as it is read again after a restart");
+        bench.polled(assigned(attempt + 1, "second"));
+        bench.polled(assigned(attempt, "late"));
+        let record = bench.state.records.values().next().unwrap();
+        assert_eq!(*record.task, *assigned(attempt + 1, "second"), "the newest hand-out counts");
+    }
 }
 
 #[test]
@@ -268,94 +304,33 @@ fn a_wrong_task_is_reported_at_once_and_not_tried_again() {
 }
 
 #[test]
-fn time_out_and_cancel_stop_a_running_task() {
-    for code in [ErrorCode::TimedOut, ErrorCode::Cancelled] {
-        let mut bench = Bench::new(1, Mode::Extended);
-        let run = submitted(&bench.polled(task("t", 1)));
-        let effects = match code {
-            ErrorCode::TimedOut => bench.on(Event::TimedOut { run, limit: Duration::from_secs(3) }),
-            _ => bench.on(Event::Cancel {
-                task: TaskId::parse("t").unwrap(),
-                up_to: None,
-                reason: "unwanted",
-                waiter: Some(Waiter(1)),
-            }),
-        };
-        assert!(matches!(&effects[0], Effect::Stop { reason, .. } if reason.code == code), "{effects:?}");
-        let effects = bench.finish(run, failure(code));
-        assert_eq!(persisted(&effects).1.ending.as_ref().unwrap_err().code, code);
-    }
-}
-
-#[test]
-fn a_cancel_that_comes_too_late_changes_nothing() {
-    let mut bench = Bench::new(1, Mode::Extended);
-    let run = submitted(&bench.polled(task("t", 1)));
-    let effects = bench.finish(run, success());
-    let key = persisted(&effects).0;
-    let cancel = |waiter| Event::Cancel {
-        task: TaskId::parse("t").unwrap(),
-        up_to: None,
-        reason: "unwanted",
-        waiter: Some(Waiter(waiter)),
-    };
-    let answer = |effects: Vec<Effect>| match effects[..] {
-        [Effect::AnswerCancel { answer, .. }] => answer,
-        _ => panic!("{effects:?}"),
-    };
-    assert_eq!(answer(bench.on(cancel(1))), CancelAnswer::AlreadyEnded);
-    bench.on(Event::Persisted { key });
-    assert_eq!(answer(bench.on(cancel(2))), CancelAnswer::AlreadyEnded);
-}
-
-#[test]
-fn a_drain_finishes_what_is_held_and_what_a_poll_still_brings() {
-    let mut bench = Bench::new(2, Mode::Base);
-    let effects = bench.on(Event::Drain);
-    assert!(effects.is_empty(), "two polls are out");
-    bench.polled(task("t", 0));
-    let run = submitted(&bench.on(Event::JobChecked { job: JobId::parse("job").unwrap(), wanted: true }));
-    bench.on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Empty });
-    let effects = bench.finish(run, success());
-    let key = persisted(&effects).0;
-    assert!(matches!(bench.on(Event::Persisted { key })[..], [Effect::Drained]));
-}
-
-#[test]
-fn at_the_end_of_a_drain_tasks_are_given_back_or_reported_as_interrupted() {
-    let reason = "the worker was stopped";
-    for mode in [Mode::Extended, Mode::Base] {
-        let mut bench = Bench::new(1, mode);
-        let attempt = u32::from(mode == Mode::Extended);
-        let mut effects = bench.polled(task("t", attempt));
-        if mode == Mode::Base {
-            effects = bench.on(Event::JobChecked { job: JobId::parse("job").unwrap(), wanted: true });
-        }
-        let run = submitted(&effects);
-        bench.on(Event::Drain);
-        let effects = bench.on(Event::Abort { reason });
-        assert!(matches!(effects[..], [Effect::Stop { .. }]), "{effects:?}");
-        let effects = bench.finish(run, failure(ErrorCode::Interrupted));
-        match mode {
-            Mode::Extended => assert!(matches!(effects[..], [Effect::Release { .. }]), "{effects:?}"),
-            Mode::Base => {
-                let error = persisted(&effects).1.ending.as_ref().unwrap_err();
-                assert_eq!((error.code, error.message.as_str()), (ErrorCode::Interrupted, reason));
-            }
-        }
-    }
-}
-
-#[test]
 fn nothing_is_polled_while_outcomes_cannot_be_written() {
     let mut bench = Bench::new(1, Mode::Extended);
-    bench.on(Event::Storage { writable: false });
+    bench.on(no_room());
     assert!(
         bench
             .on(Event::PollEnded { generation: 1, asked: Moment::LONG_AGO, places: 1, polled: Polled::Empty })
             .is_empty()
     );
-    assert!(bench.on(Event::Storage { writable: true }).iter().any(is_poll));
+    assert!(bench.on(Event::Storage { trouble: None }).iter().any(is_poll));
+}
+
+pub(super) fn no_room() -> Event {
+    Event::Storage { trouble: Some("no room".to_owned()) }
+}
+
+#[test]
+fn execute_is_refused_with_the_reason_while_the_worker_is_degraded() {
+    for trouble in [no_room(), Event::Engine { trouble: Some("no room".to_owned()) }] {
+        let mut bench = Bench::new(2, Mode::Extended);
+        bench.on(Event::Execute { task: task("held", 0), waiter: Waiter(1) });
+        bench.on(trouble);
+        let effects = bench.on(Event::Execute { task: task("t", 0), waiter: Waiter(2) });
+        let refusal = ExecuteError::Degraded { trouble: "no room".to_owned() };
+        assert_eq!(*answered(&effects, Waiter(2)), Err(refusal));
+        let effects = bench.on(Event::Execute { task: task("held", 0), waiter: Waiter(3) });
+        assert!(effects.is_empty(), "what runs already is joined: {effects:?}");
+    }
 }
 
 #[test]
@@ -367,37 +342,6 @@ fn nothing_is_polled_while_the_engine_cannot_work() {
     assert!(bench.on(Event::Engine { trouble: None }).iter().any(is_poll));
 }
 
-fn cancel_attempt(attempt: u32) -> Event {
-    Event::Cancel {
-        task: TaskId::parse("t").unwrap(),
-        up_to: Some(attempt),
-        reason: "unwanted",
-        waiter: None,
-    }
-}
-
-#[test]
-fn a_cancel_of_an_attempt_that_was_given_away_does_not_touch_the_next_one() {
-    let mut bench = Bench::new(2, Mode::Extended);
-    let run = submitted(&bench.polled(task("t", 1)));
-    bench.polled(task("t", 2));
-    assert!(!bench.on(cancel_attempt(1)).iter().any(|effect| matches!(effect, Effect::Stop { .. })));
-    let effects = bench.finish(run, success());
-    assert_eq!(persisted(&effects).1.identity.attempt, 2);
-}
-
-#[test]
-fn an_attempt_that_comes_while_the_last_one_stops_runs_after_it() {
-    let mut bench = Bench::new(2, Mode::Extended);
-    let first = submitted(&bench.polled(task("t", 1)));
-    assert!(matches!(bench.on(cancel_attempt(1))[..], [Effect::Stop { .. }]));
-    bench.polled(task("t", 2));
-    let second = submitted(&bench.finish(first, failure(ErrorCode::Cancelled)));
-    let effects = bench.finish(second, success());
-    assert_eq!(persisted(&effects).1.status(), TaskStatus::Completed);
-    assert_eq!(persisted(&effects).1.identity.attempt, 2);
-}
-
 #[test]
 fn other_work_under_the_id_of_a_held_task_does_not_take_its_outcome() {
     let mut bench = Bench::new(2, Mode::Extended);
@@ -407,28 +351,6 @@ fn other_work_under_the_id_of_a_held_task_does_not_take_its_outcome() {
     let run = submitted(&bench.polled(other));
     let effects = bench.finish(run, success());
     assert_eq!(persisted(&effects).1.identity.attempt, 1);
-}
-
-#[test]
-fn what_the_orchestrator_does_not_take_back_is_reported() {
-    let mut bench = Bench::new(1, Mode::Extended);
-    let run = submitted(&bench.polled(task("t", 1)));
-    bench.on(Event::Abort { reason: "the worker was stopped" });
-    let effects = bench.finish(run, failure(ErrorCode::Interrupted));
-    let [Effect::Release { key, .. }] = effects[..] else { panic!("{effects:?}") };
-    let effects = bench.on(Event::Released { key, taken: Taken::No });
-    assert_eq!(persisted(&effects).1.ending.as_ref().unwrap_err().code, ErrorCode::Interrupted);
-}
-
-#[test]
-fn what_does_not_stop_is_left_behind_and_still_given_back() {
-    let mut bench = Bench::new(2, Mode::Extended);
-    submitted(&bench.polled(task("t", 1)));
-    bench.on(Event::Abort { reason: "the worker was stopped" });
-    let effects = bench.on(Event::Abandon);
-    let [Effect::Release { key, .. }] = effects[..] else { panic!("{effects:?}") };
-    let effects = bench.on(Event::Released { key, taken: Taken::Yes });
-    assert!(matches!(effects[..], [Effect::Drained]), "a poll that is out is not waited for: {effects:?}");
 }
 
 #[test]
@@ -450,30 +372,6 @@ fn one_poll_asks_for_all_free_slots_where_an_answer_may_bring_several_tasks() {
     assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Submit { .. })).count(), 3);
     assert_eq!(bench.polls, [8, MOST_PLACES - 3], "what did not come is asked for again");
     assert_eq!(bench.state.free_slots(), 0);
-}
-
-#[test]
-fn a_cancel_means_the_attempt_that_waits_for_its_turn_too() {
-    let mut bench = Bench::new(2, Mode::Extended);
-    let first = submitted(&bench.polled(task("t", 1)));
-    bench.on(cancel_attempt(1));
-    bench.polled(task("t", 2));
-    bench.on(cancel_attempt(2));
-    let effects = bench.finish(first, failure(ErrorCode::Cancelled));
-    assert_eq!(persisted(&effects).1.status(), TaskStatus::Cancelled);
-}
-
-#[test]
-fn a_disk_that_takes_nothing_does_not_hold_up_the_end_for_ever() {
-    let mut bench = Bench::new(1, Mode::Extended);
-    let run = submitted(&bench.polled(task("t", 1)));
-    bench.finish(run, success());
-    bench.on(Event::Storage { writable: false });
-    assert!(
-        bench.on(Event::Abort { reason: "the worker was stopped" }).is_empty(),
-        "it is waited for at first"
-    );
-    assert!(matches!(bench.on(Event::Abandon)[..], [Effect::Lost { .. }, Effect::Drained]));
 }
 
 #[test]

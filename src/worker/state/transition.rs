@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::ending::{Ended, count, end, failed, give_back, lease_lost, remember};
+use super::ending::{Ended, answers, count, end, failed, give_back, lease_lost, remember};
 use super::{
     Admission, Effect, Event, Key, Lease, MOST_PLACES, MOST_POLLS, Polled, Record, RunId, Stage, State,
     Taken, Waiter,
@@ -90,7 +90,9 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
             }
         }
         Event::Persisted { key } => {
-            if let Some(Record { task, stage: Stage::Persisting(outcome), .. }) = state.records.remove(&key) {
+            let ended = state.records.remove(&key);
+            if let Some(Record { task, waiters, stage: Stage::Persisting(outcome), .. }) = ended {
+                effects.extend(answers(waiters, &outcome));
                 remember(state, task, outcome);
             }
         }
@@ -99,23 +101,27 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
         }
         Event::Released { key, taken: Taken::No } => {
             // What the orchestrator does not take back it has to hear of, or it waits for ever.
-            let error = TaskError::new(ErrorCode::Interrupted, state.interruption);
-            end(state, key, Ended::unstarted(error), effects);
+            if let Some(Record { stage: Stage::Releasing(reason), .. }) = state.records.get(&key) {
+                let reason = reason.clone();
+                end(state, key, Ended::unstarted(reason), effects);
+            }
         }
-        Event::Storage { writable } => state.writable = writable,
+        Event::Storage { trouble } => state.storage_trouble = trouble,
         Event::Engine { trouble } => state.engine_trouble = trouble,
         Event::Drain => state.admission = state.admission.max(Admission::Draining),
         Event::Abort { reason } => {
             state.admission = state.admission.max(Admission::Stopping);
             state.interruption = reason;
             for key in keys(state, |_| true) {
-                stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
+                let why = interrupted(state);
+                stop(state, key, why, effects);
             }
         }
         Event::Abandon => {
             state.admission = Admission::Abandoned;
             for key in keys(state, |record| matches!(record.stage, Stage::Running(_))) {
-                give_back(state, key, Duration::ZERO, effects);
+                let why = interrupted(state);
+                give_back(state, key, (why, Duration::ZERO), effects);
             }
         }
     }
@@ -124,7 +130,7 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
 
 /// Asks for tasks for the slots that are free. Apart from [`transition`], so that what happens at once asks once.
 pub(in crate::worker) fn ask(state: &mut State, effects: &mut Vec<Effect>) {
-    let able = state.admission == Admission::Open && state.writable && state.engine_trouble.is_none();
+    let able = state.admission == Admission::Open && state.troubles().next().is_none();
     let Some((generation, mode)) = state.link.filter(|_| able) else { return };
     // The base contract knows one task a poll.
     let most = if mode == Mode::Base { 1 } else { MOST_PLACES };
@@ -153,10 +159,12 @@ fn settle(state: &mut State, effects: &mut Vec<Effect>) {
         }
     }
     if state.admission != Admission::Open {
-        if state.admission == Admission::Abandoned && !state.writable {
+        if state.admission == Admission::Abandoned && state.storage_trouble.is_some() {
             for key in keys(state, |record| matches!(record.stage, Stage::Persisting(_))) {
-                if let Some(Record { stage: Stage::Persisting(outcome), .. }) = state.records.remove(&key) {
-                    effects.push(Effect::Lost { outcome });
+                let ended = state.records.remove(&key);
+                if let Some(Record { waiters, stage: Stage::Persisting(outcome), .. }) = ended {
+                    effects.extend(answers(waiters, &outcome));
+                    effects.push(Effect::Lost { key, outcome });
                 }
             }
         }
@@ -239,23 +247,22 @@ fn arrive_by_poll(state: &mut State, task: Box<TaskSpec>, asked: Moment, effects
     let attempt = task.identity.attempt;
     let now = state.now;
     let lease = task.lease.filter(|_| !state.speaks_base()).map(|length| Lease::new(length, asked, now));
-    let found = state.find(&task.identity.task_id);
-    if let Some((key, record)) = found.and_then(|key| Some((key, state.records.get_mut(&key)?))) {
-        let ends = matches!(record.stage, Stage::Persisting(_) | Stage::Releasing);
-        if !ends && record.task.is_same_work(&task) {
-            if attempt >= record.attempt {
-                record.lease = lease;
-            }
-            record.unwanted &= attempt <= record.attempt;
-            record.renewed |= record.stopping && attempt > record.attempt;
-            record.polled = true;
-            record.attempt = record.attempt.max(attempt);
-            // Handed out to us: there is nothing more to wait for.
-            if record.stage == Stage::Resuming && record.attempt == attempt {
-                begin(state, key, effects);
-            }
+    let joined = |record: &Record| !record.stage.is_over() && record.task.is_same_work(&task);
+    let found = state.records.iter_mut().find(|(_, record)| joined(record));
+    if let Some((key, record)) = found.map(|(key, record)| (*key, record)) {
+        record.unwanted &= attempt <= record.attempt;
+        record.renewed |= record.stopping && attempt > record.attempt;
+        record.polled = true;
+        if attempt < record.attempt {
             return;
         }
+        // With what only a poll tells, and as it is read again after a restart.
+        (record.task, record.lease, record.attempt) = (Arc::from(task), lease, attempt);
+        // Handed out to us: there is nothing more to wait for.
+        if record.stage == Stage::Resuming {
+            begin(state, key, effects);
+        }
+        return;
     }
     if let Some(known) = known_outcome(state, &task) {
         let outcome = TaskOutcome { identity: task.identity.clone(), ..TaskOutcome::clone(&known) };
@@ -272,11 +279,8 @@ fn arrive_by_execute(state: &mut State, task: Box<TaskSpec>, waiter: Waiter, eff
     let refuse = |error| Effect::Answer { waiter, answer: Err(error) };
     if let Some(record) = state.find(&task.identity.task_id).and_then(|key| state.records.get_mut(&key)) {
         match &record.stage {
-            Stage::Releasing => effects.push(refuse(ExecuteError::Draining)),
+            Stage::Releasing(_) => effects.push(refuse(ExecuteError::Draining)),
             _ if !record.task.is_same_work(&task) => effects.push(refuse(ExecuteError::Conflict)),
-            Stage::Persisting(outcome) => {
-                effects.push(Effect::Answer { waiter, answer: Ok(Arc::clone(outcome)) });
-            }
             _ => record.waiters.push(waiter),
         }
         return;
@@ -285,6 +289,8 @@ fn arrive_by_execute(state: &mut State, task: Box<TaskSpec>, waiter: Waiter, eff
         effects.push(Effect::Answer { waiter, answer: Ok(outcome) });
     } else if state.admission != Admission::Open {
         effects.push(refuse(ExecuteError::Draining));
+    } else if let Some(trouble) = state.troubles().next() {
+        effects.push(refuse(ExecuteError::Degraded { trouble: trouble.clone() }));
     } else if state.records.len() >= state.limits.slots as usize {
         effects.push(refuse(ExecuteError::Busy { slots: state.limits.slots }));
     } else {
@@ -348,8 +354,8 @@ fn hold_outcome(
 fn begin(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
     set_stage(state, key, Stage::Ready);
     if state.admission >= Admission::Stopping {
-        let reason = state.interruption;
-        stop(state, key, TaskError::new(ErrorCode::Interrupted, reason), effects);
+        let why = interrupted(state);
+        stop(state, key, why, effects);
     } else if state.speaks_base() {
         let Some(job) = state.records.get(&key).map(|record| record.task.identity.job_id.clone()) else {
             return;
@@ -387,11 +393,19 @@ fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>
         let error =
             TaskError::new(ErrorCode::Cancelled, "the task was cancelled while its lease was in doubt");
         end(state, key, Ended { finished: failed(error), ..ended }, effects);
-    } else if code == Some(ErrorCode::Interrupted) {
-        give_back(state, key, ended.duration, effects);
     } else {
-        end(state, key, ended, effects);
+        match ended.finished.ending {
+            Err(error) if error.code == ErrorCode::Interrupted => {
+                give_back(state, key, (error, ended.duration), effects);
+            }
+            _ => end(state, key, ended, effects),
+        }
     }
+}
+
+/// Why everything is stopped.
+fn interrupted(state: &State) -> TaskError {
+    TaskError::new(ErrorCode::Interrupted, state.interruption)
 }
 
 /// Stops a record wherever it is; one whose outcome is known goes on to report it.
@@ -400,7 +414,7 @@ fn stop(state: &mut State, key: Key, reason: TaskError, effects: &mut Vec<Effect
     match record.stage {
         Stage::Resuming | Stage::Checking | Stage::Ready | Stage::Backoff(_) => {
             if reason.code == ErrorCode::Interrupted {
-                give_back(state, key, Duration::ZERO, effects);
+                give_back(state, key, (reason, Duration::ZERO), effects);
             } else {
                 end(state, key, Ended::unstarted(reason), effects);
             }
@@ -409,7 +423,7 @@ fn stop(state: &mut State, key: Key, reason: TaskError, effects: &mut Vec<Effect
             record.stopping = true;
             effects.push(Effect::Stop { run, reason });
         }
-        Stage::Persisting(_) | Stage::Releasing => {}
+        Stage::Persisting(_) | Stage::Releasing(_) => {}
     }
 }
 
@@ -420,16 +434,22 @@ fn cancel(
     reason: &'static str,
     effects: &mut Vec<Effect>,
 ) -> CancelAnswer {
-    if let Some((key, record)) = state.find(task).and_then(|key| Some((key, state.records.get(&key)?))) {
-        if up_to.is_some_and(|attempt| record.attempt > attempt) {
-            // An attempt that was given away since; the one at hand is wanted.
-            return CancelAnswer::NotFound;
-        }
-        let ended = matches!(record.stage, Stage::Persisting(_));
-        forget_renewal(state, key);
-        stop(state, key, TaskError::new(ErrorCode::Cancelled, reason), effects);
-        if ended { CancelAnswer::AlreadyEnded } else { CancelAnswer::Stopping }
-    } else if state.recent().any(|outcome| outcome.identity.task_id == *task) {
+    // One attempt may still be on its way to the disk while the next one runs. One that came after the attempt that was
+    // meant is wanted: that one was given away since.
+    let meant = |record: &Record| {
+        record.task.identity.task_id == *task && up_to.is_none_or(|attempt| record.attempt <= attempt)
+    };
+    let has_ended = |record: &Record| matches!(record.stage, Stage::Persisting(_));
+    let stopping = keys(state, |record| meant(record) && !has_ended(record));
+    for key in &stopping {
+        forget_renewal(state, *key);
+        stop(state, *key, TaskError::new(ErrorCode::Cancelled, reason), effects);
+    }
+    let ended = || state.records.values().any(|record| meant(record) && has_ended(record));
+    let is_known = || state.recent().any(|outcome| outcome.identity.task_id == *task);
+    if !stopping.is_empty() {
+        CancelAnswer::Stopping
+    } else if ended() || is_known() {
         CancelAnswer::AlreadyEnded
     } else {
         CancelAnswer::NotFound

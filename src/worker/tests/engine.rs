@@ -12,12 +12,12 @@ use tokio_util::task::TaskTracker;
 use crate::domain::{Backend, ErrorCode, JobId, Metrics, TaskError, TaskResult, TaskSpec};
 use crate::engine::{Control, Done, Engine, EngineCapabilities, Finished};
 
-pub(super) struct Waiting {
+pub(in crate::worker) struct Waiting {
     chance: Mutex<ChaCha8Rng>,
 }
 
 impl Waiting {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::worker) fn new(seed: u64) -> Self {
         Self { chance: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
     }
 }

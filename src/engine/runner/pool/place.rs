@@ -110,6 +110,7 @@ impl Pool {
         match Submit::new(run.number, &run.task, loss, run.control.traceparent()) {
             Err(error) => run.finish(failed(error)),
             Ok(submit) => {
+                runner.process.forget_oom_kills();
                 runner.process.send(&ToRunner { order: Some(Order::Submit(submit)) });
                 runner.last_words = None;
                 runner.current = Some(Current { run, reason: None });
