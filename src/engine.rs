@@ -91,7 +91,14 @@ pub trait Engine: Send + Sync + 'static {
     /// Jobs whose session is warm.
     fn warm_jobs(&self) -> Vec<JobId>;
 
-    /// Lets the session of a job go that has ended. Tasks of it that still run are not affected.
+    /// Jobs of which it keeps something: a session, or checkpoints. What is too old goes on this occasion. Looks at the
+    /// disk, so that it may take a while.
+    fn kept_jobs(&self) -> Vec<JobId> {
+        self.warm_jobs()
+    }
+
+    /// Lets all go that is kept of a job that has ended; a session that is warm leaves its model on disk. Tasks of it
+    /// that still run are not affected.
     fn forget(&self, job: &JobId);
 
     /// Tells `watcher` from now on how the engine itself fares, if there is anything to tell.

@@ -141,6 +141,8 @@ pub struct JobState {
     pub wanted: bool,
     /// Whether the job has ended, so that its session may leave.
     pub ended: bool,
+    /// Whether the orchestrator knows the job.
+    pub known: bool,
     /// Tasks it has in all, 0 when unknown.
     pub total_tasks: u32,
 }

@@ -1,7 +1,7 @@
 //! The life of a task: claimed, checked, run, reported.
 //!
 //! ```text
-//!            link (registers, reconnects)        follow (heartbeat, glance at tasks)
+//!            link (registers, reconnects)        follow (heartbeat, glance at tasks), jobs (whose end has come)
 //!                 |                                   |
 //! poll, ExecuteTask --> driver --state::transition--> effects --> engine
 //!                        |  ^                            |
@@ -19,6 +19,7 @@ mod follow;
 mod handle;
 mod held;
 mod identity;
+mod jobs;
 mod latest;
 mod link;
 mod metrics;
@@ -56,6 +57,7 @@ use clock::{Clock, Moment};
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
 use held::Held;
+use jobs::Jobs;
 use link::{Identity, Link};
 use observer::EngineWatcher;
 use outbox::{Left, Outbox};
@@ -295,7 +297,6 @@ impl<O: Orchestrator> Worker<O> {
             orchestrator: Arc::clone(&self.with.orchestrator),
             worker: self.handle.clone(),
             events: self.events.clone(),
-            engine: Arc::clone(&self.with.engine),
             gpus: Arc::clone(&self.with.gpus),
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
@@ -319,6 +320,12 @@ impl<O: Orchestrator> Worker<O> {
             let ended = ended.clone();
             async move { follower.glance(ended).await }
         });
+        let jobs = Jobs {
+            orchestrator: Arc::clone(&self.with.orchestrator),
+            worker: self.handle.clone(),
+            engine: Arc::clone(&self.with.engine),
+        };
+        tracker.spawn(jobs.watch(ended.clone()));
         let link_ended = ended.clone();
         let link = self.link.run(self.handle.clone(), self.events, link_ended);
         let driver = self.driver.run(self.inboxes);

@@ -206,3 +206,18 @@ async fn progress_moves_while_a_task_trains() {
     let seen = watch_to_the_end(&mut worker.client().await, &task).await;
     assert!(seen > 2, "only {seen} messages came");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_job_that_has_ended_the_model_is_left_and_nothing_else() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let worker = WorkerProcess::start(orchestrator.local_addr(), &[]);
+        let job = submit(orchestrator.local_addr(), real_job(1)).await;
+        wait_for_end(orchestrator.board(), &job).await;
+        let folder = |kind: &str| worker.state.path().join(kind).join(job.as_str());
+        let told = worker.wait_for_log("the job has ended, it is in ");
+        assert_eq!(told["job_id"], job.as_str(), "with {contract:?}");
+        eventually("its checkpoints are removed", || !folder("checkpoints").exists());
+        assert!(folder("models").join("model.safetensors").exists());
+    }
+}

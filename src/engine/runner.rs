@@ -49,6 +49,7 @@ use self::process::Program;
 use self::supervisor::{Command, Mailbox, Supervisor};
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
+use super::checkpoints::Store;
 use super::placement::Placer;
 use super::search::Search;
 use super::sessions::Submission;
@@ -102,6 +103,7 @@ pub struct ProcessEngine {
     mailbox: Mailbox,
     shared: Arc<Shared>,
     desk: Arc<Desk>,
+    store: Option<Store>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -137,9 +139,6 @@ impl ProcessEngine {
     ) -> Result<Self, EngineError> {
         if let Some(warning) = placer.warning() {
             tracing::warn!("{warning}");
-        }
-        if let Some(state_dir) = &config.state_dir {
-            super::checkpoints::Store::open(state_dir);
         }
         let setup = |backend, memory_limit_bytes| Setup {
             backend,
@@ -177,6 +176,7 @@ impl ProcessEngine {
             desk: Arc::new(Desk::new(cards, mailbox.clone(), Arc::clone(&shared))),
             mailbox,
             shared,
+            store: config.state_dir.as_deref().map(Store::at),
             supervisor: Some(supervisor),
         })
     }
@@ -215,6 +215,11 @@ impl Engine for ProcessEngine {
 
     fn warm_jobs(&self) -> Vec<JobId> {
         self.shared.lock().warm.clone()
+    }
+
+    fn kept_jobs(&self) -> Vec<JobId> {
+        let on_disk = self.store.as_ref().map(Store::jobs).unwrap_or_default();
+        on_disk.into_iter().chain(self.warm_jobs()).collect()
     }
 
     fn forget(&self, job: &JobId) {

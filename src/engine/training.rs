@@ -93,7 +93,7 @@ impl TrainingEngine {
         priority::lower_shared_pool();
         let elsewhere =
             config.models_to.map(|folder| Elsewhere { folder, remote: config.data.remote.clone() });
-        let store = config.state_dir.map(|state_dir| Store::open(&state_dir).and_put_models(elsewhere));
+        let store = config.state_dir.map(|state_dir| Store::at(&state_dir).and_put_models(elsewhere));
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
@@ -115,6 +115,10 @@ impl Engine for TrainingEngine {
 
     fn warm_jobs(&self) -> Vec<JobId> {
         self.sessions.warm_jobs()
+    }
+
+    fn kept_jobs(&self) -> Vec<JobId> {
+        self.sessions.kept_jobs()
     }
 
     fn forget(&self, job: &JobId) {

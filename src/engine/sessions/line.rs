@@ -195,17 +195,22 @@ impl Line {
                 tracing::error!(job_id = %self.key.job, "the listener of a task's end panicked");
             }
         }
-        if self.lock().ended
-            && let (Some(session), Some(store)) = (&work.session, &around.store)
-        {
-            // Tasks that were still queued have left checkpoints since.
-            store.forget(&self.key.job);
-            let model = session.trainer().weights().map_err(|error| error.to_string());
-            // Nobody waits for this; what is slow is given up by itself.
-            match model.and_then(|model| self.keep(store, &Bytes::from(model), &|| Ok(()))) {
-                Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
-                Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
+        let ended = self.lock().ended;
+        if let Some(store) = around.store.as_ref().filter(|_| ended) {
+            if let Some(session) = &work.session {
+                self.keep_last(session, store);
             }
+            store.forget(&self.key.job);
+        }
+    }
+
+    /// Keeps the model of a job that has ended.
+    fn keep_last(&self, session: &Session, store: &Store) {
+        let model = session.trainer().weights().map_err(|error| error.to_string());
+        // Nobody waits for this; what is slow is given up by itself.
+        match model.and_then(|model| self.keep(store, &Bytes::from(model), &|| Ok(()))) {
+            Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
+            Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
         }
     }
 

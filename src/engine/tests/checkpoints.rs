@@ -63,14 +63,29 @@ fn the_model_of_a_job_that_ended_is_kept_and_its_checkpoints_go() {
     let process = keeping(folder.path());
     let trained = result(&process, slice(Optimizer::Adam, 0));
     process.forget(&JobId::parse("job").unwrap());
-    let model = folder.path().join("models/job/model.safetensors");
+    let (model, checkpoints) =
+        (folder.path().join("models/job/model.safetensors"), folder.path().join("checkpoints/job"));
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while !model.exists() {
-        assert!(std::time::Instant::now() < deadline, "no model after a minute");
+    while checkpoints.exists() {
+        assert!(std::time::Instant::now() < deadline, "there are checkpoints after a minute");
         std::thread::yield_now();
     }
-    assert_eq!(std::fs::read(model).unwrap(), trained.weights);
-    assert!(!folder.path().join("checkpoints/job").exists());
+    assert_eq!(std::fs::read(model).unwrap(), trained.weights, "the model is kept before they go");
+    assert!(process.kept_jobs().is_empty());
+}
+
+#[test]
+fn what_a_process_keeps_of_a_job_is_known_to_the_next_one_and_goes_with_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::parse("job").unwrap();
+    let process = keeping(folder.path());
+    result(&process, slice(Optimizer::Adam, 0));
+    assert!(process.kept_jobs().contains(&job));
+    drop(process);
+    let next = keeping(folder.path());
+    assert_eq!((next.warm_jobs(), next.kept_jobs()), (Vec::new(), vec![job.clone()]));
+    next.forget(&job);
+    assert!(next.kept_jobs().is_empty() && !folder.path().join("checkpoints/job").exists());
 }
 
 #[test]
