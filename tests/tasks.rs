@@ -221,3 +221,23 @@ async fn of_a_job_that_has_ended_the_model_is_left_and_nothing_else() {
         assert!(folder("models").join("model.safetensors").exists());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_as_long_as_the_orchestrator_says_with_both_contracts() {
+    let losses = async |contract: Contract, more: &[(&str, &str)]| {
+        let orchestrator = orchestrator(contract).await;
+        let _worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+        let mut job = real_job(3);
+        let given = [("lr_schedule", "cosine"), ("seed", "5")];
+        job.hyperparameters
+            .extend(given.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let job = submit(orchestrator.local_addr(), job).await;
+        let summary = wait_for_end(orchestrator.board(), &job).await;
+        summary.epochs.iter().map(|epoch| epoch.loss.to_bits()).collect::<Vec<_>>()
+    };
+    let expected = losses(Contract::Extended, &[]).await;
+    assert_eq!(expected.len(), 3);
+    assert_eq!(losses(Contract::Base, &[]).await, expected);
+    // For an estimator of scikit-learn that is no number of epochs of the job.
+    assert_eq!(losses(Contract::Base, &[("max_iter", "1000")]).await, expected);
+}

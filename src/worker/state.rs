@@ -85,6 +85,8 @@ pub(super) enum Event {
     Tick,
     /// A task came by ExecuteTask.
     Execute { task: Box<TaskSpec>, waiter: Waiter },
+    /// The orchestrator said how many epochs a job has.
+    JobMeasured { job: JobId, total_epochs: u32 },
     /// The orchestrator said whether the tasks of a job are wanted.
     JobChecked { job: JobId, wanted: bool },
     /// The engine ended a try.

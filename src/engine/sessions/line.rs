@@ -360,7 +360,8 @@ impl Line {
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
         session.follow(Course {
-            total_epochs: task.hyperparameters.total_epochs.or(task.total_epochs),
+            // A job may be given a max_iter that says nothing of the epochs it gets.
+            total_epochs: task.total_epochs.or(task.hyperparameters.total_epochs),
             batches_per_epoch: TASKS_PER_EPOCH * BATCHES_PER_TASK,
         });
         let result = session.run_from(&task.initial_weights, &slice, validation, control)?;

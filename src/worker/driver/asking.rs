@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Driver;
 use crate::domain::JobId;
-use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+use crate::orchestrator::{Backoff, ClaimRequest, JobState, Orchestrator, OrchestratorError};
 use crate::worker::state::{Event, Polled};
 
 impl<O: Orchestrator> Driver<O> {
@@ -55,7 +55,11 @@ impl<O: Orchestrator> Driver<O> {
         let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
         self.parts.tracker.spawn(async move {
             // Without an answer the task runs: it is in hand, and would be lost otherwise.
-            let wanted = orchestrator.job_state(&job).await.map_or(true, |state| state.wanted);
+            let state = orchestrator.job_state(&job).await.ok();
+            if let Some(total_epochs) = state.and_then(JobState::total_epochs) {
+                let _ = events.send(Event::JobMeasured { job: job.clone(), total_epochs });
+            }
+            let wanted = state.is_none_or(|state| state.wanted);
             let _ = events.send(Event::JobChecked { job, wanted });
         });
     }

@@ -52,6 +52,13 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
             }
         }
         Event::Execute { task, waiter } => arrive_by_execute(state, task, waiter, effects),
+        Event::JobMeasured { job, total_epochs } => {
+            let records = state.records.values_mut();
+            for record in records.filter(|record| record.task.identity.job_id == job) {
+                // What came with the task counts more.
+                Arc::make_mut(&mut record.task).total_epochs.get_or_insert(total_epochs);
+            }
+        }
         Event::JobChecked { job, wanted } => {
             let of_job =
                 |record: &Record| record.stage == Stage::Checking && record.task.identity.job_id == job;
