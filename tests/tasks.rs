@@ -241,3 +241,23 @@ async fn a_job_is_as_long_as_the_orchestrator_says_with_both_contracts() {
     // For an estimator of scikit-learn that is no number of epochs of the job.
     assert_eq!(losses(Contract::Base, &[("max_iter", "1000")]).await, expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orchestrator_that_holds_no_poll_is_not_asked_without_pause() {
+    let at_once = DevConfig { long_poll: Duration::ZERO, ..config(Contract::Base) };
+    let orchestrator = DevOrchestrator::start(at_once).await.unwrap();
+    let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+    let polls = || -> u64 {
+        let (_, metrics) = worker.get("/metrics");
+        let of_polls = |line: &&str| line.contains("_rpc_seconds_count{") && line.contains("\"AssignTask\"");
+        let counts = metrics.lines().filter(of_polls);
+        counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    eventually("ten polls came back empty", || polls() >= 10);
+    let (before, began) = (polls(), Instant::now());
+    eventually("twenty more did", || polls() >= before + 20);
+    // Each waits for up to 250 ms; without waits they take a few milliseconds.
+    assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
+    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+    wait_for_end(orchestrator.board(), &job).await;
+}

@@ -32,6 +32,7 @@ use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Orchestrator};
 use crate::telemetry::traces::{Stage, Traces};
+use asking::Pace;
 
 /// How long the end of a drain waits for tasks that were told to stop and polls that are still out.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -101,6 +102,7 @@ pub(super) struct Driver<O> {
     state: State,
     runs: BTreeMap<RunId, Run>,
     seen: BTreeMap<Key, Seen>,
+    pace: Pace,
     executing: BTreeMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
     cancelling: BTreeMap<Waiter, oneshot::Sender<CancelAnswer>>,
     next_waiter: u64,
@@ -129,6 +131,7 @@ impl<O: Orchestrator> Driver<O> {
             state,
             runs: BTreeMap::new(),
             seen: BTreeMap::new(),
+            pace: Pace::default(),
             executing: BTreeMap::new(),
             cancelling: BTreeMap::new(),
             next_waiter: 0,

@@ -1,11 +1,38 @@
 //! What the driver asks the orchestrator beside the link's calls: for tasks, and whether a job is still wanted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Driver;
 use crate::domain::JobId;
 use crate::orchestrator::{Backoff, ClaimRequest, JobState, Orchestrator, OrchestratorError};
 use crate::worker::state::{Event, Polled};
+
+/// An empty poll that lasted for less was not held until there is a task.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// Keeps an orchestrator, or a proxy, that answers every poll at once from being asked without pause. Polls that last as
+/// they should are followed by the next at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pace {
+    /// Quick empty answers in a row.
+    quick: Arc<AtomicU32>,
+}
+
+impl Pace {
+    /// How long to wait after a poll that `took` so long and brought `tasks` tasks.
+    fn wait_after(&self, took: Duration, tasks: usize) -> Duration {
+        if tasks > 0 || took >= QUICK {
+            self.quick.store(0, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        let before = self.quick.fetch_add(1, Ordering::Relaxed);
+        Backoff::empty_poll(before.saturating_add(1)).next_wait()
+    }
+}
 
 impl<O: Orchestrator> Driver<O> {
     pub(super) fn poll(&self, generation: u64, slots_available: u32, places: u32) {
@@ -26,11 +53,16 @@ impl<O: Orchestrator> Driver<O> {
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);
-        let asked = self.parts.clock.now();
+        let (asked, pace) = (self.parts.clock.now(), self.pace.clone());
         self.parts.tracker.spawn(async move {
+            let began = Instant::now();
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
                     link.contact();
+                    let wait = pace.wait_after(began.elapsed(), claimed.len());
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     if claimed.is_empty() { Polled::Empty } else { Polled::Tasks(claimed) }
                 }
                 Err(error) => {
@@ -62,5 +94,23 @@ impl<O: Orchestrator> Driver<O> {
             let wanted = state.is_none_or(|state| state.wanted);
             let _ = events.send(Event::JobChecked { job, wanted });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_empty_polls_that_come_back_at_once_are_followed_by_a_wait() {
+        let pace = Pace::default();
+        assert_eq!(pace.wait_after(QUICK, 0), Duration::ZERO);
+        assert_eq!(pace.wait_after(Duration::ZERO, 1), Duration::ZERO);
+        let waits: Vec<_> = (0..100).map(|_| pace.wait_after(Duration::ZERO, 0)).collect();
+        assert!(waits[0] < Duration::from_millis(10), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait < Duration::from_millis(250)), "{waits:?}");
+        assert!(waits.iter().sum::<Duration>() > Duration::from_secs(5), "{waits:?}");
+        pace.wait_after(Duration::from_secs(5), 0);
+        assert!(pace.wait_after(Duration::ZERO, 0) < Duration::from_millis(10));
     }
 }
