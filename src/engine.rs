@@ -101,6 +101,11 @@ pub trait Engine: Send + Sync + 'static {
     /// that still run are not affected.
     fn forget(&self, job: &JobId);
 
+    /// Why tasks that name no backend wait now: not one of the GPUs can be used that they would get. Answers at once.
+    fn device_trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Tells `watcher` from now on how the engine itself fares, if there is anything to tell.
     fn watch(&self, _watcher: Box<dyn Watcher>) {}
 }

@@ -59,7 +59,7 @@ use follow::Follower;
 use held::Held;
 use jobs::Jobs;
 use link::{Identity, Link};
-use observer::EngineWatcher;
+use observer::{EngineWatcher, Troubles};
 use outbox::{Left, Outbox};
 use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
@@ -138,6 +138,7 @@ pub struct Worker<O> {
     inboxes: Inboxes,
     events: mpsc::UnboundedSender<state::Event>,
     link: Link<O>,
+    troubles: Troubles,
     outbox: Arc<Outbox>,
     reports: mpsc::UnboundedReceiver<Report>,
     unreported: Unreported,
@@ -260,14 +261,17 @@ impl<O: Orchestrator> Worker<O> {
         }
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
-        with.engine
-            .watch(Box::new(EngineWatcher { notices: notices.clone(), metrics: with.metrics.clone() }));
+        let troubles = Troubles::new(notices.clone());
+        let watcher = EngineWatcher { troubles: troubles.clone(), metrics: with.metrics.clone() };
+        with.engine.watch(Box::new(watcher));
+        troubles.look_at_devices(&*with.engine);
         let outlets = Outlets { events: events.clone(), notices };
         Self {
             driver: Driver::new(parts, outlets, state, publish),
             inboxes: Inboxes { events: events_inbox, requests: requests_inbox, notices: notices_inbox },
             events,
             link,
+            troubles,
             outbox,
             reports: reports_inbox,
             unreported,
@@ -326,6 +330,9 @@ impl<O: Orchestrator> Worker<O> {
             engine: Arc::clone(&self.with.engine),
         };
         tracker.spawn(jobs.watch(ended.clone()));
+        let devices =
+            self.troubles.follow_devices(Arc::clone(&self.with.engine), Arc::clone(&self.with.gpus));
+        tracker.spawn(ended.clone().run_until_cancelled_owned(devices));
         let link_ended = ended.clone();
         let link = self.link.run(self.handle.clone(), self.events, link_ended);
         let driver = self.driver.run(self.inboxes);

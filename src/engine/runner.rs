@@ -99,6 +99,7 @@ impl Shared {
 /// Trains in child processes, and simulates what this machine cannot train.
 pub struct ProcessEngine {
     placer: Placer,
+    cards: Arc<Cards>,
     analytic: Analytic,
     mailbox: Mailbox,
     shared: Arc<Shared>,
@@ -172,6 +173,7 @@ impl ProcessEngine {
         })?;
         Ok(Self {
             placer,
+            cards: Arc::clone(&cards),
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
             desk: Arc::new(Desk::new(cards, mailbox.clone(), Arc::clone(&shared))),
             mailbox,
@@ -225,6 +227,10 @@ impl Engine for ProcessEngine {
     fn forget(&self, job: &JobId) {
         self.desk.forget(job);
         self.mailbox.send(Command::Forget(job.clone()));
+    }
+
+    fn device_trouble(&self) -> Option<String> {
+        self.placer.trouble(&self.cards)
     }
 
     fn watch(&self, watcher: Box<dyn Watcher>) {

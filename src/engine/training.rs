@@ -16,6 +16,7 @@ pub struct TrainingEngine {
     placer: Placer,
     analytic: Analytic,
     sessions: Sessions,
+    cards: Arc<Cards>,
 }
 
 impl TrainingEngine {
@@ -97,7 +98,8 @@ impl TrainingEngine {
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
-            sessions: Sessions::new(limits, config.data, store.map(Arc::new), cards),
+            sessions: Sessions::new(limits, config.data, store.map(Arc::new), Arc::clone(&cards)),
+            cards,
         })
     }
 }
@@ -123,6 +125,10 @@ impl Engine for TrainingEngine {
 
     fn forget(&self, job: &JobId) {
         self.sessions.forget(job);
+    }
+
+    fn device_trouble(&self) -> Option<String> {
+        self.placer.trouble(&self.cards)
     }
 }
 

@@ -161,7 +161,7 @@ impl<O: Orchestrator> Follower<O> {
         self.metrics.heartbeat(answer.as_ref().map(drop).map_err(drop));
         match answer {
             Ok(answer) => {
-                self.worker.link.contact();
+                self.worker.link.beat();
                 let renewed = heartbeat.tasks.iter().map(|task| &task.identity);
                 let renewed = renewed.filter(|task| answer.renewed.contains(&task.task_id));
                 let tasks: Vec<_> = renewed.map(|task| (task.task_id.clone(), task.attempt)).collect();
