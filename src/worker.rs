@@ -313,6 +313,7 @@ impl<O: Orchestrator> Worker<O> {
             outbox: Arc::clone(&self.outbox),
             unreported: self.unreported.clone(),
             clock: self.clock,
+            traces: self.with.traces.clone(),
         };
         let tracker = self.tracker.clone();
         tracker.spawn(reporter.run(self.reports, ended.clone()));

@@ -348,13 +348,18 @@ impl<O: Orchestrator> Driver<O> {
                     run.control.stop(reason);
                 }
             }
-            Effect::Retry { run, retries } => {
+            Effect::Retry { run, retries, identity, reason } => {
                 let wait = Backoff::task_retry(retries).next_wait();
-                tracing::warn!(
-                    retries,
-                    wait_seconds = wait.as_secs_f32(),
-                    "a task failed in passing; trying it again"
-                );
+                let (wait_seconds, code, reason) = (wait.as_secs_f32(), reason.code.name(), reason.message);
+                self.parts.traces.span(&identity).in_scope(|| {
+                    tracing::warn!(
+                        retries,
+                        wait_seconds,
+                        code,
+                        reason,
+                        "a task failed in passing; trying it again"
+                    );
+                });
                 let events = self.outlets.events.clone();
                 self.parts.tracker.spawn(async move {
                     tokio::time::sleep(wait).await;
@@ -378,19 +383,20 @@ impl<O: Orchestrator> Driver<O> {
             Effect::Release { key, identity, reason } => {
                 let (events, orchestrator) =
                     (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+                let span = self.parts.traces.span(&identity);
                 self.parts.tracker.spawn(async move {
-                    let task_id = identity.task_id.as_str();
-                    let taken = match orchestrator.release(&identity, reason).await {
+                    let answer = orchestrator.release(&identity, reason).await;
+                    let taken = span.in_scope(|| match answer {
                         Ok(true) => {
-                            tracing::info!(task_id, reason, "gave the task back");
+                            tracing::info!(reason, "gave the task back");
                             Taken::Yes
                         }
                         Ok(false) => Taken::No,
                         Err(error) => {
-                            tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
+                            tracing::warn!(%error, "could not give the task back; reporting its end instead");
                             Taken::No
                         }
-                    };
+                    });
                     let _ = events.send(Event::Released { key, taken });
                 });
             }
@@ -404,15 +410,13 @@ impl<O: Orchestrator> Driver<O> {
             }
             Effect::Ended { outcome } => {
                 self.parts.metrics.ended(&outcome);
-                log_end(&outcome);
+                self.parts.traces.span(&outcome.identity).in_scope(|| log_end(&outcome));
             }
             Effect::Lost { outcome } => {
-                let task_id = outcome.identity.task_id.as_str();
-                tracing::error!(
-                    task_id,
-                    status = outcome.status().name(),
-                    "an outcome is lost: the disk does not take it"
-                );
+                let status = outcome.status().name();
+                self.parts.traces.span(&outcome.identity).in_scope(|| {
+                    tracing::error!(status, "an outcome is lost: the disk does not take it");
+                });
             }
             Effect::Drained => self.drained = true,
         }
@@ -422,8 +426,9 @@ impl<O: Orchestrator> Driver<O> {
         self.parts.traces.enter(&task.identity, Stage::Train);
         let seen = self.seen.entry(key).or_insert_with(Seen::now);
         if seen.control.is_none() && !task.notes.is_empty() {
-            let (task_id, notes) = (task.identity.task_id.as_str(), task.notes.join("; "));
-            tracing::warn!(task_id, notes, "a task asks for what is not understood");
+            let notes = task.notes.join("; ");
+            let span = self.parts.traces.span(&task.identity);
+            span.in_scope(|| tracing::warn!(notes, "a task asks for what is not understood"));
         }
         seen.progress.send_replace(Progress::default());
         let notices = self.outlets.notices.clone();
