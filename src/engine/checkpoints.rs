@@ -29,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::{JobId, Metrics, TaskResult, TaskSpec};
 use crate::failpoint;
 
-const MAGIC: &[u8; 8] = b"TFCKPT01";
+const MAGIC: &[u8; 8] = b"TFCKPT02";
 
 /// Bytes of a SHA-256.
 const DIGEST_BYTES: usize = 32;
@@ -101,19 +101,22 @@ impl Completed {
     }
 }
 
-/// Where a session is.
-#[derive(Debug, Clone, PartialEq)]
+/// Where a session is. Its header is all but the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
+    /// Digest of the data set.
+    pub(super) data: String,
     /// The last tasks in it, oldest first.
     pub(super) completed: Vec<Completed>,
     /// The state of its trainer.
+    #[serde(skip)]
     pub(super) state: Vec<u8>,
 }
 
 impl Checkpoint {
     /// As it is on disk.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let header = serde_json::to_vec(&self.completed)?;
+        let header = serde_json::to_vec(self)?;
         let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + header.len() + self.state.len() + DIGEST_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
@@ -135,8 +138,8 @@ impl Checkpoint {
         let (length, rest) = content_after_magic.split_first_chunk::<8>().ok_or(Damage::Torn)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| Damage::Torn)?;
         let (header, state) = rest.split_at_checked(length).ok_or(Damage::Torn)?;
-        let completed = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
-        Ok(Self { completed, state: state.to_vec() })
+        let checkpoint: Self = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
+        Ok(Self { state: state.to_vec(), ..checkpoint })
     }
 }
 
@@ -225,27 +228,34 @@ impl Store {
         Ok(())
     }
 
-    /// The newest checkpoint of `session` that `take` takes.
+    /// The tasks in the newest checkpoint of `session` that `take` takes; None where there is none.
+    ///
+    /// # Errors
+    /// There are some and all are skipped; says why the newest is.
     pub(super) fn newest<E: std::fmt::Display>(
         &self,
         job: &JobId,
         session: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Option<Vec<Completed>> {
-        self.of_session(job, session).into_iter().find_map(|(_, path)| {
+        mut take: impl FnMut(&Checkpoint) -> Result<(), E>,
+    ) -> Result<Option<Vec<Completed>>, String> {
+        let mut skipped = None;
+        for (_, path) in self.of_session(job, session) {
             let read = fs::read(&path).map_err(|error| error.to_string());
             let taken = read
                 .and_then(|bytes| Checkpoint::decode(&bytes).map_err(|damage| damage.to_string()))
-                .and_then(|Checkpoint { completed, state }| {
-                    take(&state).map_err(|error| error.to_string())?;
-                    Ok(completed)
+                .and_then(|checkpoint| {
+                    take(&checkpoint).map_err(|error| error.to_string())?;
+                    Ok(checkpoint.completed)
                 });
-            taken
-                .inspect_err(|why| {
+            match taken {
+                Ok(completed) => return Ok(Some(completed)),
+                Err(why) => {
                     tracing::warn!(job_id = %job, path = %path.display(), "a checkpoint is skipped: {why}");
-                })
-                .ok()
-        })
+                    skipped.get_or_insert(why);
+                }
+            }
+        }
+        skipped.map_or(Ok(None), Err)
     }
 
     /// Removes the checkpoints of `job`.
@@ -337,7 +347,7 @@ mod tests {
             samples: 7,
             steps: 3,
         };
-        Checkpoint { completed: vec![completed], state: state.to_vec() }
+        Checkpoint { data: "rows".to_owned(), completed: vec![completed], state: state.to_vec() }
     }
 
     fn job(id: &str) -> JobId {
@@ -346,10 +356,11 @@ mod tests {
 
     fn newest(store: &Store) -> Option<Vec<u8>> {
         let mut found = None;
-        store.newest::<String>(&job("j"), "s", |state| {
-            found = Some(state.to_vec());
+        let taken = store.newest::<String>(&job("j"), "s", |checkpoint| {
+            found = Some(checkpoint.state.clone());
             Ok(())
-        })?;
+        });
+        taken.unwrap()?;
         found
     }
 
@@ -386,8 +397,10 @@ mod tests {
         let store = Store::at(folder.path());
         store.save(&job("j"), "s", &checkpoint(b"good")).unwrap();
         store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
-        let take = |state: &[u8]| if state == b"bad" { Err("bad") } else { Ok(()) };
-        assert_eq!(store.newest(&job("j"), "s", take).unwrap(), checkpoint(b"").completed);
+        let take = |one: &Checkpoint| if one.state == b"bad" { Err("bad") } else { Ok(()) };
+        assert_eq!(store.newest(&job("j"), "s", take).unwrap().unwrap(), checkpoint(b"").completed);
+        store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
+        assert_eq!(store.newest(&job("j"), "s", take).unwrap_err(), "bad", "all are");
     }
 
     #[test]

@@ -101,3 +101,28 @@ fn a_model_that_is_too_large_to_travel_is_kept_and_told_of() {
     assert!(note.contains(model.to_str().unwrap()) && note.contains("sha256"), "{note}");
     assert!(std::fs::metadata(model).unwrap().len() > 3 << 20);
 }
+
+#[test]
+fn a_session_does_not_go_on_with_other_rows_under_the_same_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |bend: u32| {
+        let rows: String = (0..40).map(|i| format!("{},{}\n", i + bend * (i % 3), i % 2)).collect();
+        std::fs::write(folder.path().join("rows.csv"), format!("a,b\n{rows}")).unwrap();
+    };
+    let notes_of = |number: u32| {
+        let mut config = Config { state_dir: Some(folder.path().join("state")), ..config() };
+        config.data.root = folder.path().to_owned();
+        let mut task = slice(Optimizer::Adam, number);
+        task.dataset_path = "rows.csv".to_owned();
+        let finished = wait_for(&submit(&engine(config), task));
+        assert!(finished.ending.is_ok(), "{finished:?}");
+        finished.notes.join("; ")
+    };
+    write(0);
+    assert!(!notes_of(0).contains("checkpoint"));
+    assert!(notes_of(1).contains("goes on from its checkpoint"));
+    write(1);
+    let notes = notes_of(2);
+    assert!(notes.contains("begins anew") && notes.contains("another one by now"), "{notes}");
+    assert!(notes_of(3).contains("goes on from its checkpoint"), "its own is the newest now");
+}
