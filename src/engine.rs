@@ -91,8 +91,20 @@ pub trait Engine: Send + Sync + 'static {
     /// Jobs whose session is warm.
     fn warm_jobs(&self) -> Vec<JobId>;
 
-    /// Lets the session of a job go that has ended. Tasks of it that still run are not affected.
+    /// Jobs of which it keeps something: a session, or checkpoints. What is too old goes on this occasion. Looks at the
+    /// disk, so that it may take a while.
+    fn kept_jobs(&self) -> Vec<JobId> {
+        self.warm_jobs()
+    }
+
+    /// Lets all go that is kept of a job that has ended; a session that is warm leaves its model on disk. Tasks of it
+    /// that still run are not affected.
     fn forget(&self, job: &JobId);
+
+    /// Why tasks that name no backend wait now: not one of the GPUs can be used that they would get. Answers at once.
+    fn device_trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Tells `watcher` from now on how the engine itself fares, if there is anything to tell.
     fn watch(&self, _watcher: Box<dyn Watcher>) {}

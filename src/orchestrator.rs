@@ -39,8 +39,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Capabilities, GpuUsage, HostUsage, JobId, TaskId, TaskIdentity, TaskOutcome, TaskView, WorkerId,
-    WorkerPhase,
+    Capabilities, GpuUsage, HostUsage, JobId, TASKS_PER_EPOCH, TaskId, TaskIdentity, TaskOutcome, TaskView,
+    WorkerId, WorkerPhase,
 };
 use crate::wire::ClaimedTask;
 
@@ -141,8 +141,17 @@ pub struct JobState {
     pub wanted: bool,
     /// Whether the job has ended, so that its session may leave.
     pub ended: bool,
+    /// Whether the orchestrator knows the job.
+    pub known: bool,
     /// Tasks it has in all, 0 when unknown.
     pub total_tasks: u32,
+}
+
+impl JobState {
+    /// Epochs it has in all, where that is known: an epoch is cut into ten tasks.
+    pub fn total_epochs(self) -> Option<u32> {
+        (self.total_tasks > 0).then(|| self.total_tasks.div_ceil(TASKS_PER_EPOCH))
+    }
 }
 
 /// An orchestrator, as the worker needs it.

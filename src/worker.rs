@@ -1,7 +1,7 @@
 //! The life of a task: claimed, checked, run, reported.
 //!
 //! ```text
-//!            link (registers, reconnects)        follow (heartbeat, glance at tasks)
+//!            link (registers, reconnects)        follow (heartbeat, glance at tasks), jobs (whose end has come)
 //!                 |                                   |
 //! poll, ExecuteTask --> driver --state::transition--> effects --> engine
 //!                        |  ^                            |
@@ -20,6 +20,7 @@ mod grace;
 mod handle;
 mod held;
 mod identity;
+mod jobs;
 mod latest;
 mod link;
 mod metrics;
@@ -58,8 +59,9 @@ use clock::{Clock, Moment};
 use driver::{Driver, Inboxes, Outlets, Parts};
 use follow::Follower;
 use held::Held;
+use jobs::Jobs;
 use link::{Identity, Link};
-use observer::EngineWatcher;
+use observer::{EngineWatcher, Troubles};
 use outbox::{Left, Outbox};
 use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
@@ -138,6 +140,7 @@ pub struct Worker<O> {
     inboxes: Inboxes,
     events: mpsc::UnboundedSender<state::Event>,
     link: Link<O>,
+    troubles: Troubles,
     outbox: Arc<Outbox>,
     reports: mpsc::UnboundedReceiver<Report>,
     unreported: Unreported,
@@ -260,14 +263,17 @@ impl<O: Orchestrator> Worker<O> {
         }
         let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
         let (publish, published) = watch::channel(Arc::new(first));
-        with.engine
-            .watch(Box::new(EngineWatcher { notices: notices.clone(), metrics: with.metrics.clone() }));
+        let troubles = Troubles::new(notices.clone());
+        let watcher = EngineWatcher { troubles: troubles.clone(), metrics: with.metrics.clone() };
+        with.engine.watch(Box::new(watcher));
+        troubles.look_at_devices(&*with.engine);
         let outlets = Outlets { events: events.clone(), notices };
         Self {
             driver: Driver::new(parts, outlets, state, publish),
             inboxes: Inboxes { events: events_inbox, requests: requests_inbox, notices: notices_inbox },
             events,
             link,
+            troubles,
             outbox,
             reports: reports_inbox,
             unreported,
@@ -297,7 +303,6 @@ impl<O: Orchestrator> Worker<O> {
             orchestrator: Arc::clone(&self.with.orchestrator),
             worker: self.handle.clone(),
             events: self.events.clone(),
-            engine: Arc::clone(&self.with.engine),
             gpus: Arc::clone(&self.with.gpus),
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
@@ -310,6 +315,7 @@ impl<O: Orchestrator> Worker<O> {
             outbox: Arc::clone(&self.outbox),
             unreported: self.unreported.clone(),
             clock: self.clock,
+            traces: self.with.traces.clone(),
         };
         let tracker = self.tracker.clone();
         tracker.spawn(reporter.run(self.reports, ended.clone()));
@@ -321,6 +327,15 @@ impl<O: Orchestrator> Worker<O> {
             let ended = ended.clone();
             async move { follower.glance(ended).await }
         });
+        let jobs = Jobs {
+            orchestrator: Arc::clone(&self.with.orchestrator),
+            worker: self.handle.clone(),
+            engine: Arc::clone(&self.with.engine),
+        };
+        tracker.spawn(jobs.watch(ended.clone()));
+        let devices =
+            self.troubles.follow_devices(Arc::clone(&self.with.engine), Arc::clone(&self.with.gpus));
+        tracker.spawn(ended.clone().run_until_cancelled_owned(devices));
         let link_ended = ended.clone();
         let link = self.link.run(self.handle.clone(), self.events, link_ended);
         let driver = self.driver.run(self.inboxes);

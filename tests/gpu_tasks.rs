@@ -178,6 +178,30 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("DEVICE_POLICY", "require")];
+    let mut node = Node::start(Control::with_gpus(1), 1, &settings).await;
+    node.give("a", 0);
+    assert_eq!(node.report("a-0").backend, "wgpu");
+    eventually("the worker is ready", || node.worker.get("/readyz").0 == 200);
+    node.machine.fake.set(|control| control.gpus[0].lost = true).unwrap();
+    eventually("the worker is not ready", || node.worker.get("/readyz").0 == 503);
+    let (_, why) = node.worker.get("/readyz");
+    assert!(why.contains("no GPU can be used: Fake card 0 (GPU-") && why.contains("is lost"), "{why}");
+    let health = node.worker.get_json("/health");
+    assert_eq!((&health["status"], &health["gpus"]), (&"DEGRADED".into(), &0.into()), "{health}");
+    assert!(health["reasons"].to_string().contains("no GPU can be used"), "{health}");
+    // A poll that was out may still bring a task; after that none is asked for.
+    eventually("no poll is out", || {
+        node.metrics().lines().any(|line| line == "worker_slots{state=\"polling\"} 0")
+    });
+    node.give("a", 1);
+    node.machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
+    assert!(node.report("a-1").success);
+    eventually("the worker is ready again", || node.worker.get("/readyz").0 == 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_software_adapter() {
     let settings = [("TRAINING_BACKEND", "auto"), ("ANALYTIC_EPOCH_DELAY", "0")];
     let node = Node::start(Control::with_gpus(2), 0, &settings).await;

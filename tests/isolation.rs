@@ -83,7 +83,14 @@ fn exits(worker: &WorkerProcess, cause: &str) -> u64 {
 
 /// How often the worker tried a task again by itself.
 fn retries(worker: &WorkerProcess) -> usize {
-    worker.log().iter().filter(|line| line["message"] == "a task failed in passing; trying it again").count()
+    let log = worker.log();
+    let tried = log.iter().filter(|line| line["message"] == "a task failed in passing; trying it again");
+    tried
+        .inspect(|line| {
+            let told = ["task_id", "job_id", "code", "reason"].map(|name| line[name].is_string());
+            assert!(told == [true; 4] && line["attempt"].is_u64(), "{line}");
+        })
+        .count()
 }
 
 /// A job whose tasks take long enough to be hit in the middle.

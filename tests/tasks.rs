@@ -206,3 +206,58 @@ async fn progress_moves_while_a_task_trains() {
     let seen = watch_to_the_end(&mut worker.client().await, &task).await;
     assert!(seen > 2, "only {seen} messages came");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_job_that_has_ended_the_model_is_left_and_nothing_else() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let worker = WorkerProcess::start(orchestrator.local_addr(), &[]);
+        let job = submit(orchestrator.local_addr(), real_job(1)).await;
+        wait_for_end(orchestrator.board(), &job).await;
+        let folder = |kind: &str| worker.state.path().join(kind).join(job.as_str());
+        let told = worker.wait_for_log("the job has ended, it is in ");
+        assert_eq!(told["job_id"], job.as_str(), "with {contract:?}");
+        eventually("its checkpoints are removed", || !folder("checkpoints").exists());
+        assert!(folder("models").join("model.safetensors").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_as_long_as_the_orchestrator_says_with_both_contracts() {
+    let losses = async |contract: Contract, more: &[(&str, &str)]| {
+        let orchestrator = orchestrator(contract).await;
+        let _worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+        let mut job = real_job(3);
+        let given = [("lr_schedule", "cosine"), ("seed", "5")];
+        job.hyperparameters
+            .extend(given.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let job = submit(orchestrator.local_addr(), job).await;
+        let summary = wait_for_end(orchestrator.board(), &job).await;
+        summary.epochs.iter().map(|epoch| epoch.loss.to_bits()).collect::<Vec<_>>()
+    };
+    let expected = losses(Contract::Extended, &[]).await;
+    assert_eq!(expected.len(), 3);
+    assert_eq!(losses(Contract::Base, &[]).await, expected);
+    // For an estimator of scikit-learn that is no number of epochs of the job.
+    assert_eq!(losses(Contract::Base, &[("max_iter", "1000")]).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orchestrator_that_holds_no_poll_is_not_asked_without_pause() {
+    let at_once = DevConfig { long_poll: Duration::ZERO, ..config(Contract::Base) };
+    let orchestrator = DevOrchestrator::start(at_once).await.unwrap();
+    let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+    let polls = || -> u64 {
+        let (_, metrics) = worker.get("/metrics");
+        let of_polls = |line: &&str| line.contains("_rpc_seconds_count{") && line.contains("\"AssignTask\"");
+        let counts = metrics.lines().filter(of_polls);
+        counts.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    eventually("ten polls came back empty", || polls() >= 10);
+    let (before, began) = (polls(), Instant::now());
+    eventually("twenty more did", || polls() >= before + 20);
+    // Each waits for up to 250 ms; without waits they take a few milliseconds.
+    assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
+    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+    wait_for_end(orchestrator.board(), &job).await;
+}

@@ -145,6 +145,42 @@ async fn a_task_that_is_asked_for_belongs_to_the_callers_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_refused_leaves_the_trace_of_the_held_one_alone() {
+    let collector = Collector::default();
+    let endpoint = collector.start().await;
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("ANALYTIC_EPOCH_DELAY", "10m")];
+    let mut worker = WorkerProcess::start(NOBODY, &settings);
+    let request = |epoch| worker_pb::TaskRequest {
+        task_id: "t1".into(),
+        job_id: "j1".into(),
+        model_type: "test".into(),
+        hyperparameters: [("backend".to_owned(), "analytic".to_owned())].into(),
+        epoch,
+        batch_end: 10,
+        ..Default::default()
+    };
+    let mut client = worker.client().await;
+    let held = spawn({
+        let (mut client, request) = (client.clone(), request(0));
+        async move { client.execute_task(request).await }
+    });
+    let watched = watch(&mut client, "t1").await;
+    let refused = client.execute_task(request(1)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+    client.cancel_task(worker_pb::CancelTaskRequest { task_id: "t1".into() }).await.unwrap();
+    assert!(!held.await.unwrap().unwrap().into_inner().success);
+    drop(watched);
+    let cancelled = worker.wait_for_log("task cancelled");
+    worker.signal(Signal::TERM);
+    worker.wait();
+    let spans = collector.spans();
+    let tasks: Vec<_> = spans.iter().filter(|span| span.name == "task").collect();
+    let [task] = tasks[..] else { panic!("{spans:#?}") };
+    assert_eq!(text(task, "status"), "cancelled");
+    assert_eq!(cancelled["trace_id"], hex(&task.trace_id).as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_orchestrators_context_comes_in_and_goes_back_with_the_report() {
     let collector = Collector::default();
     let endpoint = collector.start().await;

@@ -1,5 +1,7 @@
 //! What training gets: two parts of finished numbers, and what they mean.
 
+use sha2::{Digest as _, Sha256};
+
 use super::Preprocessor;
 
 /// A data set that is ready to train on.
@@ -76,11 +78,34 @@ impl Dataset {
         }
     }
 
+    /// A digest of all that training sees of it.
+    pub fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?} {:?} {}\n", self.feature_names, self.target, self.target_name));
+        for part in [&self.train, &self.validation] {
+            digest_of(&mut digest, &part.rows, |row| row.to_le_bytes());
+            digest_of(&mut digest, &part.features, |value| value.to_le_bytes());
+            match &part.targets {
+                Targets::Classes(ids) => digest_of(&mut digest, ids, |id| id.to_le_bytes()),
+                Targets::Values(values) => digest_of(&mut digest, values, |value| value.to_le_bytes()),
+            }
+        }
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Memory that its figures take, in bytes.
     pub fn memory_bytes(&self) -> usize {
         let parts = [&self.train, &self.validation];
         let figures = parts.iter().map(|part| part.rows.len() + part.features.len() + part.targets.len());
         4 * figures.sum::<usize>() + 8 * self.held_out_numbers.len()
+    }
+}
+
+/// Adds `values` and how many they are to `digest`, some at a time.
+fn digest_of<T: Copy>(digest: &mut Sha256, values: &[T], bytes: impl Fn(T) -> [u8; 4]) {
+    digest.update((values.len() as u64).to_le_bytes());
+    for some in values.chunks(4096) {
+        digest.update(some.iter().copied().flat_map(&bytes).collect::<Vec<u8>>());
     }
 }
 

@@ -27,9 +27,9 @@ pub struct Health {
     pub completed_tasks: u64,
     /// CPU use of the machine in percent of all its cores.
     pub cpu_usage: f64,
-    /// Resident memory of this process in bytes.
+    /// Resident memory of the worker and its runners in bytes.
     pub memory_usage: u64,
-    /// When the orchestrator last answered, as RFC 3339 in UTC; absent before that.
+    /// When the orchestrator last answered a heartbeat (base contract: any call), as RFC 3339 in UTC; absent before that.
     pub last_heartbeat: Option<String>,
     /// connected, connecting or disconnected.
     pub orchestrator_connection: &'static str,

@@ -54,12 +54,12 @@ pub struct GpuUsage {
     pub memory_used_bytes: u64,
 }
 
-/// What the machine and this process use.
+/// What the machine and the worker use.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct HostUsage {
     /// CPU use of the machine, percent of all its cores.
     pub cpu_percent: f64,
-    /// Resident memory of this process in bytes.
+    /// Resident memory of the worker and its runners in bytes.
     pub memory_bytes: u64,
     /// Memory in use on the machine, percent.
     pub memory_percent: f64,
@@ -185,7 +185,7 @@ pub struct WorkerStatus {
     pub failed_tasks: u64,
     /// The link to the orchestrator.
     pub link: LinkState,
-    /// Whether the worker was accepted by its orchestrator at least once and may poll.
+    /// Whether its orchestrator has accepted the worker, and has not been away for long since.
     pub registered: bool,
     /// The last time the orchestrator answered a heartbeat (base contract: any call).
     pub last_heartbeat: Option<SystemTime>,

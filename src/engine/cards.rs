@@ -157,6 +157,24 @@ impl Cards {
         }
     }
 
+    /// Why no session gets a GPU now, where there are some and not one of them can be used.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let (adapters, states) = (self.adapters(), self.states()?);
+        let mut told = Vec::new();
+        for adapter in &adapters {
+            let state = states.iter().find(|state| Some(state.address) == adapter.address);
+            let condition = state.map_or(GpuCondition::Lost, |state| state.condition);
+            let what = match condition {
+                GpuCondition::Healthy => return None,
+                GpuCondition::Silent => "does not answer",
+                GpuCondition::Lost => "is lost",
+            };
+            let uuid = state.map(|state| format!(" ({})", state.uuid)).unwrap_or_default();
+            told.push(format!("{}{uuid} {what}", adapter.device.name));
+        }
+        Some(format!("no GPU can be used: {}", told.join(", ")))
+    }
+
     fn adapters(&self) -> Vec<Adapter> {
         let devices = self.search.so_far();
         devices.map(|devices| devices.gpus().cloned().collect()).unwrap_or_default()
@@ -305,6 +323,20 @@ pub(super) mod tests {
         told.0.lock().unwrap()[0].condition = GpuCondition::Healthy;
         reservation.suspect();
         assert!(reservation.is_lost() && matches!(cards.reserve(&plan()), Err(NotPlaced::Wait)));
+    }
+
+    #[test]
+    fn it_is_trouble_when_no_card_can_be_used() {
+        let (search, told) = machine(2, 8 << 30);
+        let cards = Cards::new(search.clone(), Some(Arc::clone(&told) as Arc<dyn GpuWatch>));
+        told.0.lock().unwrap()[0].condition = GpuCondition::Lost;
+        assert_eq!(cards.trouble(), None, "one is left");
+        told.0.lock().unwrap()[1].condition = GpuCondition::Silent;
+        let trouble = "no GPU can be used: card 0 (GPU-0) is lost, card 1 (GPU-1) does not answer";
+        assert_eq!(cards.trouble().as_deref(), Some(trouble));
+        assert_eq!(Cards::new(search, None).trouble(), None, "nobody watches them");
+        let (none, told) = machine(0, 0);
+        assert_eq!(Cards::new(none, Some(told)).trouble(), None);
     }
 
     #[test]

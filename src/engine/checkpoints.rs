@@ -20,7 +20,8 @@ pub(super) use self::models::Elsewhere;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -28,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::{JobId, Metrics, TaskResult, TaskSpec};
 use crate::failpoint;
 
-const MAGIC: &[u8; 8] = b"TFCKPT01";
+const MAGIC: &[u8; 8] = b"TFCKPT02";
 
 /// Bytes of a SHA-256.
 const DIGEST_BYTES: usize = 32;
@@ -39,8 +40,11 @@ const KEPT: usize = 2;
 /// Tasks whose results a checkpoint repeats. Their reports may not have left the worker when it was killed.
 pub(super) const REMEMBERED_TASKS: usize = 16;
 
-/// Age at which a checkpoint of a job is given up whose end nobody told of.
+/// Age at which the checkpoints of a job are given up whose end nobody told of, and a model that nobody fetched.
 const MOST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Time between two looks at what is too old.
+const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Longest part of an id that becomes a file name, in bytes; file systems take 255.
 const MAX_NAME_BYTES: usize = 150;
@@ -97,19 +101,22 @@ impl Completed {
     }
 }
 
-/// Where a session is.
-#[derive(Debug, Clone, PartialEq)]
+/// Where a session is. Its header is all but the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
+    /// Digest of the data set.
+    pub(super) data: String,
     /// The last tasks in it, oldest first.
     pub(super) completed: Vec<Completed>,
     /// The state of its trainer.
+    #[serde(skip)]
     pub(super) state: Vec<u8>,
 }
 
 impl Checkpoint {
     /// As it is on disk.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let header = serde_json::to_vec(&self.completed)?;
+        let header = serde_json::to_vec(self)?;
         let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + header.len() + self.state.len() + DIGEST_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
@@ -131,8 +138,8 @@ impl Checkpoint {
         let (length, rest) = content_after_magic.split_first_chunk::<8>().ok_or(Damage::Torn)?;
         let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| Damage::Torn)?;
         let (header, state) = rest.split_at_checked(length).ok_or(Damage::Torn)?;
-        let completed = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
-        Ok(Self { completed, state: state.to_vec() })
+        let checkpoint: Self = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
+        Ok(Self { state: state.to_vec(), ..checkpoint })
     }
 }
 
@@ -153,32 +160,41 @@ pub(super) struct Store {
     state_dir: PathBuf,
     /// Where models go beside.
     elsewhere: Option<Elsewhere>,
+    /// When it was looked for what is too old.
+    tidied: Mutex<Option<Instant>>,
 }
 
 impl Store {
-    /// The store under `state_dir`; checkpoints that nobody asked for in a week are removed.
-    pub(super) fn open(state_dir: &Path) -> Self {
-        let store = Self { state_dir: state_dir.to_owned(), elsewhere: None };
-        store.prune(SystemTime::now());
-        store
+    /// The store under `state_dir`, as it is.
+    pub(super) fn at(state_dir: &Path) -> Self {
+        Self { state_dir: state_dir.to_owned(), elsewhere: None, tidied: Mutex::default() }
     }
 
-    /// The store under `state_dir`, as it is.
-    #[cfg(target_os = "linux")]
-    pub(super) fn at(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), elsewhere: None }
+    /// Jobs of which there are checkpoints, but for those of very long names. What is older than a week is removed, which is
+    /// looked for once an hour.
+    pub(super) fn jobs(&self) -> Vec<JobId> {
+        let mut tidied = self.tidied.lock().unwrap_or_else(PoisonError::into_inner);
+        if tidied.is_none_or(|tidied| tidied.elapsed() >= TIDY_INTERVAL) {
+            *tidied = Some(Instant::now());
+            self.prune(SystemTime::now());
+        }
+        drop(tidied);
+        let folders = entries(&self.state_dir.join("checkpoints"));
+        folders.iter().filter_map(|folder| job_of(folder.file_name()?.to_str()?)).collect()
     }
 
     fn prune(&self, now: SystemTime) {
-        let folders = entries(&self.state_dir.join("checkpoints"));
-        for folder in folders {
-            let old = |path: &PathBuf| {
-                let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
-                changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > MOST_AGE))
-            };
-            if entries(&folder).iter().all(old) {
-                // What cannot be removed is tried again at the next start.
-                let _ = fs::remove_dir_all(&folder);
+        let old = |path: &PathBuf| {
+            let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
+            changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > MOST_AGE))
+        };
+        for kind in ["checkpoints", "models"] {
+            for folder in entries(&self.state_dir.join(kind)) {
+                // The folder too: one that is empty may be about to get its first file.
+                if old(&folder) && entries(&folder).iter().all(old) {
+                    // What cannot be removed is tried again at the next look.
+                    let _ = fs::remove_dir_all(&folder);
+                }
             }
         }
     }
@@ -212,27 +228,34 @@ impl Store {
         Ok(())
     }
 
-    /// The newest checkpoint of `session` that `take` takes.
+    /// The tasks in the newest checkpoint of `session` that `take` takes; None where there is none.
+    ///
+    /// # Errors
+    /// There are some and all are skipped; says why the newest is.
     pub(super) fn newest<E: std::fmt::Display>(
         &self,
         job: &JobId,
         session: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Option<Vec<Completed>> {
-        self.of_session(job, session).into_iter().find_map(|(_, path)| {
+        mut take: impl FnMut(&Checkpoint) -> Result<(), E>,
+    ) -> Result<Option<Vec<Completed>>, String> {
+        let mut skipped = None;
+        for (_, path) in self.of_session(job, session) {
             let read = fs::read(&path).map_err(|error| error.to_string());
             let taken = read
                 .and_then(|bytes| Checkpoint::decode(&bytes).map_err(|damage| damage.to_string()))
-                .and_then(|Checkpoint { completed, state }| {
-                    take(&state).map_err(|error| error.to_string())?;
-                    Ok(completed)
+                .and_then(|checkpoint| {
+                    take(&checkpoint).map_err(|error| error.to_string())?;
+                    Ok(checkpoint.completed)
                 });
-            taken
-                .inspect_err(|why| {
+            match taken {
+                Ok(completed) => return Ok(Some(completed)),
+                Err(why) => {
                     tracing::warn!(job_id = %job, path = %path.display(), "a checkpoint is skipped: {why}");
-                })
-                .ok()
-        })
+                    skipped.get_or_insert(why);
+                }
+            }
+        }
+        skipped.map_or(Ok(None), Err)
     }
 
     /// Removes the checkpoints of `job`.
@@ -273,6 +296,21 @@ fn file_name(job: &JobId) -> String {
     }
 }
 
+/// The job whose folder is called `name`; None where the name says only a part of it.
+fn job_of(name: &str) -> Option<JobId> {
+    let mut id = Vec::new();
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        let digits = if byte == b'%' { Some([rest.next()?, rest.next()?]) } else { None };
+        id.push(match digits {
+            None => byte,
+            Some(digits) => u8::from_str_radix(str::from_utf8(&digits).ok()?, 16).ok()?,
+        });
+    }
+    let job = JobId::parse(str::from_utf8(&id).ok()?).ok()?;
+    (file_name(&job) == name).then_some(job)
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
@@ -309,7 +347,7 @@ mod tests {
             samples: 7,
             steps: 3,
         };
-        Checkpoint { completed: vec![completed], state: state.to_vec() }
+        Checkpoint { data: "rows".to_owned(), completed: vec![completed], state: state.to_vec() }
     }
 
     fn job(id: &str) -> JobId {
@@ -318,17 +356,18 @@ mod tests {
 
     fn newest(store: &Store) -> Option<Vec<u8>> {
         let mut found = None;
-        store.newest::<String>(&job("j"), "s", |state| {
-            found = Some(state.to_vec());
+        let taken = store.newest::<String>(&job("j"), "s", |checkpoint| {
+            found = Some(checkpoint.state.clone());
             Ok(())
-        })?;
+        });
+        taken.unwrap()?;
         found
     }
 
     #[test]
     fn the_newest_whole_checkpoint_counts_at_whatever_byte_a_later_one_is_torn() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path());
+        let store = Store::at(folder.path());
         assert_eq!(newest(&store), None);
         for state in [b"first", b"other", b"third"] {
             store.save(&job("j"), "s", &checkpoint(state)).unwrap();
@@ -355,11 +394,13 @@ mod tests {
     #[test]
     fn what_a_trainer_refuses_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path());
+        let store = Store::at(folder.path());
         store.save(&job("j"), "s", &checkpoint(b"good")).unwrap();
         store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
-        let take = |state: &[u8]| if state == b"bad" { Err("bad") } else { Ok(()) };
-        assert_eq!(store.newest(&job("j"), "s", take).unwrap(), checkpoint(b"").completed);
+        let take = |one: &Checkpoint| if one.state == b"bad" { Err("bad") } else { Ok(()) };
+        assert_eq!(store.newest(&job("j"), "s", take).unwrap().unwrap(), checkpoint(b"").completed);
+        store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
+        assert_eq!(store.newest(&job("j"), "s", take).unwrap_err(), "bad", "all are");
     }
 
     #[test]
@@ -375,14 +416,36 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_in_a_week_goes() {
+    fn the_jobs_that_have_checkpoints_are_known_by_their_folders() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path());
+        let store = Store::at(folder.path());
+        let mut jobs = ["..", "a/b", "a%2Fb", "a~b", "A"].map(job);
+        for job in &jobs {
+            store.save(job, "s", &checkpoint(b"x")).unwrap();
+        }
+        store.save(&job(&"x".repeat(200)), "s", &checkpoint(b"x")).unwrap();
+        for foreign in ["%", "%4", "%41", "lost+found", "a~b"] {
+            fs::create_dir(folder.path().join("checkpoints").join(foreign)).unwrap();
+        }
+        let mut known = store.jobs();
+        known.sort();
+        jobs.sort();
+        assert_eq!(known, jobs);
+    }
+
+    #[test]
+    fn checkpoints_and_models_that_nobody_asked_for_in_a_week_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::at(folder.path());
         store.save(&job("j"), "s", &checkpoint(b"x")).unwrap();
+        let model = bytes::Bytes::from_static(b"model");
+        store.keep_model(&job("j"), "model.json", &model, &|| Ok(())).unwrap();
+        fs::create_dir(folder.path().join("models/begun")).unwrap();
+        let there = || ["models/j/model.json", "models/begun"].map(|path| folder.path().join(path).exists());
         store.prune(SystemTime::now() + MOST_AGE / 2);
-        assert!(newest(&store).is_some());
+        assert!(newest(&store).is_some() && there() == [true; 2]);
         store.prune(SystemTime::now() + MOST_AGE * 2);
-        assert!(newest(&store).is_none());
+        assert!(newest(&store).is_none() && there() == [false; 2]);
     }
 
     proptest! {

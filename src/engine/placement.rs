@@ -14,6 +14,7 @@
 pub(crate) mod cards;
 mod submit;
 
+use super::cards::Cards;
 use super::device::{ComputeDevice, Devices};
 use super::registry::ModelRegistry;
 use super::search::Search;
@@ -128,6 +129,11 @@ impl Placer {
             default_backend,
             device: device.to_owned(),
         }
+    }
+
+    /// Why tasks without a wish of their own would wait: they go to `cards`, and not one of those can be used.
+    pub(crate) fn trouble(&self, cards: &Cards) -> Option<String> {
+        if self.resolve(self.backend) == Backend::Wgpu { cards.trouble() } else { None }
     }
 
     /// What an operator who left the backend to us should know: that nothing is trained.

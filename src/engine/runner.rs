@@ -49,6 +49,7 @@ use self::process::Program;
 use self::supervisor::{Command, Mailbox, Supervisor};
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
+use super::checkpoints::Store;
 use super::placement::Placer;
 use super::search::Search;
 use super::sessions::Submission;
@@ -102,10 +103,12 @@ impl Shared {
 /// Trains in child processes, and simulates what this machine cannot train.
 pub struct ProcessEngine {
     placer: Placer,
+    cards: Arc<Cards>,
     analytic: Analytic,
     mailbox: Mailbox,
     shared: Arc<Shared>,
     desk: Arc<Desk>,
+    store: Option<Store>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -142,9 +145,6 @@ impl ProcessEngine {
         if let Some(warning) = placer.warning() {
             tracing::warn!("{warning}");
         }
-        if let Some(state_dir) = &config.state_dir {
-            super::checkpoints::Store::open(state_dir);
-        }
         let setup = |backend, memory_limit_bytes| Setup {
             backend,
             gpu: None,
@@ -177,10 +177,12 @@ impl ProcessEngine {
         })?;
         Ok(Self {
             placer,
+            cards: Arc::clone(&cards),
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
             desk: Arc::new(Desk::new(cards, mailbox.clone(), Arc::clone(&shared))),
             mailbox,
             shared,
+            store: config.state_dir.as_deref().map(Store::at),
             supervisor: Some(supervisor),
         })
     }
@@ -221,9 +223,18 @@ impl Engine for ProcessEngine {
         self.shared.lock().warm.clone()
     }
 
+    fn kept_jobs(&self) -> Vec<JobId> {
+        let on_disk = self.store.as_ref().map(Store::jobs).unwrap_or_default();
+        on_disk.into_iter().chain(self.warm_jobs()).collect()
+    }
+
     fn forget(&self, job: &JobId) {
         self.desk.forget(job);
         self.mailbox.send(Command::Forget(job.clone()));
+    }
+
+    fn device_trouble(&self) -> Option<String> {
+        self.placer.trouble(&self.cards)
     }
 
     fn watch(&self, watcher: Box<dyn Watcher>) {

@@ -193,17 +193,26 @@ impl Sessions {
         jobs
     }
 
-    /// Closes the sessions of `job`; what they have queued still runs.
+    /// Jobs whose session is loaded, or of which there are checkpoints.
+    pub(crate) fn kept_jobs(&self) -> Vec<JobId> {
+        let on_disk = self.0.store.as_ref().map(|store| store.jobs()).unwrap_or_default();
+        on_disk.into_iter().chain(self.warm_jobs()).collect()
+    }
+
+    /// Closes the sessions of `job`; what they have queued still runs. One that leaves keeps its model before it removes the
+    /// checkpoints.
     pub(crate) fn forget(&self, job: &JobId) {
+        let mut none = true;
         self.0.lock().retain(|line| {
             let other = line.key.job != *job;
             if !other {
+                none = false;
                 line.end();
             }
             other
         });
         self.0.lost.forget(job);
-        if let Some(store) = &self.0.store {
+        if let (true, Some(store)) = (none, &self.0.store) {
             store.forget(job);
         }
     }

@@ -16,6 +16,7 @@ pub struct TrainingEngine {
     placer: Placer,
     analytic: Analytic,
     sessions: Sessions,
+    cards: Arc<Cards>,
 }
 
 impl TrainingEngine {
@@ -93,11 +94,12 @@ impl TrainingEngine {
         priority::lower_shared_pool();
         let elsewhere =
             config.models_to.map(|folder| Elsewhere { folder, remote: config.data.remote.clone() });
-        let store = config.state_dir.map(|state_dir| Store::open(&state_dir).and_put_models(elsewhere));
+        let store = config.state_dir.map(|state_dir| Store::at(&state_dir).and_put_models(elsewhere));
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
-            sessions: Sessions::new(limits, config.data, store.map(Arc::new), cards),
+            sessions: Sessions::new(limits, config.data, store.map(Arc::new), Arc::clone(&cards)),
+            cards,
         })
     }
 }
@@ -117,8 +119,16 @@ impl Engine for TrainingEngine {
         self.sessions.warm_jobs()
     }
 
+    fn kept_jobs(&self) -> Vec<JobId> {
+        self.sessions.kept_jobs()
+    }
+
     fn forget(&self, job: &JobId) {
         self.sessions.forget(job);
+    }
+
+    fn device_trouble(&self) -> Option<String> {
+        self.placer.trouble(&self.cards)
     }
 }
 

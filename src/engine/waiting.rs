@@ -63,11 +63,8 @@ pub(crate) fn anyone_waits<P: Places>(places: &P) -> bool {
 /// Lets a task wait for a GPU.
 pub(crate) fn wait<P: Places>(places: &Arc<P>, plan: SessionPlan, submission: Submission) {
     let control = Arc::clone(&submission.control);
-    tracing::info!(
-        task_id = %submission.task.identity.task_id,
-        job_id = %submission.task.identity.job_id,
-        "the task waits for a GPU with room for it"
-    );
+    let span = control.span(&submission.task.identity);
+    span.in_scope(|| tracing::info!("the task waits for a GPU with room for it"));
     let mut waiting = queue(&**places);
     waiting.last_number += 1;
     let number = waiting.last_number;

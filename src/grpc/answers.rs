@@ -1,5 +1,7 @@
 //! What the worker says, as messages: pure conversions.
 
+use std::sync::Arc;
+
 use tonic::Status;
 
 use crate::domain::{
@@ -19,6 +21,19 @@ pub(super) fn not_taken(error: ExecuteError) -> Status {
         ExecuteError::Busy { .. } => Status::resource_exhausted(error.to_string()),
         ExecuteError::Draining | ExecuteError::Degraded { .. } => Status::unavailable(error.to_string()),
         ExecuteError::Conflict => Status::already_exists(error.to_string()),
+    }
+}
+
+/// The end of a call, as its trace tells it: a word, and the error where there is one.
+pub(super) fn how_it_ended(
+    answer: &Result<Arc<TaskOutcome>, ExecuteError>,
+) -> (&'static str, Option<String>) {
+    match answer {
+        Ok(outcome) => {
+            let error = outcome.ending.as_ref().err().map(|error| error.message.clone());
+            (outcome.status().name(), error)
+        }
+        Err(refused) => ("refused", Some(refused.to_string())),
     }
 }
 

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{Sources, access, answers};
 use crate::domain::{Health, Strictness, TaskId, WorkerId};
 use crate::guard::Gate;
-use crate::telemetry::traces::{Arrival, TRACEPARENT};
+use crate::telemetry::traces::{Arrival, Begun, TRACEPARENT};
 use crate::wire::worker_pb::worker_service_server::WorkerService;
 use crate::wire::{pb, task_from_request, worker_pb};
 use crate::worker::TaskWatch;
@@ -40,19 +40,23 @@ impl WorkerService for Service {
         let (parent, since) = (parent.map(str::to_owned), SystemTime::now());
         let task = task_from_request(request.into_inner(), self.strictness)
             .map_err(|rejected| answers::invalid(&rejected.error))?;
-        let (traces, identity) = (&self.sources.traces, task.identity.clone());
-        traces.begin(&task, Arrival { since, parent: parent.as_deref() });
+        let (traces, identity) = (self.sources.traces.clone(), task.identity.clone());
+        let begun = traces.begin(&task, Arrival { since, parent: parent.as_deref() });
         let context = traces.traceparent(&identity);
         // On a task of its own: a caller that goes away drops this call, and must not drop the training with it.
         let handle = self.sources.handle.clone();
-        let execution = self.background.spawn(async move { handle.execute(task).await });
+        let execution = self.background.spawn(async move {
+            let answer = handle.execute(task).await;
+            if begun == Begun::Now {
+                let (status, error) = answers::how_it_ended(&answer);
+                traces.close(&identity, status, error);
+            }
+            answer
+        });
         let outcome = execution
             .await
             .map_err(|error| Status::internal(format!("the wait for the task ended early: {error}")))?
-            .map_err(|error| {
-                traces.close(&identity, "refused", Some(error.to_string()));
-                answers::not_taken(error)
-            })?;
+            .map_err(answers::not_taken)?;
         let mut response = Response::new(answers::task_response(&outcome));
         if let Some(header) = context.and_then(|context| context.parse().ok()) {
             response.metadata_mut().insert(TRACEPARENT, header);

@@ -43,12 +43,15 @@ pub(super) async fn cancel(
 ) -> Result<Json<Answer>, Problem> {
     shared.sources.control.check()?;
     let task = TaskId::parse(&task_id)?;
+    let held = shared.sources.handle.status().tasks.into_iter().map(|view| view.identity);
+    let held = held.filter(|identity| identity.task_id == task).max();
+    let (job_id, attempt) = held.map(|identity| (identity.job_id.to_string(), identity.attempt)).unzip();
     let (done, message) = match shared.sources.handle.cancel(&task).await {
         CancelAnswer::Stopping => (true, format!("task {task} stops at its next batch")),
         CancelAnswer::AlreadyEnded => (false, format!("task {task} had ended before")),
         CancelAnswer::NotFound => return Err(Problem::no_such_task(&task)),
     };
-    tracing::info!(task_id = task.as_str(), done, "asked by HTTP to cancel a task");
+    tracing::info!(task_id = task.as_str(), job_id, attempt, done, "asked by HTTP to cancel a task");
     Ok(Json(Answer { done, message }))
 }
 

@@ -31,6 +31,7 @@ pub(super) fn job_state(answer: &pb::GetJobStatusResponse) -> JobState {
     JobState {
         wanted,
         ended: !wanted || answer.status == "COMPLETED",
+        known: true,
         total_tasks: u32::try_from(answer.total_tasks).unwrap_or(0),
     }
 }

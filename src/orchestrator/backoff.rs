@@ -43,6 +43,12 @@ impl Backoff {
         wait
     }
 
+    /// After empty answer number `answers` in a row to a poll that did not last: up to 10 ms, doubling up to 250 ms.
+    pub const fn empty_poll(answers: u32) -> Self {
+        let tries = answers.saturating_sub(1);
+        Self { first: Duration::from_millis(10), longest: Duration::from_millis(250), tries }
+    }
+
     /// Begins anew after a success.
     pub fn reset(&mut self) {
         self.tries = 0;

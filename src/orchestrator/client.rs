@@ -398,7 +398,7 @@ impl Orchestrator for Client {
         match answer {
             Ok(answer) => Ok(answers::job_state(&answer)),
             Err(status) if status::is_unknown_job(&status) => {
-                Ok(JobState { wanted: true, ended: false, total_tasks: 0 })
+                Ok(JobState { wanted: true, ended: false, known: false, total_tasks: 0 })
             }
             Err(status) => Err(status::error(&status)),
         }

@@ -170,7 +170,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
 
     assert_eq!(
         client.job_state(&job()).await.unwrap(),
-        JobState { wanted: true, ended: false, total_tasks: 10 }
+        JobState { wanted: true, ended: false, known: true, total_tasks: 10 }
     );
     orchestrator.board().update(|board| board.cancel_job(&job())).unwrap();
     assert!(client.report_progress(&view(&again)).await.unwrap());
@@ -178,7 +178,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
     assert_eq!(answer.cancel, std::slice::from_ref(&again.identity.task_id));
     assert_eq!(
         client.job_state(&job()).await.unwrap(),
-        JobState { wanted: false, ended: true, total_tasks: 10 }
+        JobState { wanted: false, ended: true, known: true, total_tasks: 10 }
     );
     orchestrator.shutdown().await;
 }
@@ -206,12 +206,12 @@ async fn a_base_orchestrator_is_served_by_the_same_client() {
     }
     assert_eq!(
         client.job_state(&job()).await.unwrap(),
-        JobState { wanted: true, ended: true, total_tasks: 10 }
+        JobState { wanted: true, ended: true, known: true, total_tasks: 10 }
     );
     let unknown = JobId::parse("forgotten").unwrap();
     assert_eq!(
         client.job_state(&unknown).await.unwrap(),
-        JobState { wanted: true, ended: false, total_tasks: 0 }
+        JobState { wanted: true, ended: false, known: false, total_tasks: 0 }
     );
     orchestrator.shutdown().await;
 }

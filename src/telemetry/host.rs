@@ -1,4 +1,4 @@
-//! What the machine and this process use, sampled each second by a thread of its own.
+//! What the machine uses, and what the worker does with its runners, sampled each second by a thread of its own.
 //!
 //! ```text
 //! thread: sysinfo, 1/s --> latest --> HostProbe::usage (heartbeats, /health, gRPC)
@@ -8,6 +8,7 @@
 //! Reading never waits for a measurement: the lock is held for one copy. Where the process lives in a control group
 //! with a memory limit, that limit is the machine.
 
+use std::fs;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -137,7 +138,8 @@ impl HostProbe {
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         let cpu =
             Gauge::new("worker_cpu_usage_percent", "CPU use of the machine in percent of all its cores.")?;
-        let memory = Gauge::new("worker_memory_usage_bytes", "Resident memory of this process in bytes.")?;
+        let help = "Resident memory of the worker and its runners in bytes.";
+        let memory = Gauge::new("worker_memory_usage_bytes", help)?;
         registry.register(Box::new(HostCollector { probe: self.clone(), cpu, memory }))
     }
 }
@@ -196,7 +198,7 @@ impl Sampler {
         let process = self.pid.and_then(|pid| self.system.process(pid));
         HostUsage {
             cpu_percent: f64::from(self.system.global_cpu_usage()).clamp(0.0, 100.0),
-            memory_bytes: process.map_or(0, sysinfo::Process::memory),
+            memory_bytes: process.map_or(0, sysinfo::Process::memory) + of_children(),
             memory_percent: self.memory().used_percent,
         }
     }
@@ -221,6 +223,20 @@ impl Sampler {
             None => Memory { total_bytes: total, used_percent: percent(self.system.used_memory(), total) },
         }
     }
+}
+
+/// Resident memory of the processes that this one has started, in bytes; 0 where the system does not tell which those are.
+fn of_children() -> u64 {
+    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.map(|pids| pids.split_ascii_whitespace().map(resident_bytes).sum::<u64>()).sum()
+}
+
+/// Resident memory of a process in bytes; 0 when it has ended meanwhile.
+fn resident_bytes(pid: &str) -> u64 {
+    let read = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = read.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
@@ -258,6 +274,20 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(probe.usage().cpu_percent <= 100.0);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_of_processes_that_were_started_counts() {
+        use std::process::{Command, Stdio};
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let alone = resident_bytes(&std::process::id().to_string());
+        let childs = resident_bytes(&child.id().to_string());
+        assert!(alone > 0 && childs > 0);
+        assert!(of_children() >= childs);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(resident_bytes(&child.id().to_string()), 0);
     }
 
     #[test]

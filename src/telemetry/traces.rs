@@ -83,6 +83,15 @@ pub struct Arrival<'a> {
     pub parent: Option<&'a str>,
 }
 
+/// Whether a task came into hand by what began it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Now: whoever began it sees to its end.
+    Now,
+    /// It was in hand before, and its trace goes on.
+    Before,
+}
+
 /// A part of a task's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -136,12 +145,12 @@ impl Traces {
     }
 
     /// `task` is in hand from now on.
-    pub fn begin(&self, task: &TaskSpec, arrival: Arrival<'_>) {
-        let Some(inner) = self.0.get() else { return };
+    pub fn begin(&self, task: &TaskSpec, arrival: Arrival<'_>) -> Begun {
+        let Some(inner) = self.0.get() else { return Begun::Now };
         let held = |open: &Open| open.attempt >= task.identity.attempt;
         if inner.lock().get(&task.identity.task_id).is_some_and(held) {
             // It came twice, and is followed already.
-            return;
+            return Begun::Before;
         }
         let header = arrival.parent.map(|parent| (TRACEPARENT.to_owned(), parent.to_owned()));
         let headers: HashMap<String, String> = header.into_iter().collect();
@@ -168,6 +177,7 @@ impl Traces {
             let entry = Open { attempt: identity.attempt, task: context, stage: None, run: None };
             open.insert(identity.task_id.clone(), entry);
         }
+        Begun::Now
     }
 
     /// The task is in `stage` from now on.
@@ -240,6 +250,12 @@ impl Traces {
         let task_id = TaskId::parse(task_id).ok()?;
         let table = inner.lock();
         table.get(&task_id).map(|open| open.task.span().span_context().trace_id().to_string())
+    }
+
+    /// What is logged inside of it names the task and its trace, whatever the level.
+    pub fn span(&self, task: &TaskIdentity) -> tracing::Span {
+        let TaskIdentity { task_id, job_id, attempt } = task;
+        tracing::error_span!("task", %task_id, %job_id, attempt, trace_id = self.trace_id(task_id.as_str()))
     }
 
     /// Sends what is left; waits a few seconds at most. Blocks.

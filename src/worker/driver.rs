@@ -33,6 +33,7 @@ use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Backoff, Orchestrator};
 use crate::telemetry::traces::{Stage, Traces};
+use asking::Pace;
 
 /// Longest time between two looks at the leases: the timers of the runtime stand still while the machine is suspended,
 /// and leases do not.
@@ -99,6 +100,7 @@ pub(super) struct Driver<O> {
     state: State,
     runs: BTreeMap<RunId, Run>,
     seen: BTreeMap<Key, Seen>,
+    pace: Pace,
     executing: BTreeMap<Waiter, oneshot::Sender<Result<Arc<TaskOutcome>, ExecuteError>>>,
     cancelling: BTreeMap<Waiter, oneshot::Sender<CancelAnswer>>,
     next_waiter: u64,
@@ -129,6 +131,7 @@ impl<O: Orchestrator> Driver<O> {
             state,
             runs: BTreeMap::new(),
             seen: BTreeMap::new(),
+            pace: Pace::default(),
             executing: BTreeMap::new(),
             cancelling: BTreeMap::new(),
             next_waiter: 0,
@@ -357,13 +360,18 @@ impl<O: Orchestrator> Driver<O> {
                     run.control.stop(reason);
                 }
             }
-            Effect::Retry { run, retries } => {
+            Effect::Retry { run, retries, identity, reason } => {
                 let wait = Backoff::task_retry(retries).next_wait();
-                tracing::warn!(
-                    retries,
-                    wait_seconds = wait.as_secs_f32(),
-                    "a task failed in passing; trying it again"
-                );
+                let (wait_seconds, code, reason) = (wait.as_secs_f32(), reason.code.name(), reason.message);
+                self.parts.traces.span(&identity).in_scope(|| {
+                    tracing::warn!(
+                        retries,
+                        wait_seconds,
+                        code,
+                        reason,
+                        "a task failed in passing; trying it again"
+                    );
+                });
                 let events = self.outlets.events.clone();
                 self.parts.tracker.spawn(async move {
                     tokio::time::sleep(wait).await;
@@ -395,17 +403,15 @@ impl<O: Orchestrator> Driver<O> {
             }
             Effect::Ended { outcome } => {
                 self.parts.metrics.ended(&outcome);
-                log_end(&outcome);
+                self.parts.traces.span(&outcome.identity).in_scope(|| log_end(&outcome));
             }
             Effect::Lost { key, outcome } => {
                 // Forgotten without being let go: the next process runs it again.
                 self.seen.remove(&key);
-                let task_id = outcome.identity.task_id.as_str();
-                tracing::error!(
-                    task_id,
-                    status = outcome.status().name(),
-                    "an outcome is lost: the disk does not take it"
-                );
+                let status = outcome.status().name();
+                self.parts.traces.span(&outcome.identity).in_scope(|| {
+                    tracing::error!(status, "an outcome is lost: the disk does not take it");
+                });
             }
             Effect::Drained => self.drained = true,
         }
@@ -415,8 +421,9 @@ impl<O: Orchestrator> Driver<O> {
         self.parts.traces.enter(&task.identity, Stage::Train);
         let seen = self.seen.entry(key).or_insert_with(Seen::now);
         if seen.control.is_none() && !task.notes.is_empty() {
-            let (task_id, notes) = (task.identity.task_id.as_str(), task.notes.join("; "));
-            tracing::warn!(task_id, notes, "a task asks for what is not understood");
+            let notes = task.notes.join("; ");
+            let span = self.parts.traces.span(&task.identity);
+            span.in_scope(|| tracing::warn!(notes, "a task asks for what is not understood"));
         }
         seen.progress.send_replace(Progress::default());
         let notices = self.outlets.notices.clone();

@@ -2,16 +2,12 @@
 
 use crate::domain::{TaskOutcome, TaskStatus};
 
-/// Says how a task ended.
+/// Says how a task ended; which one says the span around it.
 pub(super) fn log_end(outcome: &TaskOutcome) {
-    let (task_id, job_id) = (outcome.identity.task_id.as_str(), outcome.identity.job_id.as_str());
     let seconds = outcome.duration.as_secs_f64();
     let notes = outcome.notes.join("; ");
     match &outcome.ending {
         Ok(result) => tracing::info!(
-            task_id,
-            job_id,
-            attempt = outcome.identity.attempt,
             model_type = outcome.model.as_str(),
             epoch = outcome.epoch,
             loss = result.train.loss,
@@ -24,20 +20,10 @@ pub(super) fn log_end(outcome: &TaskOutcome) {
             "task completed"
         ),
         Err(error) if outcome.status() == TaskStatus::Cancelled => {
-            let attempt = outcome.identity.attempt;
-            tracing::info!(task_id, job_id, attempt, reason = error.message, seconds, "task cancelled");
+            tracing::info!(reason = error.message, seconds, "task cancelled");
         }
         Err(error) => {
-            tracing::warn!(
-                task_id,
-                job_id,
-                attempt = outcome.identity.attempt,
-                code = error.code.name(),
-                reason = error.message,
-                seconds,
-                notes,
-                "task failed"
-            );
+            tracing::warn!(code = error.code.name(), reason = error.message, seconds, notes, "task failed");
         }
     }
 }

@@ -21,7 +21,6 @@ use super::link::LinkNow;
 use super::metrics::Metrics;
 use super::state::{Event, RENEWALS_PER_LEASE};
 use crate::domain::{JobId, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
-use crate::engine::Engine;
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Heartbeat, Mode, Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
@@ -56,7 +55,6 @@ pub(super) struct Follower<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) worker: WorkerHandle,
     pub(super) events: mpsc::UnboundedSender<Event>,
-    pub(super) engine: Arc<dyn Engine>,
     pub(super) gpus: Arc<dyn GpuProbe>,
     pub(super) host: HostProbe,
     pub(super) heartbeat_interval: Duration,
@@ -163,7 +161,7 @@ impl<O: Orchestrator> Follower<O> {
         self.metrics.heartbeat(answer.as_ref().map(drop).map_err(drop));
         match answer {
             Ok(answer) => {
-                self.worker.link.contact();
+                self.worker.link.beat();
                 let renewed = heartbeat.tasks.iter().map(|task| &task.identity);
                 let renewed = renewed.filter(|task| answer.renewed.contains(&task.task_id));
                 let tasks: Vec<_> = renewed.map(|task| (task.task_id.clone(), task.attempt)).collect();
@@ -249,9 +247,6 @@ impl<O: Orchestrator> Follower<O> {
         match answer {
             Ok(state) => {
                 self.worker.link.contact();
-                if state.ended {
-                    self.engine.forget(&job);
-                }
                 if !state.wanted {
                     let reason = "the job was cancelled";
                     // The driver ends with the worker, and so does this loop.

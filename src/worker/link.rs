@@ -30,6 +30,10 @@ use crate::telemetry::host;
 /// A link that lived this long was a good one: the next loss is a new outage, and waits begin anew.
 const STEADY: Duration = Duration::from_secs(30);
 
+/// Without the orchestrator for this long a worker is not ready: its restart is no reason to take workers out of
+/// service, and an outage is.
+const OUTAGE: Duration = Duration::from_secs(60);
+
 /// The link now.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LinkNow {
@@ -38,6 +42,34 @@ pub(super) struct LinkNow {
     pub(super) registered: Option<Registered>,
     /// Whether it was ever accepted.
     pub(super) known: bool,
+    /// Since when it has not been.
+    pub(super) away_since: Option<Instant>,
+}
+
+impl LinkNow {
+    const fn first() -> Self {
+        let state = LinkState::Connecting;
+        Self { state, generation: 0, registered: None, known: false, away_since: None }
+    }
+
+    fn connect(&mut self, registered: Registered) {
+        self.generation += 1;
+        self.state = LinkState::Connected;
+        self.registered = Some(registered);
+        self.known = true;
+        self.away_since = None;
+    }
+
+    /// The orchestrator is away, `state` says what is done about it.
+    fn miss(&mut self, state: LinkState) {
+        self.state = state;
+        self.away_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the orchestrator knows the worker, as far as the worker knows.
+    fn is_registered(&self) -> bool {
+        self.known && self.away_since.is_none_or(|since| since.elapsed() < OUTAGE)
+    }
 }
 
 /// Reads the link, and tells it what calls found out.
@@ -45,7 +77,7 @@ pub(super) struct LinkNow {
 pub(super) struct LinkView {
     now: latest::Receiver<LinkNow>,
     losses: mpsc::UnboundedSender<Loss>,
-    last_contact: Arc<Mutex<Option<SystemTime>>>,
+    last_heartbeat: Arc<Mutex<Option<SystemTime>>>,
 }
 
 /// A call that began under `generation` showed that the link is not what it was.
@@ -77,9 +109,16 @@ impl LinkView {
         self.now.changed().await
     }
 
-    /// The orchestrator answered.
+    /// The orchestrator answered a call, which stands for a heartbeat with the base contract that has none.
     pub(super) fn contact(&self) {
-        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        if self.mode() == Some(Mode::Base) {
+            self.beat();
+        }
+    }
+
+    /// The orchestrator answered a heartbeat.
+    pub(super) fn beat(&self) {
+        *self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
     }
 
     /// The orchestrator wants this worker to register anew.
@@ -105,8 +144,8 @@ impl LinkView {
     pub(super) fn fill(&self, status: &mut WorkerStatus) {
         let now = self.now();
         status.link = now.state;
-        status.registered = now.known;
-        status.last_heartbeat = *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner);
+        status.registered = now.is_registered();
+        status.last_heartbeat = *self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner);
     }
 }
 
@@ -117,7 +156,7 @@ pub(super) struct Link<O> {
     machine: host::Machine,
     now: latest::Sender<LinkNow>,
     losses: mpsc::UnboundedReceiver<Loss>,
-    last_contact: Arc<Mutex<Option<SystemTime>>>,
+    last_heartbeat: Arc<Mutex<Option<SystemTime>>>,
 }
 
 /// Who registers.
@@ -155,13 +194,12 @@ impl Identity {
 
 impl<O: Orchestrator> Link<O> {
     pub(super) fn new(orchestrator: Arc<O>, identity: Identity) -> (Self, LinkView) {
-        let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = latest::channel(first);
+        let (now, view) = latest::channel(LinkNow::first());
         let (tell_loss, losses) = mpsc::unbounded_channel();
-        let last_contact = Arc::<Mutex<Option<SystemTime>>>::default();
-        let view = LinkView { now: view, losses: tell_loss, last_contact: Arc::clone(&last_contact) };
+        let last_heartbeat = Arc::<Mutex<Option<SystemTime>>>::default();
+        let view = LinkView { now: view, losses: tell_loss, last_heartbeat: Arc::clone(&last_heartbeat) };
         let machine = host::machine();
-        (Self { orchestrator, identity, machine, now, losses, last_contact }, view)
+        (Self { orchestrator, identity, machine, now, losses, last_heartbeat }, view)
     }
 
     /// Runs until `ended`.
@@ -251,20 +289,19 @@ impl<O: Orchestrator> Link<O> {
     fn connected(&self, registered: Registered) -> u64 {
         let mut generation = 0;
         self.now.send_modify(|now| {
-            now.generation += 1;
-            now.state = LinkState::Connected;
-            now.registered = Some(registered);
-            now.known = true;
+            now.connect(registered);
             generation = now.generation;
         });
-        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        if registered.mode == Mode::Base {
+            *self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(SystemTime::now());
+        }
         let mode = registered.mode.name();
         tracing::info!(mode, worker_id = %self.identity.worker_id, "connected to the orchestrator");
         generation
     }
 
     fn set(&self, state: LinkState) {
-        self.now.send_modify(|now| now.state = state);
+        self.now.send_modify(|now| now.miss(state));
     }
 
     /// Waits until a call of `generation` showed that the link is gone, or the worker refused.
@@ -295,26 +332,64 @@ fn log_failure(error: &OrchestratorError, wait: Duration) {
 #[cfg(test)]
 pub(super) struct FixedLink {
     now: latest::Sender<LinkNow>,
-    last_contact: Arc<Mutex<Option<SystemTime>>>,
+    last_heartbeat: Arc<Mutex<Option<SystemTime>>>,
 }
 
 #[cfg(test)]
 impl FixedLink {
     pub(super) fn new(status: &WorkerStatus) -> (Self, LinkView) {
-        let first = LinkNow { state: LinkState::Connecting, generation: 0, registered: None, known: false };
-        let (now, view) = latest::channel(first);
-        let link = Self { now, last_contact: Arc::default() };
+        let (now, view) = latest::channel(LinkNow::first());
+        let link = Self { now, last_heartbeat: Arc::default() };
         link.say(status);
         let view = LinkView {
             now: view,
             losses: mpsc::unbounded_channel().0,
-            last_contact: Arc::clone(&link.last_contact),
+            last_heartbeat: Arc::clone(&link.last_heartbeat),
         };
         (link, view)
     }
 
     pub(super) fn say(&self, status: &WorkerStatus) {
         self.now.send_modify(|now| (now.state, now.known) = (status.link, status.registered));
-        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) = status.last_heartbeat;
+        *self.last_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = status.last_heartbeat;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_of_the_orchestrator_leaves_a_worker_registered_and_an_outage_does_not() {
+        let base = Registered { mode: Mode::Base, heartbeat_interval: None, lease: None };
+        let mut link = LinkNow::first();
+        link.miss(LinkState::Disconnected);
+        assert!(!link.is_registered(), "it never was");
+        link.connect(base);
+        tokio::time::advance(OUTAGE * 2).await;
+        assert!(link.is_registered(), "for as long as it is connected");
+        link.miss(LinkState::Disconnected);
+        tokio::time::advance(OUTAGE / 2).await;
+        link.miss(LinkState::Connecting);
+        assert!(link.is_registered());
+        tokio::time::advance(OUTAGE / 2).await;
+        assert!(!link.is_registered(), "a try is no connection");
+        link.connect(base);
+        assert!(link.is_registered());
+    }
+
+    #[tokio::test]
+    async fn any_answer_stands_for_a_heartbeat_only_where_there_are_none() {
+        for (mode, stands) in [(Mode::Base, true), (Mode::Extended, false)] {
+            let mut now = LinkNow::first();
+            now.connect(Registered { mode, heartbeat_interval: None, lease: None });
+            let (_now, now) = latest::channel(now);
+            let view = LinkView { now, losses: mpsc::unbounded_channel().0, last_heartbeat: Arc::default() };
+            let heard = || view.last_heartbeat.lock().unwrap().is_some();
+            view.contact();
+            assert_eq!(heard(), stands, "{mode:?}");
+            view.beat();
+            assert!(heard());
+        }
     }
 }

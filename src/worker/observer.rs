@@ -10,7 +10,7 @@ use super::metrics::{Metrics, RunMetrics};
 use super::reporter::Report;
 use super::state::{Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
-use crate::engine::{ExitCause, Finished, Observer, Step, Watcher};
+use crate::engine::{Engine, ExitCause, Finished, Observer, Step, Watcher};
 use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
 
 /// What other threads tell the driver.
@@ -98,16 +98,59 @@ impl Observer for RunObserver {
     }
 }
 
+/// What keeps the engine from its work: its own troubles and those of its GPUs, told as one.
+#[derive(Debug, Clone)]
+pub(super) struct Troubles {
+    known: Arc<Mutex<[Option<String>; 2]>>,
+    notices: mpsc::UnboundedSender<Notice>,
+}
+
+impl Troubles {
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
+        Self { known: Arc::default(), notices }
+    }
+
+    fn of_engine(&self, trouble: Option<String>) {
+        self.change(|[engine, _]| *engine = trouble);
+    }
+
+    /// Looks at the GPUs of `engine` now.
+    pub(super) fn look_at_devices(&self, engine: &dyn Engine) {
+        let trouble = engine.device_trouble();
+        self.change(|[_, devices]| *devices = trouble);
+    }
+
+    /// Looks at them with each new snapshot of `gpus`, until there are no more.
+    pub(super) async fn follow_devices(self, engine: Arc<dyn Engine>, gpus: Arc<dyn GpuProbe>) {
+        let mut snapshots = gpus.watch();
+        while snapshots.changed().await.is_ok() {
+            self.look_at_devices(&*engine);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut [Option<String>; 2])) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.clone();
+        change(&mut known);
+        if *known != before {
+            let all: Vec<&str> = known.iter().flatten().map(String::as_str).collect();
+            let trouble = (!all.is_empty()).then(|| all.join("; "));
+            // Under the lock, so that the last one told is the last one known. The driver is gone only when the whole
+            // worker is.
+            let _ = self.notices.send(Notice::Engine { trouble });
+        }
+    }
+}
+
 /// The [`Watcher`] of the engine.
 pub(super) struct EngineWatcher {
-    pub(super) notices: mpsc::UnboundedSender<Notice>,
+    pub(super) troubles: Troubles,
     pub(super) metrics: Metrics,
 }
 
 impl Watcher for EngineWatcher {
     fn trouble(&self, trouble: Option<String>) {
-        // The driver is gone only when the whole worker is.
-        let _ = self.notices.send(Notice::Engine { trouble });
+        self.troubles.of_engine(trouble);
     }
 
     fn runner_exited(&self, cause: ExitCause) {

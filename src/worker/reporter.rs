@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use crate::domain::{Progress, TaskIdentity, TaskOutcome, TaskPhase, TaskView};
 use crate::failpoint;
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError};
+use crate::telemetry::traces::Traces;
 
 /// Reports that are under way at once.
 const REPORTS_AT_ONCE: usize = 64;
@@ -37,6 +38,7 @@ pub(super) struct Reporter<O> {
     pub(super) outbox: Arc<Outbox>,
     pub(super) unreported: Unreported,
     pub(super) clock: Clock,
+    pub(super) traces: Traces,
 }
 
 /// An outcome on disk, to be reported.
@@ -103,12 +105,10 @@ impl<O: Orchestrator> Reporter<O> {
             let answer = match self.standing(&outcome, ours_until, now).await {
                 Ok(Standing::Ours) => self.orchestrator.report(&outcome).await,
                 Ok(Standing::GivenAway) => {
-                    let (task_id, attempt) = (outcome.identity.task_id.as_str(), outcome.identity.attempt);
-                    tracing::warn!(
-                        task_id,
-                        attempt,
-                        "the attempt was given away; its outcome is not reported"
-                    );
+                    let span = self.traces.span(&outcome.identity);
+                    span.in_scope(|| {
+                        tracing::warn!("the attempt was given away; its outcome is not reported")
+                    });
                     Ok(())
                 }
                 Err(error) => Err(error),
@@ -130,13 +130,13 @@ impl<O: Orchestrator> Reporter<O> {
                     unwilling_since.get_or_insert_with(Instant::now).elapsed() > PATIENCE
                 }
             };
-            let task_id = outcome.identity.task_id.as_str();
+            let span = self.traces.span(&outcome.identity);
             if for_good {
-                tracing::error!(task_id, %error, "the orchestrator does not take an outcome");
+                span.in_scope(|| tracing::error!(%error, "the orchestrator does not take an outcome"));
                 self.outbox.set_aside(sequence, outcome);
                 return;
             }
-            tracing::debug!(task_id, %error, "a report failed; trying again");
+            span.in_scope(|| tracing::debug!(%error, "a report failed; trying again"));
             // A credential that is refused for one report says nothing of the link of all others.
             if matches!(error, OrchestratorError::Unreachable(_)) {
                 link.heard(error, now.generation);

@@ -88,6 +88,8 @@ pub(super) enum Event {
     Tick,
     /// A task came by ExecuteTask.
     Execute { task: Box<TaskSpec>, waiter: Waiter },
+    /// The orchestrator said how many epochs a job has.
+    JobMeasured { job: JobId, total_epochs: u32 },
     /// The orchestrator said whether the tasks of a job are wanted.
     JobChecked { job: JobId, wanted: bool },
     /// The engine ended a try.
@@ -134,8 +136,8 @@ pub(super) enum Effect {
     Submit { key: Key, run: RunId, task: Arc<TaskSpec> },
     /// Ask the engine to stop a try.
     Stop { run: RunId, reason: TaskError },
-    /// Send [`Event::RetryDue`] after a wait that grows with `retries`.
-    Retry { run: RunId, retries: u32 },
+    /// Send [`Event::RetryDue`] after a wait that grows with `retries`; `reason` is what went wrong with the task.
+    Retry { run: RunId, retries: u32, identity: TaskIdentity, reason: TaskError },
     /// Put an outcome on disk and report it, without asking first until `lease`; answered by [`Event::Persisted`].
     Persist { key: Key, outcome: Arc<TaskOutcome>, lease: Option<Moment> },
     /// Give a task back; answered by [`Event::Released`].

@@ -91,6 +91,7 @@ async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
     let worker = WorkerProcess::start(address, &settings);
     let job = submit(address, simulated_job(2)).await;
     let heard = || worker.get_json("/health")["last_heartbeat"].as_str().unwrap_or_default().to_owned();
+    eventually("a heartbeat is answered", || !heard().is_empty());
     let before = heard();
     for (at, offset) in [(4, "+3600"), (10, "-3600")] {
         let reached = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed >= at));

@@ -19,7 +19,7 @@ impl Placer {
             Err(error) => submission.done.finish(Finished { ending: Err(error), notes: Vec::new() }),
             Ok(Placement::Analytic(note)) => {
                 if let Some(note) = &note {
-                    tracing::warn!(task_id = %task.identity.task_id, job_id = %task.identity.job_id, "{note}");
+                    submission.control.span(&task.identity).in_scope(|| tracing::warn!("{note}"));
                 }
                 let Submission { task, control, done } = submission;
                 analytic.start(&task, control, done, note.into_iter().collect());

@@ -61,6 +61,8 @@ pub(super) struct Surroundings {
 #[derive(Default)]
 struct Work {
     session: Option<Session>,
+    /// Digest of its data set, where checkpoints are kept.
+    data: String,
     /// Said with the next result.
     news: Vec<String>,
     history: History,
@@ -195,17 +197,22 @@ impl Line {
                 tracing::error!(job_id = %self.key.job, "the listener of a task's end panicked");
             }
         }
-        if self.lock().ended
-            && let (Some(session), Some(store)) = (&work.session, &around.store)
-        {
-            // Tasks that were still queued have left checkpoints since.
-            store.forget(&self.key.job);
-            let model = session.trainer().weights().map_err(|error| error.to_string());
-            // Nobody waits for this; what is slow is given up by itself.
-            match model.and_then(|model| self.keep(store, &Bytes::from(model), &|| Ok(()))) {
-                Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
-                Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
+        let ended = self.lock().ended;
+        if let Some(store) = around.store.as_ref().filter(|_| ended) {
+            if let Some(session) = &work.session {
+                self.keep_last(session, store);
             }
+            store.forget(&self.key.job);
+        }
+    }
+
+    /// Keeps the model of a job that has ended.
+    fn keep_last(&self, session: &Session, store: &Store) {
+        let model = session.trainer().weights().map_err(|error| error.to_string());
+        // Nobody waits for this; what is slow is given up by itself.
+        match model.and_then(|model| self.keep(store, &Bytes::from(model), &|| Ok(()))) {
+            Ok(place) => tracing::info!(job_id = %self.key.job, "the job has ended, {place}"),
+            Err(error) => tracing::warn!(job_id = %self.key.job, "its model is not kept: {error}"),
         }
     }
 
@@ -319,23 +326,36 @@ impl Line {
         around: &Surroundings,
     ) -> Result<TaskResult, TaskError> {
         let Submission { task, control, .. } = submission;
-        let Work { session, news, history } = work;
+        let Work { session, data, news, history } = work;
         let session = match session {
             Some(session) => session,
             empty => {
                 let mut opened = Session::open(&self.plan, &around.data, &|| control.check())?;
-                let resumed = around.store.as_ref().and_then(|store| {
-                    store.newest(&self.key.job, &self.key.session_name(), |state| opened.restore(state))
-                });
+                let mut resumed = Ok(None);
+                if let Some(store) = &around.store {
+                    *data = opened.data().digest();
+                    resumed = store.newest(&self.key.job, &self.key.session_name(), |checkpoint| {
+                        if checkpoint.data != *data {
+                            return Err("the data set is another one by now".to_owned());
+                        }
+                        opened.restore(&checkpoint.state).map_err(|error| error.to_string())
+                    });
+                }
                 match resumed {
-                    Some(completed) => {
+                    Ok(Some(completed)) => {
                         around.lost.take(&self.key);
                         *history = History { from_checkpoint: completed.len(), completed };
                         let note = "the session goes on from its checkpoint";
                         tracing::info!(job_id = %self.key.job, model = self.key.model, "{note}");
                         news.push(note.to_owned());
                     }
-                    None => news.extend(self.again(task, &around.lost)),
+                    Ok(None) => news.extend(self.again(task, &around.lost)),
+                    Err(why) => {
+                        around.lost.take(&self.key);
+                        news.push(format!(
+                            "the session begins anew, since its checkpoint is of no use: {why}"
+                        ));
+                    }
                 }
                 news.extend(opened.notes().iter().cloned());
                 tracing::debug!(
@@ -355,7 +375,8 @@ impl Line {
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
         session.follow(Course {
-            total_epochs: task.hyperparameters.total_epochs.or(task.total_epochs),
+            // A job may be given a max_iter that says nothing of the epochs it gets.
+            total_epochs: task.total_epochs.or(task.hyperparameters.total_epochs),
             batches_per_epoch: TASKS_PER_EPOCH * BATCHES_PER_TASK,
         });
         let result = session.run_from(&task.initial_weights, &slice, validation, control)?;
@@ -364,7 +385,8 @@ impl Line {
             history.remember(Completed::new(task, &result));
             let state = session.state().map_err(|error| error.to_string());
             let saved = state.and_then(|state| {
-                let checkpoint = Checkpoint { completed: history.completed.clone(), state };
+                let (data, completed) = (data.clone(), history.completed.clone());
+                let checkpoint = Checkpoint { data, completed, state };
                 let session = self.key.session_name();
                 store.save(&self.key.job, &session, &checkpoint).map_err(|error| error.to_string())
             });

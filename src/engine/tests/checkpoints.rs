@@ -63,14 +63,29 @@ fn the_model_of_a_job_that_ended_is_kept_and_its_checkpoints_go() {
     let process = keeping(folder.path());
     let trained = result(&process, slice(Optimizer::Adam, 0));
     process.forget(&JobId::parse("job").unwrap());
-    let model = folder.path().join("models/job/model.safetensors");
+    let (model, checkpoints) =
+        (folder.path().join("models/job/model.safetensors"), folder.path().join("checkpoints/job"));
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while !model.exists() {
-        assert!(std::time::Instant::now() < deadline, "no model after a minute");
+    while checkpoints.exists() {
+        assert!(std::time::Instant::now() < deadline, "there are checkpoints after a minute");
         std::thread::yield_now();
     }
-    assert_eq!(std::fs::read(model).unwrap(), trained.weights);
-    assert!(!folder.path().join("checkpoints/job").exists());
+    assert_eq!(std::fs::read(model).unwrap(), trained.weights, "the model is kept before they go");
+    assert!(process.kept_jobs().is_empty());
+}
+
+#[test]
+fn what_a_process_keeps_of_a_job_is_known_to_the_next_one_and_goes_with_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = JobId::parse("job").unwrap();
+    let process = keeping(folder.path());
+    result(&process, slice(Optimizer::Adam, 0));
+    assert!(process.kept_jobs().contains(&job));
+    drop(process);
+    let next = keeping(folder.path());
+    assert_eq!((next.warm_jobs(), next.kept_jobs()), (Vec::new(), vec![job.clone()]));
+    next.forget(&job);
+    assert!(next.kept_jobs().is_empty() && !folder.path().join("checkpoints/job").exists());
 }
 
 #[test]
@@ -85,4 +100,29 @@ fn a_model_that_is_too_large_to_travel_is_kept_and_told_of() {
     let note = finished.notes.iter().find(|note| note.contains("too large")).unwrap();
     assert!(note.contains(model.to_str().unwrap()) && note.contains("sha256"), "{note}");
     assert!(std::fs::metadata(model).unwrap().len() > 3 << 20);
+}
+
+#[test]
+fn a_session_does_not_go_on_with_other_rows_under_the_same_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |bend: u32| {
+        let rows: String = (0..40).map(|i| format!("{},{}\n", i + bend * (i % 3), i % 2)).collect();
+        std::fs::write(folder.path().join("rows.csv"), format!("a,b\n{rows}")).unwrap();
+    };
+    let notes_of = |number: u32| {
+        let mut config = Config { state_dir: Some(folder.path().join("state")), ..config() };
+        config.data.root = folder.path().to_owned();
+        let mut task = slice(Optimizer::Adam, number);
+        task.dataset_path = "rows.csv".to_owned();
+        let finished = wait_for(&submit(&engine(config), task));
+        assert!(finished.ending.is_ok(), "{finished:?}");
+        finished.notes.join("; ")
+    };
+    write(0);
+    assert!(!notes_of(0).contains("checkpoint"));
+    assert!(notes_of(1).contains("goes on from its checkpoint"));
+    write(1);
+    let notes = notes_of(2);
+    assert!(notes.contains("begins anew") && notes.contains("another one by now"), "{notes}");
+    assert!(notes_of(3).contains("goes on from its checkpoint"), "its own is the newest now");
 }

@@ -46,7 +46,7 @@ fn fuzz_checkpoints() {
     };
     let completed = vec![Completed::new(&task, &result); 2];
     let state = trained("neural_network").state().unwrap();
-    let good = Checkpoint { completed, state }.encode().unwrap();
+    let good = Checkpoint { data: "rows".to_owned(), completed, state }.encode().unwrap();
     let mut number = 0_u64;
     fuzz::run("a checkpoint", &[good], |bytes| {
         number += 1;

@@ -7,6 +7,10 @@ use serde_json::Value;
 use tracing::subscriber::with_default;
 
 use super::*;
+use crate::domain::{Strictness, WorkerId};
+use crate::telemetry::traces::Arrival;
+use crate::wire::task_from_request;
+use crate::wire::worker_pb::TaskRequest;
 
 /// Keeps what was written.
 #[derive(Clone, Default)]
@@ -116,4 +120,32 @@ fn lines_for_people_have_colours_only_where_wanted() {
     assert!(plain.contains("INFO") && plain.contains("begun") && plain.contains("task_id=\"t1\""), "{plain}");
     assert!(!plain.contains('\u{1b}'));
     assert!(line(Paint::Ansi).contains('\u{1b}'));
+}
+
+#[tokio::test]
+async fn lines_about_a_task_name_it_and_its_trace_in_both_formats() {
+    let traces = Traces::default();
+    let nobody = crate::telemetry::traces::Config { endpoint: Some("http://127.0.0.1:9".to_owned()) };
+    traces.start(&nobody, &WorkerId::parse("w").unwrap()).unwrap();
+    let request = TaskRequest {
+        task_id: "t1".into(),
+        job_id: "j1".into(),
+        model_type: "test".into(),
+        batch_end: 1,
+        ..Default::default()
+    };
+    let task = task_from_request(request, Strictness::Warn).unwrap();
+    traces.begin(&task, Arrival { since: std::time::SystemTime::now(), parent: None });
+    let trace_id = traces.trace_id("t1").unwrap();
+    let say = || traces.span(&task.identity).in_scope(|| tracing::info!("begun"));
+    let [json_paper, pretty_paper] = [(); 2].map(|()| Paper::default());
+    with_default(json(&Filter::default(), traces.clone(), json_paper.clone()), say);
+    with_default(pretty(&Filter::default(), Paint::Plain, pretty_paper.clone()), say);
+    let line = &json_paper.objects()[0];
+    assert_eq!((&line["task_id"], &line["job_id"]), (&"t1".into(), &"j1".into()));
+    assert_eq!((&line["attempt"], &line["trace_id"]), (&0.into(), &trace_id.as_str().into()));
+    let text = pretty_paper.text();
+    for part in ["task_id=t1", "job_id=j1", "attempt=0", &format!("trace_id=\"{trace_id}\""), "begun"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }

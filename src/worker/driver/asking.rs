@@ -2,11 +2,38 @@
 //! take a task back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Driver;
 use crate::domain::{JobId, TaskIdentity};
-use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+use crate::orchestrator::{Backoff, ClaimRequest, JobState, Orchestrator, OrchestratorError};
 use crate::worker::state::{Event, Key, Polled, Taken};
+
+/// An empty poll that lasted for less was not held until there is a task.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// Keeps an orchestrator, or a proxy, that answers every poll at once from being asked without pause. Polls that last as
+/// they should are followed by the next at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pace {
+    /// Quick empty answers in a row.
+    quick: Arc<AtomicU32>,
+}
+
+impl Pace {
+    /// How long to wait after a poll that `took` so long and brought `tasks` tasks.
+    fn wait_after(&self, took: Duration, tasks: usize) -> Duration {
+        if tasks > 0 || took >= QUICK {
+            self.quick.store(0, Ordering::Relaxed);
+            return Duration::ZERO;
+        }
+        let before = self.quick.fetch_add(1, Ordering::Relaxed);
+        Backoff::empty_poll(before.saturating_add(1)).next_wait()
+    }
+}
 
 impl<O: Orchestrator> Driver<O> {
     pub(super) fn poll(&self, generation: u64, slots_available: u32, places: u32) {
@@ -27,11 +54,16 @@ impl<O: Orchestrator> Driver<O> {
         };
         let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);
-        let asked = self.parts.clock.now();
+        let (asked, pace) = (self.parts.clock.now(), self.pace.clone());
         self.parts.tracker.spawn(async move {
+            let began = Instant::now();
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
                     link.contact();
+                    let wait = pace.wait_after(began.elapsed(), claimed.len());
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
                     if claimed.is_empty() { Polled::Empty } else { Polled::Tasks(claimed) }
                 }
                 Err(error) => {
@@ -56,27 +88,50 @@ impl<O: Orchestrator> Driver<O> {
         let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
         self.parts.tracker.spawn(async move {
             // Without an answer the task runs: it is in hand, and would be lost otherwise.
-            let wanted = orchestrator.job_state(&job).await.map_or(true, |state| state.wanted);
+            let state = orchestrator.job_state(&job).await.ok();
+            if let Some(total_epochs) = state.and_then(JobState::total_epochs) {
+                let _ = events.send(Event::JobMeasured { job: job.clone(), total_epochs });
+            }
+            let wanted = state.is_none_or(|state| state.wanted);
             let _ = events.send(Event::JobChecked { job, wanted });
         });
     }
 
     pub(super) fn release(&self, key: Key, identity: TaskIdentity, reason: String) {
         let (events, orchestrator) = (self.outlets.events.clone(), Arc::clone(&self.parts.orchestrator));
+        let span = self.parts.traces.span(&identity);
         self.parts.tracker.spawn(async move {
-            let task_id = identity.task_id.as_str();
-            let taken = match orchestrator.release(&identity, &reason).await {
+            let answer = orchestrator.release(&identity, &reason).await;
+            let taken = span.in_scope(|| match answer {
                 Ok(true) => {
-                    tracing::info!(task_id, reason, "gave the task back");
+                    tracing::info!(reason, "gave the task back");
                     Taken::Yes
                 }
                 Ok(false) => Taken::No,
                 Err(error) => {
-                    tracing::warn!(task_id, %error, "could not give the task back; reporting its end instead");
+                    tracing::warn!(%error, "could not give the task back; reporting its end instead");
                     Taken::No
                 }
-            };
+            });
             let _ = events.send(Event::Released { key, taken });
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_empty_polls_that_come_back_at_once_are_followed_by_a_wait() {
+        let pace = Pace::default();
+        assert_eq!(pace.wait_after(QUICK, 0), Duration::ZERO);
+        assert_eq!(pace.wait_after(Duration::ZERO, 1), Duration::ZERO);
+        let waits: Vec<_> = (0..100).map(|_| pace.wait_after(Duration::ZERO, 0)).collect();
+        assert!(waits[0] < Duration::from_millis(10), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait < Duration::from_millis(250)), "{waits:?}");
+        assert!(waits.iter().sum::<Duration>() > Duration::from_secs(5), "{waits:?}");
+        pace.wait_after(Duration::from_secs(5), 0);
+        assert!(pace.wait_after(Duration::ZERO, 0) < Duration::from_millis(10));
     }
 }

@@ -52,6 +52,13 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
             }
         }
         Event::Execute { task, waiter } => arrive_by_execute(state, task, waiter, effects),
+        Event::JobMeasured { job, total_epochs } => {
+            let records = state.records.values_mut();
+            for record in records.filter(|record| record.task.identity.job_id == job) {
+                // What came with the task counts more.
+                Arc::make_mut(&mut record.task).total_epochs.get_or_insert(total_epochs);
+            }
+        }
         Event::JobChecked { job, wanted } => {
             let of_job =
                 |record: &Record| record.stage == Stage::Checking && record.task.identity.job_id == job;
@@ -374,18 +381,19 @@ fn finish(state: &mut State, run: RunId, ended: Ended, effects: &mut Vec<Effect>
     let Some(key) = state.find_run(&Stage::Running(run)) else { return };
     let Some(record) = state.records.get_mut(&key) else { return };
     let code = ended.finished.ending.as_ref().err().map(|error| error.code);
-    let may_retry = code.is_some_and(ErrorCode::is_retryable)
-        && record.retries < state.limits.max_task_retries
+    let passing = ended.finished.ending.as_ref().err().filter(|error| error.code.is_retryable());
+    let may_retry = record.retries < state.limits.max_task_retries
         && !record.stopping
         && state.admission < Admission::Stopping;
     let ended_by_worker = matches!(code, Some(ErrorCode::Cancelled | ErrorCode::TimedOut));
     // Stopped for a lease that is ours again: by a late answer, or since the task was handed out anew.
     let regained = code == Some(ErrorCode::LeaseLost) && !record.is_lost(now) && !record.unwanted;
     let starts_anew = (ended_by_worker && record.renewed) || regained;
-    if may_retry {
+    if let Some(reason) = passing.filter(|_| may_retry) {
         record.retries += 1;
         record.stage = Stage::Backoff(run);
-        effects.push(Effect::Retry { run, retries: record.retries });
+        let (retries, identity, reason) = (record.retries, record.identity(), reason.clone());
+        effects.push(Effect::Retry { run, retries, identity, reason });
     } else if starts_anew {
         (record.renewed, record.stopping) = (false, false);
         begin(state, key, effects);
