@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use tensorfleet_worker::dev::{Contract, JobStatus};
 use tensorfleet_worker::wire::pb;
 
-use crate::middleman::{Deed, Middleman};
+use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
