@@ -228,3 +228,17 @@ async fn progress_moves_while_a_task_trains() {
     let seen = watch_to_the_end(&mut worker.client().await, &task).await;
     assert!(seen > 2, "only {seen} messages came");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_job_that_has_ended_no_checkpoint_is_left() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+        let checkpoints = worker.state.path().join("checkpoints");
+        let jobs = || std::fs::read_dir(&checkpoints).map_or(0, Iterator::count);
+        let job = submit(orchestrator.local_addr(), real_job(2)).await;
+        eventually("there are checkpoints while it trains", || jobs() == 1);
+        wait_for_end(orchestrator.board(), &job).await;
+        eventually("they are removed", || jobs() == 0);
+    }
+}

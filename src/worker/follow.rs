@@ -2,7 +2,8 @@
 //!
 //! The heartbeat tells that the worker lives. The glance, twice a second, tells how far tasks are and learns
 //! which are no longer wanted: a task of a cancelled job stops within a second. With the base contract it asks once
-//! a job, with the extended one once a task.
+//! a job, with the extended one once a task. Every ten seconds it also asks for the jobs whose sessions are warm and that
+//! have no task here: of those that have ended nothing is kept but the model.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -31,6 +32,9 @@ const GLANCE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Glances between two reports of a job's metrics over the base contract, which has no other sign of progress.
 const GLANCES_PER_JOB_REPORT: u32 = 4;
+
+/// Glances between two questions about the jobs that are warm and have no task here: nothing else tells that they ended.
+const GLANCES_PER_LOOK_AT_WARM_JOBS: u32 = 20;
 
 /// Calls of one glance that are under way at once.
 const CALLS_AT_ONCE: usize = 128;
@@ -206,6 +210,11 @@ impl<O: Orchestrator> Follower<O> {
             let now = self.worker.link.now();
             let Some(mode) = self.worker.link.mode() else { continue };
             let tasks = self.worker.status().tasks;
+            if glances.is_multiple_of(GLANCES_PER_LOOK_AT_WARM_JOBS) {
+                let at_rest = jobs_at_rest(self.engine.warm_jobs(), &tasks);
+                let questions = stream::iter(at_rest).map(|job| self.ask_for_job(job, now.generation));
+                questions.buffer_unordered(CALLS_AT_ONCE).collect::<()>().await;
+            }
             let held = tasks.into_iter().filter(|task| task.phase != TaskPhase::Reporting);
             match mode {
                 Mode::Extended => {
@@ -261,6 +270,12 @@ impl<O: Orchestrator> Follower<O> {
             Err(error) => self.worker.link.heard(error, generation),
         }
     }
+}
+
+/// Those of `warm` that none of `tasks` is of.
+fn jobs_at_rest(mut warm: Vec<JobId>, tasks: &[TaskView]) -> Vec<JobId> {
+    warm.retain(|job| tasks.iter().all(|task| task.identity.job_id != *job));
+    warm
 }
 
 /// The task of each job that is furthest: the others of it wait for their turn.
