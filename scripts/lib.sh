@@ -47,8 +47,12 @@ field() { # name
   sed -E "s/.*\"$1\":\"([^\"]*)\".*/\1/"
 }
 
+orchestrators=0
+
 start_orchestrator() { # further arguments; sets orchestrator
-  local log="$work/orchestrator.log"
+  # A log for each: in that of an earlier one, the address of a dead one may be read before it is emptied.
+  orchestrators=$((orchestrators + 1))
+  local log="$work/orchestrator-$orchestrators.log"
   LOG_FORMAT=json "$program" orchestrator --listen 127.0.0.1:0 "$@" >"$log" 2>&1 &
   pids+=("$!")
   orchestrator=$(await "$log" 'listens on ' | sed -E 's/.*listens on ([^ ]+).*/\1/')

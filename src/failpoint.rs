@@ -1,4 +1,4 @@
-//! Places at which a debug build ends itself as by `kill -9`, for the tests of what survives that.
+//! Places at which a debug build ends itself as by `kill -9`, or panics, for the tests of what survives that.
 //!
 //! `FAILPOINT=NAME` ends the process when it first passes the place NAME, `FAILPOINT=NAME:3` when it passes it for the
 //! third time. A release build has no such places.
@@ -20,9 +20,19 @@ pub(crate) fn tear(name: &str, bytes: &[u8], write: impl FnOnce(&[u8])) {
     }
 }
 
+/// Passes the place `name`, at which something may panic that says `words`.
+#[cfg(debug_assertions)]
+pub(crate) fn panic(name: &str, words: &str) {
+    assert!(!is_due(name), "{words}");
+}
+
 /// Nothing, in a release build.
 #[cfg(not(debug_assertions))]
 pub(crate) fn pass(_: &str) {}
+
+/// Nothing, in a release build.
+#[cfg(not(debug_assertions))]
+pub(crate) fn panic(_: &str, _: &str) {}
 
 /// Nothing, in a release build.
 #[cfg(not(debug_assertions))]

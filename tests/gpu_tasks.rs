@@ -202,6 +202,21 @@ async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_a_runner_loses_costs_one_attempt_and_the_orchestrator_hears_of_it() {
+    let settings = [("TRAINING_BACKEND", "wgpu"), ("MAX_TASK_RETRIES", "0"), ("FAILPOINT", "gpu-lost:2")];
+    let node = Node::start(Control::with_gpus(1), 1, &settings).await;
+    node.give("a", 0);
+    assert!(node.report("a-0").success);
+    node.give("a", 1);
+    let report = node.report("a-1");
+    assert_eq!((report.success, report.error_code.as_str()), (false, "DEVICE_LOST"), "{report:?}");
+    assert!(report.error_message.contains("Parent device is lost"), "{report:?}");
+    eventually("the end of the runner is counted", || {
+        node.worker.shows("worker_runner_exits_total{cause=\"gpu_lost\"} 1")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_software_adapter() {
     let settings = [("TRAINING_BACKEND", "auto"), ("ANALYTIC_EPOCH_DELAY", "0")];
     let node = Node::start(Control::with_gpus(2), 0, &settings).await;

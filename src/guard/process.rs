@@ -3,7 +3,7 @@
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 /// From now on this process leaves no core dump, and others of the same user may not read its memory. Its children
-/// inherit the limit on dumps; they may be debugged, since running a program resets the rest.
+/// inherit the limit on dumps; running a program resets the rest, which runners give up anew by themselves.
 pub fn no_core_dumps() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     // A handler of dumps that is a program (core_pattern with |) is called whatever the limit; the flag stops it.

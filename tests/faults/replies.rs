@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use tensorfleet_worker::dev::{Contract, DevOrchestrator};
 use tensorfleet_worker::domain::JobId;
+use tokio::task::JoinSet;
 
-use crate::middleman::{Deed, Middleman};
+use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
-
-const BOTH: [Contract; 2] = [Contract::Base, Contract::Extended];
 
 struct Case {
     orchestrator: DevOrchestrator,
@@ -83,11 +82,38 @@ async fn an_acknowledgement_that_is_lost_after_the_report_was_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_is_delivered_twice_is_counted_once() {
+async fn a_poll_that_is_delivered_twice_costs_the_first_answer() {
     // The first of both hand-outs is another task, whose lease ends.
     let case = start(Contract::Extended, on("assign_task", &[0, 2, 3], Deed::Repeat)).await;
     wait_for_end(case.orchestrator.board(), &case.job).await;
     assert_each_once(case.orchestrator.board(), &case.job, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_two_polls_bring_runs_once() {
+    // With many slots the second answer comes while the task runs, with one after its end.
+    for (contract, slots) in BOTH.into_iter().flat_map(|contract| [(contract, "12"), (contract, "1")]) {
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let job = submit(address, simulated_job(1)).await;
+        let middleman = Middleman::start(address, on("assign_task", &[1], Deed::AnswerAgain)).await;
+        let settings = [("MAX_CONCURRENT_TASKS", slots), ("ANALYTIC_EPOCH_DELAY", "1s")];
+        let mut worker = WorkerProcess::start(middleman.address, &settings);
+        let all = board.wait_for(|board| (board.completions(&job).unwrap().len() == 10).then_some(()));
+        tokio::time::timeout(PATIENCE, all).await.expect("all are counted");
+        eventually("each was run once", || worker.shows("worker_task_queue_seconds_count 10"));
+        worker.settle();
+        assert_eq!(middleman.deeds(), 1);
+        let counted: u32 = board.read(|board| board.completions(&job).unwrap().values().sum());
+        let reports = board.read(|board| board.job(&job).unwrap().reports);
+        // Whoever hands a task out again has not heard of its end, and is told once more.
+        let again = u32::from(slots == "1");
+        assert_eq!(reports, 10 + again, "{contract:?} with {slots} slots");
+        match contract {
+            Contract::Extended => assert_each_once(board, &job, 10),
+            Contract::Base => assert_eq!(counted, 10 + again, "with {slots} slots"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,18 +139,29 @@ async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_never_answered_cost_time_and_no_task() {
+async fn answer_never(contract: Contract) {
     let keeps = |method: &str, number: u64| match (method, number) {
-        ("heartbeat", 2 | 5) | ("report_progress", 1) | ("report_task_completion", 4) => Deed::Keep,
+        ("heartbeat", 2 | 5) | ("report_progress" | "get_job_status", 1) => Deed::Keep,
+        ("report_task_completion", 4) => Deed::Keep,
         _ => Deed::Carry,
     };
-    let case = start(Contract::Extended, keeps).await;
-    let ended = case
-        .orchestrator
-        .board()
-        .wait_for(|board| board.job(&case.job).ok().filter(|job| job.status.is_final()));
+    let mut case = start(contract, keeps).await;
+    let board = case.orchestrator.board();
+    let ended = board.wait_for(|board| board.job(&case.job).ok().filter(|job| job.status.is_final()));
     // A report is given up after a minute, and sent again.
     tokio::time::timeout(PATIENCE + Duration::from_secs(60), ended).await.expect("the job ends");
-    assert_each_once(case.orchestrator.board(), &case.job, 10);
+    case.worker.settle();
+    assert_each_once(board, &case.job, 10);
+    assert!(case.middleman.deeds() >= 2, "{contract:?}: {} calls were kept", case.middleman.deeds());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_never_answered_cost_time_and_no_task() {
+    let mut cases = JoinSet::new();
+    for contract in BOTH {
+        cases.spawn(answer_never(contract));
+    }
+    while let Some(case) = cases.join_next().await {
+        case.unwrap();
+    }
 }

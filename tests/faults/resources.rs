@@ -52,33 +52,34 @@ impl Drop for SmallDisk {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "mounts a tmpfs, which not every machine allows: scripts/test asks for it where this one does"]
 async fn a_full_disk_stops_the_polls_and_loses_nothing() {
-    let orchestrator = orchestrator(Contract::Extended).await;
-    let (address, board) = (orchestrator.local_addr(), orchestrator.board());
-    let state = Arc::new(tempfile::tempdir().unwrap());
-    let disk = SmallDisk::mount(state.path());
-    let settings = [("MAX_CONCURRENT_TASKS", "2"), ("ANALYTIC_EPOCH_DELAY", "1s")];
-    let mut worker = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
-    let job = submit(address, simulated_job(1)).await;
-    wait_for_hand_out(board).await;
-    let ballast = disk.fill();
-    worker.wait_for_log("outcomes wait in memory");
-    eventually("it says so", || worker.get_json("/health")["status"] == "DEGRADED");
-    assert_eq!(worker.get("/readyz").0, 503);
-    let reason = worker.get_json("/health")["reasons"].to_string();
-    assert!(reason.contains("STATE_DIR/outbox"), "{reason}");
-    let completed = board.read(|board| board.job(&job)).unwrap().completed;
-    assert_eq!(completed, 0, "what is not on disk is not reported");
-    let another = TaskRequest { task_id: "another".into(), job_id: "job".into(), ..asked_directly() };
-    let refused = worker.client().await.execute_task(another).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
-    assert!(refused.message().contains("STATE_DIR/outbox"), "{refused}");
-    std::fs::remove_file(ballast).unwrap();
-    let summary = wait_for_end(board, &job).await;
-    assert_each_once(board, &job, 10);
-    assert_eq!(summary.reports, 10);
-    eventually("all is well again", || worker.get("/readyz").0 == 200);
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait().code(), Some(0));
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        let disk = SmallDisk::mount(state.path());
+        let settings = [("MAX_CONCURRENT_TASKS", "2"), ("ANALYTIC_EPOCH_DELAY", "1s")];
+        let mut worker = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
+        let job = submit(address, simulated_job(1)).await;
+        wait_for_hand_out(board).await;
+        let ballast = disk.fill();
+        worker.wait_for_log("outcomes wait in memory");
+        eventually("it says so", || worker.get_json("/health")["status"] == "DEGRADED");
+        assert_eq!(worker.get("/readyz").0, 503);
+        let reason = worker.get_json("/health")["reasons"].to_string();
+        assert!(reason.contains("STATE_DIR/outbox"), "{reason}");
+        let completed = board.read(|board| board.job(&job)).unwrap().completed;
+        assert_eq!(completed, 0, "what is not on disk is not reported");
+        let another = TaskRequest { task_id: "another".into(), job_id: "job".into(), ..asked_directly() };
+        let refused = worker.client().await.execute_task(another).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        assert!(refused.message().contains("STATE_DIR/outbox"), "{refused}");
+        std::fs::remove_file(ballast).unwrap();
+        wait_for_end(board, &job).await;
+        eventually("all is well again", || worker.get("/readyz").0 == 200);
+        worker.settle();
+        assert_each_once(board, &job, 10);
+        assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10);
+    }
 }
 
 fn asked_directly() -> TaskRequest {
@@ -123,23 +124,26 @@ fn set_files(worker: &WorkerProcess, most: Option<u64>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
-    let first = orchestrator(Contract::Extended).await;
-    let (address, board) = (first.local_addr(), first.board().clone());
-    let worker = WorkerProcess::start(address, &[("MAX_CONCURRENT_TASKS", "2")]);
-    let job = submit(address, real_job(10)).await;
-    let some = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed >= 10));
-    tokio::time::timeout(PATIENCE, some).await.unwrap();
-    // None for another connection, checkpoint or segment; all that are open stay so.
-    set_files(&worker, Some(3));
-    first.shutdown().await;
-    worker.wait_for_log("the link to the orchestrator is lost");
-    let config = DevConfig { listen: address, ..config(Contract::Extended) };
-    let second = DevOrchestrator::resume(config, &board).await.unwrap();
-    worker.wait_for_log("cannot register with the orchestrator");
-    set_files(&worker, Some(1024));
-    worker.wait_for_log("connected to the orchestrator");
-    wait_for_end(&board, &job).await;
-    assert_each_once(&board, &job, 100);
-    assert_eq!(worker.get("/livez").0, 200);
-    second.shutdown().await;
+    for contract in BOTH {
+        let first = orchestrator(contract).await;
+        let (address, board) = (first.local_addr(), first.board().clone());
+        let mut worker = WorkerProcess::start(address, &[("MAX_CONCURRENT_TASKS", "2")]);
+        let job = submit(address, real_job(10)).await;
+        let some = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed >= 10));
+        tokio::time::timeout(PATIENCE, some).await.unwrap();
+        // None for another connection, checkpoint or segment; all that are open stay so.
+        set_files(&worker, Some(3));
+        first.shutdown().await;
+        worker.wait_for_log("the link to the orchestrator is lost");
+        let config = DevConfig { listen: address, ..config(contract) };
+        let second = DevOrchestrator::resume(config, &board).await.unwrap();
+        worker.wait_for_log("cannot register with the orchestrator");
+        set_files(&worker, Some(1024));
+        worker.wait_for_log("connected to the orchestrator");
+        wait_for_end(&board, &job).await;
+        assert_eq!(worker.get("/livez").0, 200);
+        worker.settle();
+        assert_each_once(&board, &job, 100);
+        second.shutdown().await;
+    }
 }

@@ -10,20 +10,20 @@ use crate::support::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stood_still_for_longer_than_its_lease_reports_nothing_of_it() {
-    let lease = Duration::from_secs(3);
-    let config = DevConfig { lease, ..config(Contract::Extended) };
-    let orchestrator = DevOrchestrator::start(config).await.unwrap();
+    let orchestrator = orchestrator(Contract::Extended).await;
     let (address, board) = (orchestrator.local_addr(), orchestrator.board());
     let settings = |delay| [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", delay)];
-    // The task ends while the worker stands still: its end and that of its lease are due at the same moment.
-    let still = WorkerProcess::start(address, &settings("4s"));
+    let still = WorkerProcess::start(address, &settings("10s"));
     let job = submit(address, simulated_job(1)).await;
     let task = wait_for_hand_out(board).await;
+    let handed_out = tokio::time::Instant::now();
     eventually("the task runs", || still.get_json("/health")["active_tasks"] == 1);
     still.signal(Signal::STOP);
     let _heir = WorkerProcess::start(address, &settings("0"));
     let summary = wait_for_end(board, &job).await;
     assert_each_once(board, &job, 10);
+    // By then the task has ended, too: its end and that of its lease are due at the same moment.
+    tokio::time::sleep_until(handed_out + Duration::from_secs(11)).await;
     still.signal(Signal::CONT);
     let line = still.wait_for_log("task failed");
     assert_eq!((line["task_id"].as_str(), line["code"].as_str()), (Some(task.as_str()), Some("LEASE_LOST")));
@@ -37,29 +37,35 @@ async fn a_worker_that_stood_still_for_longer_than_its_lease_reports_nothing_of_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_reports_it() {
-    let lease = Duration::from_secs(2);
-    let config = DevConfig { lease, ..config(Contract::Extended) };
-    let first = DevOrchestrator::start(config.clone()).await.unwrap();
-    let (address, board) = (first.local_addr(), first.board().clone());
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "1s")];
-    let worker = WorkerProcess::start(address, &settings);
-    let job = submit(address, simulated_job(1)).await;
-    wait_for_hand_out(&board).await;
-    eventually("the task runs", || worker.get_json("/health")["active_tasks"] == 1);
-    first.shutdown().await;
-    eventually("the outcome waits on disk", || {
-        worker.get("/metrics").1.lines().any(|line| line == "worker_outbox_pending 1")
-    });
-    worker.signal(Signal::STOP);
-    // Meanwhile the orchestrator comes back, takes the task from the silent worker, and another one does it.
-    let second = DevOrchestrator::resume(DevConfig { listen: address, ..config }, &board).await.unwrap();
-    let _heir = WorkerProcess::start(address, &[("ANALYTIC_EPOCH_DELAY", "0")]);
-    wait_for_end(&board, &job).await;
-    worker.signal(Signal::CONT);
-    worker.wait_for_log("the attempt was given away");
-    assert_each_once(&board, &job, 10);
-    assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10);
-    second.shutdown().await;
+    for contract in BOTH {
+        let first = orchestrator(contract).await;
+        let (address, board) = (first.local_addr(), first.board().clone());
+        let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "1s")];
+        let mut worker = WorkerProcess::start(address, &settings);
+        let job = submit(address, simulated_job(1)).await;
+        wait_for_hand_out(&board).await;
+        eventually("the task runs", || worker.get_json("/health")["active_tasks"] == 1);
+        first.shutdown().await;
+        eventually("the outcome waits on disk", || worker.shows("worker_outbox_pending 1"));
+        worker.signal(Signal::STOP);
+        // Meanwhile the orchestrator comes back, takes the task from the silent worker, and another one does it; a base
+        // one takes nothing back, and waits.
+        let config = DevConfig { listen: address, ..config(contract) };
+        let second = DevOrchestrator::resume(config, &board).await.unwrap();
+        let _heir = WorkerProcess::start(address, &[("ANALYTIC_EPOCH_DELAY", "0")]);
+        let others = if contract == Contract::Extended { 10 } else { 9 };
+        let done = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed == others));
+        tokio::time::timeout(PATIENCE, done).await.expect("the other worker does what it is given");
+        worker.signal(Signal::CONT);
+        if contract == Contract::Extended {
+            worker.wait_for_log("the attempt was given away");
+        }
+        wait_for_end(&board, &job).await;
+        worker.settle();
+        assert_each_once(&board, &job, 10);
+        assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10);
+        second.shutdown().await;
+    }
 }
 
 /// libfaketime of Debian, which scripts/test installs.
@@ -73,7 +79,13 @@ fn faketime() -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
-    let orchestrator = orchestrator(Contract::Extended).await;
+    for contract in BOTH {
+        jump(contract).await;
+    }
+}
+
+async fn jump(contract: Contract) {
+    let orchestrator = orchestrator(contract).await;
     let (address, board) = (orchestrator.local_addr(), orchestrator.board());
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");
@@ -88,7 +100,7 @@ async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("DONT_FAKE_MONOTONIC", "1"),
     ];
-    let worker = WorkerProcess::start(address, &settings);
+    let mut worker = WorkerProcess::start(address, &settings);
     let job = submit(address, simulated_job(2)).await;
     let heard = || worker.get_json("/health")["last_heartbeat"].as_str().unwrap_or_default().to_owned();
     eventually("a heartbeat is answered", || !heard().is_empty());
@@ -103,8 +115,9 @@ async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
             hours(&heard()) != hours(&before)
         });
     }
-    let summary = wait_for_end(board, &job).await;
+    wait_for_end(board, &job).await;
+    worker.settle();
     assert_each_once(board, &job, 20);
-    assert_eq!(summary.reports, 20);
+    assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 20);
     assert!(!worker.log().iter().any(|line| line["code"] == "LEASE_LOST"), "no lease was lost");
 }

@@ -3,6 +3,7 @@
 
 pub mod fickle;
 pub mod listener;
+pub mod middleman;
 pub mod prometheus;
 
 use std::io::{BufReader, Read as _, Write as _};
@@ -26,6 +27,9 @@ use tonic::transport::Channel;
 
 /// Time limit for what has to happen; generous, since machines of a build farm are slow.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Both contracts, for what is promised with either.
+pub const BOTH: [Contract; 2] = [Contract::Base, Contract::Extended];
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tensorfleet-worker");
@@ -136,6 +140,18 @@ impl WorkerProcess {
     /// Waits until the process has ended.
     pub fn wait(&mut self) -> ExitStatus {
         wait(&mut self.child)
+    }
+
+    /// Waits until it has said all that it has to say, and ends it: nothing is counted any more after that.
+    pub fn settle(&mut self) {
+        eventually("every outcome is acknowledged", || self.shows("worker_outbox_pending 0"));
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait().code(), Some(0));
+    }
+
+    /// Whether its metrics have that line.
+    pub fn shows(&self, line: &str) -> bool {
+        self.get("/metrics").1.lines().any(|shown| shown == line)
     }
 
     /// A client of the worker's own service.

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -55,27 +56,27 @@ impl Prometheus {
             targets.join(", "),
         );
         std::fs::write(&config, text).unwrap();
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut child = program("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .arg("--log.level=info")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (tell, ready) = std::sync::mpsc::channel();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        // Read to the end: a program whose standard error is closed dies of the next line it logs.
-        std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                if line.contains("Server is ready to receive web requests") {
-                    let _ = tell.send(());
+        // Between our look for a free port and its use somebody else may take it: then Prometheus ends.
+        let limit = Instant::now() + PATIENCE;
+        loop {
+            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            let mut child = program("prometheus")
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--storage.tsdb.path={}", folder.path().join("tsdb").display()))
+                .arg(format!("--web.listen-address={address}"))
+                .arg("--log.level=info")
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            match wait_until_ready(&mut child, limit.saturating_duration_since(Instant::now())) {
+                Ok(()) => return Self { child, address, _folder: folder },
+                Err(said) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    assert!(said.contains("address already in use"), "Prometheus did not start: {said}");
                 }
             }
-        });
-        ready.recv_timeout(PATIENCE).expect("Prometheus did not start");
-        Self { child, address, _folder: folder }
+        }
     }
 
     /// Whatever the API answers under `path`.
@@ -107,6 +108,28 @@ impl Prometheus {
         });
         values
     }
+}
+
+/// Waits until Prometheus takes requests; else what it said.
+fn wait_until_ready(child: &mut Child, patience: Duration) -> Result<(), String> {
+    let (tell, lines) = std::sync::mpsc::channel();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    // Read to the end: a program whose standard error is closed dies of the next line it logs.
+    std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            let _ = tell.send(line);
+        }
+    });
+    let limit = Instant::now() + patience;
+    let mut said = String::new();
+    while let Ok(line) = lines.recv_timeout(limit.saturating_duration_since(Instant::now())) {
+        if line.contains("Server is ready to receive web requests") {
+            return Ok(());
+        }
+        said += &line;
+        said.push('\n');
+    }
+    Err(said)
 }
 
 impl Drop for Prometheus {

@@ -4,7 +4,8 @@
 //! files     DATA_ROOT read; STATE_DIR/checkpoints and STATE_DIR/models read and written; nothing else, and no program
 //!           is started (Landlock). A runner with a GPU also reads system libraries and uses the GPU's device nodes.
 //! network   no TCP (Landlock, since Linux 6.7)     signals   none to processes outside (Landlock, since Linux 6.12)
-//! memory    RLIMIT_DATA     rights   no_new_privs     core files   none     kernel short of memory: ended first
+//! memory    RLIMIT_DATA     rights   no_new_privs     kernel short of memory: ended first
+//! its own memory             in no core dump, out of reach of debuggers of the same user
 //! ```
 //!
 //! Where data sets of other machines may be fetched, the network stays open and the cache is written too.
@@ -23,7 +24,9 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, dumpable_behavior, set_dumpable_behavior, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
 use super::messages::Setup;
@@ -63,6 +66,8 @@ pub struct Confinement {
     pub landlock_abi: u32,
     /// Whether it can gain no rights by starting a program.
     pub no_new_privs: bool,
+    /// Whether its memory gets into no core dump and is kept from debuggers of the same user.
+    pub undumpable: bool,
     /// Most memory it may take, in bytes.
     pub memory_limit_bytes: Option<u64>,
     /// A look at a folder outside of what it needs.
@@ -81,12 +86,14 @@ impl fmt::Display for Confinement {
             self.memory_limit_bytes.map_or("no limit".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
         write!(
             f,
-            "Landlock ABI {}; reading outside {}, writing to DATA_ROOT {}, TCP {}; no_new_privs {}; memory {memory}",
+            "Landlock ABI {}; reading outside {}, writing to DATA_ROOT {}, TCP {}; no_new_privs {}; core dumps {}; \
+             memory {memory}",
             self.landlock_abi,
             self.read_outside.name(),
             self.write_to_data.name(),
             self.connect.name(),
             if self.no_new_privs { "set" } else { "not set" },
+            if self.undumpable { "off" } else { "possible" },
         )?;
         for missing in &self.missing {
             write!(f, "; {missing}")?;
@@ -104,8 +111,13 @@ pub(super) fn confine(setup: &Setup) -> Confinement {
         note("the kernel may end others first when memory is short", &error);
     }
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        note("core files are not forbidden", &error);
+    // The credentials of data sets are in its memory. A handler of dumps that is a program (core_pattern with |) is called
+    // whatever the limit; the flag stops it. It comes after the write above, which it would forbid: what is under
+    // /proc/self belongs to root from here on.
+    for refused in [setrlimit(Resource::Core, none), set_dumpable_behavior(DumpableBehavior::NotDumpable)] {
+        if let Err(error) = refused {
+            note("a crash may leave secrets in a core dump", &error);
+        }
     }
     if let Some(bytes) = setup.memory_limit_bytes {
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
@@ -141,14 +153,42 @@ pub(super) fn confine(setup: &Setup) -> Confinement {
     if (1..4).contains(&landlock_abi) {
         note("the network is open", &"this kernel's Landlock has no rules for TCP (Linux 6.7 has)");
     }
-    Confinement {
+    let confinement = Confinement {
         landlock_abi,
         no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
+        undumpable: dumpable_behavior().is_ok_and(|behavior| behavior == DumpableBehavior::NotDumpable),
         memory_limit_bytes: rustix::process::getrlimit(Resource::Data).maximum,
         read_outside: read_outside(setup),
         write_to_data: write_to_data(&setup.data.root),
         connect: listener.and_then(|listener| listener.local_addr().ok()).map_or(Tried::NotTried, connect),
         missing,
+    };
+    confinement.with_what_went_through(if fetches(setup) { Network::Needed } else { Network::Closed })
+}
+
+/// Whether a runner is meant to reach other machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Network {
+    Needed,
+    Closed,
+}
+
+impl Confinement {
+    /// Adds what the rules of the kernel should have denied, and did not. Where it has none, that is said already.
+    fn with_what_went_through(mut self, network: Network) -> Self {
+        let tried = [
+            ("files outside of what it needs can be read", self.read_outside, self.landlock_abi >= 1),
+            ("DATA_ROOT can be written to", self.write_to_data, self.landlock_abi >= 1),
+            (
+                "TCP connections are let through",
+                self.connect,
+                self.landlock_abi >= 4 && network == Network::Closed,
+            ),
+        ];
+        let through =
+            tried.into_iter().filter(|(_, tried, forbidden)| *forbidden && *tried == Tried::Allowed);
+        self.missing.extend(through.map(|(what, ..)| format!("{what}, although Landlock should deny it")));
+        self
     }
 }
 
@@ -271,5 +311,42 @@ fn connect(address: SocketAddr) -> Tried {
         // Whatever came back came over the network.
         Tried::NotTried => Tried::Allowed,
         tried => tried,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_through_although_it_is_forbidden_is_told() {
+        let found = |landlock_abi, tried, network| {
+            let confinement = Confinement {
+                landlock_abi,
+                no_new_privs: true,
+                undumpable: true,
+                memory_limit_bytes: None,
+                read_outside: tried,
+                write_to_data: tried,
+                connect: tried,
+                missing: Vec::new(),
+            };
+            confinement.with_what_went_through(network).missing.len()
+        };
+        assert_eq!(found(7, Tried::Allowed, Network::Closed), 3);
+        assert_eq!(found(7, Tried::Allowed, Network::Needed), 2);
+        assert_eq!(
+            found(3, Tried::Allowed, Network::Closed),
+            2,
+            "it knows nothing of TCP, which is said elsewhere"
+        );
+        assert_eq!(
+            found(0, Tried::Allowed, Network::Closed),
+            0,
+            "it does not exist, which is said elsewhere"
+        );
+        for tried in [Tried::Denied, Tried::NotTried] {
+            assert_eq!(found(7, tried, Network::Closed), 0);
+        }
     }
 }

@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use super::cause;
 use super::frames::{Broken, Frames, encode};
 use super::messages::FromRunner;
+use crate::engine::RunnerConfig;
 
 /// Wanted size of the pipe that results come through, in bytes.
 const PIPE_BYTES: usize = 1 << 20;
@@ -27,14 +28,17 @@ const MOST_LINE_BYTES: usize = 16 << 10;
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) arguments: Vec<OsString>,
+    /// Variables of the environment that it does not inherit.
+    pub(super) withheld: Vec<&'static str>,
 }
 
 impl Program {
-    /// The program at `path` as a runner of this process.
-    pub(super) fn runner(path: PathBuf) -> Self {
+    /// The program of `runners` as a runner of this process.
+    pub(super) fn runner(runners: &RunnerConfig) -> Self {
         Self {
-            path,
+            path: runners.program.clone(),
             arguments: vec!["runner".into(), "--parent".into(), std::process::id().to_string().into()],
+            withheld: runners.withheld.clone(),
         }
     }
 }
@@ -71,6 +75,9 @@ impl Process {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        for variable in &program.withheld {
+            command.env_remove(variable);
+        }
         let mut child = command.spawn()?;
         let opened = Self::open(&mut child);
         let (pid, exited, [input, output, errors]) = match opened {

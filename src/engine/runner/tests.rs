@@ -1,5 +1,7 @@
 //! The supervisor, with programs in the place of runners that never become ready.
 
+mod fuzz;
+
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
@@ -35,9 +37,13 @@ impl Watcher for Ear {
     fn runners(&self, _: usize) {}
 }
 
+fn shell(script: &str) -> Program {
+    Program { path: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], withheld: Vec::new() }
+}
+
 /// An engine whose runners are `script`, and what it tells.
 fn engine(script: &str, start: Duration) -> (ProcessEngine, mpsc::Receiver<Told>) {
-    let program = Program { path: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()] };
+    let program = shell(script);
     // Analytic, so that nothing starts unless it has to.
     let config = Config { backend: BackendChoice::Only(Backend::Analytic), ..config() };
     let patience = Patience { start, ..Patience::default() };
@@ -128,6 +134,22 @@ fn a_runner_that_speaks_another_language_is_ended() {
     drop(engine);
     let error = finished.recv_timeout(LIMIT).unwrap().ending.unwrap_err();
     assert_eq!(error.code, ErrorCode::Interrupted);
+}
+
+#[test]
+fn what_is_withheld_of_the_environment_does_not_come_to_a_runner() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("environment");
+    let comes = |withheld: &[&'static str]| {
+        let script = format!("/usr/bin/env > {}", file.display());
+        let program = Program { withheld: withheld.to_vec(), ..shell(&script) };
+        let process = process::Process::start(&program).unwrap();
+        let limit = Timespec::try_from(LIMIT).unwrap();
+        assert_eq!(poll(&mut [PollFd::new(&process.exited(), PollFlags::IN)], Some(&limit)), Ok(1));
+        fs::read_to_string(&file).unwrap().lines().any(|line| line.starts_with("PATH="))
+    };
+    assert!(comes(&[]));
+    assert!(!comes(&["PATH"]));
 }
 
 #[test]

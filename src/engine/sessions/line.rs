@@ -17,6 +17,7 @@ use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store}
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::{Course, Slice};
 use crate::engine::{Finished, panic_message, priority};
+use crate::failpoint;
 
 /// Largest model that travels with a result, in bytes: gRPC peers refuse messages of more than 4 MiB by default, and
 /// a result that is refused is lost as a whole.
@@ -372,6 +373,8 @@ impl Line {
             news.push("its training was completed before, as the checkpoint says".to_owned());
             return session.repeat(done);
         }
+        failpoint::panic("trainer-panics", "it was told to");
+        failpoint::panic("gpu-lost", "Parent device is lost");
         let slice = Slice { epoch: task.epoch, batches: task.batches.clone() };
         let validation = if task.ends_epoch() { Validation::Full } else { Validation::Sample };
         session.follow(Course {

@@ -23,6 +23,8 @@ struct Inner {
     /// Share of calls that go wrong by themselves.
     unreliable: f64,
     cut_off_until: BTreeMap<usize, Instant>,
+    /// Until when the orchestrator is away, and its machine says so.
+    away_until: Option<Instant>,
     /// The living process of each worker.
     alive: BTreeMap<usize, u32>,
     trace: Vec<String>,
@@ -55,6 +57,7 @@ impl Network {
             chance: ChaCha8Rng::seed_from_u64(seed),
             unreliable,
             cut_off_until: BTreeMap::new(),
+            away_until: None,
             alive: BTreeMap::new(),
             trace: Vec::new(),
             faults: 0,
@@ -81,6 +84,15 @@ impl Network {
         });
     }
 
+    /// The orchestrator ends, and is there again after `time`; it has kept what it knew.
+    pub(super) fn restart(&self, time: Duration) {
+        self.note(&format!("the orchestrator is away for {time:?}"));
+        self.with(|inner| {
+            inner.faults += 1;
+            inner.away_until = Some(Instant::now() + time);
+        });
+    }
+
     /// A new process of a worker; what an earlier one sends goes nowhere.
     pub(super) fn born(&self, worker: usize) -> u32 {
         self.with(|inner| {
@@ -102,6 +114,7 @@ impl Network {
         self.with(|inner| {
             inner.unreliable = 0.0;
             inner.cut_off_until.clear();
+            inner.away_until = None;
         });
     }
 
@@ -122,6 +135,10 @@ impl Network {
         })
     }
 
+    fn is_away(&self) -> bool {
+        self.with(|inner| inner.away_until.is_some_and(|until| Instant::now() < until))
+    }
+
     fn draw(&self, method: &str, worker: usize) -> (Fate, [Duration; 2]) {
         let at = self.started.elapsed();
         self.with(|inner| {
@@ -137,7 +154,11 @@ impl Network {
         })
     }
 
-    fn lost(&self, method: &str) {
+    /// Nobody hears `answer`: what it tells of was done all the same, unless it tells of an error.
+    fn lose(&self, method: &str, answer: &Response<tonic::body::Body>) {
+        if answer.headers().contains_key("grpc-status") {
+            return;
+        }
         self.with(|inner| match method {
             "AssignTask" => inner.lost_polls += 1,
             "ReportTaskCompletion" => inner.ambiguous_reports += 1,
@@ -174,19 +195,44 @@ impl Network {
         if fate == Fate::Lost || self.is_cut(worker, process) {
             return std::future::pending().await;
         }
-        if fate == Fate::Refused {
+        if fate == Fate::Refused || self.is_away() {
             return Err(BrokenWay("connection reset".into()));
         }
         if fate == Fate::Twice {
-            let _ = orchestrator.ready().await?.call(request()).await;
-            self.lost(&method);
+            let first = orchestrator.ready().await?.call(request()).await?;
+            self.lose(&method, &first);
         }
         let answer = orchestrator.ready().await?.call(request()).await?;
+        let way_back = WayBack { network: self, method: &method, answer: Some(answer) };
         tokio::time::sleep(back).await;
         if fate == Fate::AnswerLost || self.is_cut(worker, process) {
-            self.lost(&method);
+            drop(way_back);
             return std::future::pending().await;
         }
-        Ok(answer)
+        if self.is_away() {
+            return Err(BrokenWay("connection reset".into()));
+        }
+        way_back.arrive()
+    }
+}
+
+/// An answer under way, which is lost with whoever waits for it.
+struct WayBack<'a> {
+    network: &'a Network,
+    method: &'a str,
+    answer: Option<Response<tonic::body::Body>>,
+}
+
+impl WayBack<'_> {
+    fn arrive(mut self) -> Result<Response<tonic::body::Body>, BrokenWay> {
+        self.answer.take().ok_or_else(|| BrokenWay("it arrives once".into()))
+    }
+}
+
+impl Drop for WayBack<'_> {
+    fn drop(&mut self) {
+        if let Some(answer) = &self.answer {
+            self.network.lose(self.method, answer);
+        }
     }
 }

@@ -39,9 +39,9 @@ pub(super) struct History {
     pub(super) counts: BTreeMap<TaskId, u32>,
     pub(super) trace: Vec<String>,
     pub(super) faults: u64,
-    /// Most hand-outs that may have been lost with an answer or a process.
+    /// Hand-outs that were lost with an answer.
     lost_hand_outs: u32,
-    /// Most reports that may have been counted once more.
+    /// Reports that were counted, and whose answers were lost.
     ambiguous: u32,
 }
 
@@ -179,15 +179,13 @@ async fn history(seed: u64, folder: &Path) -> History {
     for number in 0..workers {
         world.start(number);
     }
-    let mut kills = 0;
     let trouble_ends = Instant::now() + TROUBLE;
     while Instant::now() < trouble_ends {
         tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.1..8.0))).await;
         let number = chance.random_range(0..workers);
-        match chance.random_range(0..10) {
+        match chance.random_range(0..11) {
             0..4 => world.network.cut_off(number, Duration::from_secs_f64(chance.random_range(0.1..20.0))),
             4..8 => {
-                kills += 1;
                 world.kill(number).await;
                 tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.0..10.0))).await;
                 world.start(number);
@@ -196,6 +194,7 @@ async fn history(seed: u64, folder: &Path) -> History {
                 world.drain(number).await;
                 world.start(number);
             }
+            9 => world.network.restart(Duration::from_secs_f64(chance.random_range(0.1..20.0))),
             _ => {
                 let time = Duration::from_secs_f64(chance.random_range(0.1..20.0));
                 (0..workers).for_each(|number| world.network.cut_off(number, time));
@@ -206,16 +205,14 @@ async fn history(seed: u64, folder: &Path) -> History {
     recover(&board, &job, contract).await;
     let Tally { trace, faults, lost_polls, ambiguous_reports } = world.network.tally();
     let (summary, counts) = board.read(|board| (board.job(&job).unwrap(), board.completions(&job).unwrap()));
-    // What a process had only just been given, or had on its way, when it was killed.
-    let with_processes = kills * world.slots;
     History {
         contract,
         job: summary,
         counts,
         trace,
         faults,
-        lost_hand_outs: lost_polls + with_processes,
-        ambiguous: ambiguous_reports + with_processes,
+        lost_hand_outs: lost_polls,
+        ambiguous: ambiguous_reports,
     }
 }
 

@@ -1,5 +1,6 @@
 //! An orchestrator between worker and orchestrator that loses, repeats, refuses or keeps what passes.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,21 +12,24 @@ use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServi
 use tensorfleet_worker::wire::pb::orchestrator_service_server::{
     OrchestratorService, OrchestratorServiceServer,
 };
+use tokio::sync::Notify;
 use tonic::transport::Channel;
 use tonic::transport::server::{Server, TcpIncoming};
 use tonic::{Request, Response, Status};
 
-use crate::support::spawn;
+use super::spawn;
 
 /// What happens to a call.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Deed {
+pub enum Deed {
     /// It is carried, and its answer, too.
     Carry,
     /// It is carried, and its answer is lost.
     LoseAnswer,
     /// It is carried twice; the second answer comes back.
     Repeat,
+    /// It is not carried: the last answer to a call of its kind comes once more.
+    AnswerAgain,
     /// It is not carried: RESOURCE_EXHAUSTED.
     Refuse,
     /// It is not carried, and never answered.
@@ -39,19 +43,22 @@ type Decide = Box<dyn Fn(&str, u64) -> Deed + Send + Sync>;
 struct Seen {
     calls: BTreeMap<&'static str, Vec<Instant>>,
     resumed: Vec<(String, u32)>,
+    reports: Vec<pb::TaskCompletionRequest>,
     deeds: u64,
+    /// The last answer to each method.
+    answers: BTreeMap<&'static str, Box<dyn Any + Send>>,
 }
 
 /// What passed.
 #[derive(Clone)]
-pub(crate) struct Middleman {
-    pub(crate) address: SocketAddr,
+pub struct Middleman {
+    pub address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
 }
 
 impl Middleman {
     /// Listens, and carries to `target` as `decide` says.
-    pub(crate) async fn start(
+    pub async fn start(
         target: SocketAddr,
         decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static,
     ) -> Self {
@@ -61,8 +68,13 @@ impl Middleman {
         // Several, since one connection carries 200 calls at once, and a fleet has more polls.
         let connection = || Channel::from_shared(format!("http://{target}")).unwrap().connect_lazy();
         let far = (0..CONNECTIONS).map(|_| OrchestratorServiceClient::new(connection())).collect();
-        let passing =
-            Passing { far, next: AtomicUsize::new(0), decide: Box::new(decide), seen: Arc::clone(&seen) };
+        let passing = Passing {
+            far,
+            next: AtomicUsize::new(0),
+            decide: Box::new(decide),
+            seen: Arc::clone(&seen),
+            answered: Notify::new(),
+        };
         let served = Server::builder()
             .add_service(OrchestratorServiceServer::new(passing))
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
@@ -71,18 +83,25 @@ impl Middleman {
     }
 
     /// When `method` was called.
-    pub(crate) fn calls(&self, method: &str) -> Vec<Instant> {
+    pub fn calls(&self, method: &str) -> Vec<Instant> {
         self.seen.lock().unwrap().calls.get(method).cloned().unwrap_or_default()
     }
 
     /// How many calls were not simply carried.
-    pub(crate) fn deeds(&self) -> u64 {
+    pub fn deeds(&self) -> u64 {
         self.seen.lock().unwrap().deeds
     }
 
     /// What registrations said of attempts that can be resumed.
-    pub(crate) fn resumed(&self) -> Vec<(String, u32)> {
+    pub fn resumed(&self) -> Vec<(String, u32)> {
         self.seen.lock().unwrap().resumed.clone()
+    }
+
+    /// Codes and messages of the failures that were reported.
+    pub fn failures(&self) -> Vec<(String, String)> {
+        let seen = self.seen.lock().unwrap();
+        let failed = seen.reports.iter().filter(|report| !report.success);
+        failed.map(|report| (report.error_code.clone(), report.error_message.clone())).collect()
     }
 }
 
@@ -94,6 +113,7 @@ struct Passing {
     next: AtomicUsize,
     decide: Decide,
     seen: Arc<Mutex<Seen>>,
+    answered: Notify,
 }
 
 impl Passing {
@@ -107,7 +127,24 @@ impl Passing {
         deed
     }
 
-    async fn pass<Q: Clone, A, F>(
+    fn keep<A: Clone + Send + 'static>(&self, method: &'static str, answer: &Response<A>) {
+        self.seen.lock().unwrap().answers.insert(method, Box::new(answer.get_ref().clone()));
+        self.answered.notify_waiters();
+    }
+
+    /// The last answer to `method`; waits for the first.
+    async fn last<A: Clone + Send + 'static>(&self, method: &'static str) -> A {
+        loop {
+            let answered = self.answered.notified();
+            let seen = self.seen.lock().unwrap().answers.get(method).map(|kept| kept.downcast_ref().cloned());
+            match seen {
+                Some(answer) => return answer.unwrap(),
+                None => answered.await,
+            }
+        }
+    }
+
+    async fn pass<Q: Clone, A: Clone + Send + 'static, F>(
         &self,
         method: &'static str,
         request: Request<Q>,
@@ -120,7 +157,11 @@ impl Passing {
         let far = &self.far[self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS];
         let once = || call(far.clone(), Request::new(message.clone()));
         match self.decide(method) {
-            Deed::Carry => once().await,
+            Deed::Carry => {
+                let answer = once().await?;
+                self.keep(method, &answer);
+                Ok(answer)
+            }
             Deed::LoseAnswer => {
                 let _ = once().await;
                 Err(Status::unavailable("the answer was lost"))
@@ -129,6 +170,7 @@ impl Passing {
                 let _ = once().await;
                 once().await
             }
+            Deed::AnswerAgain => Ok(Response::new(self.last(method).await)),
             Deed::Refuse => Err(Status::resource_exhausted("too many requests")),
             Deed::Keep => std::future::pending().await,
         }
@@ -143,7 +185,7 @@ macro_rules! pass {
                 &self,
                 request: Request<pb::$request>,
             ) -> Result<Response<pb::$answer>, Status> {
-                self.note(stringify!($method), &request);
+                self.note(&request);
                 self.pass(stringify!($method), request, |mut far, request| async move {
                     far.$method(request).await
                 })
@@ -154,12 +196,15 @@ macro_rules! pass {
 }
 
 impl Passing {
-    fn note<Q: std::any::Any>(&self, _: &str, request: &Request<Q>) {
-        let registration =
-            (request.get_ref() as &dyn std::any::Any).downcast_ref::<pb::RegisterWorkerRequest>();
-        if let Some(registration) = registration {
+    fn note<Q: Any>(&self, request: &Request<Q>) {
+        let message = request.get_ref() as &dyn Any;
+        if let Some(registration) = message.downcast_ref::<pb::RegisterWorkerRequest>() {
             let resumed = registration.resume.iter().map(|task| (task.task_id.clone(), task.attempt));
             self.seen.lock().unwrap().resumed.extend(resumed);
+        }
+        if let Some(report) = message.downcast_ref::<pb::TaskCompletionRequest>() {
+            let report = pb::TaskCompletionRequest { model_weights: Default::default(), ..report.clone() };
+            self.seen.lock().unwrap().reports.push(report);
         }
     }
 }
