@@ -34,20 +34,6 @@ fn pid(raw: u64) -> Pid {
     Pid::from_raw(i32::try_from(raw).unwrap()).unwrap()
 }
 
-/// The runners that a worker has now.
-fn runners_of(worker: &WorkerProcess) -> Vec<Pid> {
-    let parent = format!("PPid:\t{}", worker.child.id());
-    let processes = fs::read_dir("/proc").unwrap().flatten();
-    let number = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
-    // It has another child for a moment, which looks for GPUs.
-    let is_runner = |id: &u64| {
-        let read = |what: &str| fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
-        read("status").lines().any(|line| line == parent)
-            && read("cmdline").split('\0').nth(1) == Some("runner")
-    };
-    number.filter(is_runner).map(pid).collect()
-}
-
 /// Waits until a process has ended.
 fn wait_for_end_of(process: &OwnedFd) {
     let limit = Timespec::try_from(PATIENCE).unwrap();
