@@ -51,18 +51,22 @@ pub(super) struct Inventory {
     known: Vec<Known>,
     /// The most GPUs that NVML has counted.
     count: u32,
+    /// How many of those that NVML counts did not answer last.
+    silent: usize,
     warned: BTreeSet<String>,
 }
 
 impl Inventory {
     pub(super) fn new(visible: Visible, purpose: Purpose) -> Self {
-        Self { visible, purpose, known: Vec::new(), count: 0, warned: BTreeSet::new() }
+        Self { visible, purpose, known: Vec::new(), count: 0, silent: 0, warned: BTreeSet::new() }
     }
 
     /// Takes over a sample; GPUs that it does not have are lost, and slices of GPUs that it has are there no more.
     pub(super) fn update(&mut self, sample: Sample) -> Vec<Change> {
         let mut changes = Vec::new();
         self.count = self.count.max(sample.count);
+        let whole = sample.devices.iter().filter(|sampled| sampled.parent.is_none()).count();
+        self.silent = (sample.count as usize).saturating_sub(whole);
         let answered: BTreeSet<String> =
             sample.devices.iter().map(|sampled| sampled.info.uuid.clone()).collect();
         self.known.retain(|known| {
@@ -103,8 +107,9 @@ impl Inventory {
         }
     }
 
+    /// Whether a GPU is lost, be it one that has never answered.
     pub(super) fn has_lost(&self) -> bool {
-        self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
+        self.silent > 0 || self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
     }
 
     /// Whether GPUs are hidden and nobody knows which, in `state` of NVML.

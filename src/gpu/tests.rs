@@ -250,10 +250,13 @@ fn while_nvml_tells_nothing_hidden_gpus_are_not_to_be_used() {
 fn a_gpu_that_never_answered_is_not_replaced_by_a_hidden_one() {
     let mut control = Control::with_gpus(2);
     control.gpus[1].lost = true;
-    let machine = Machine::start_with(control, &[], |config| config.visible.nvidia = Some("1".into()));
+    let mut machine = Machine::start_with(control, &[], |config| config.visible.nvidia = Some("1".into()));
     let snapshot = machine.running();
     assert!(snapshot.gpus.is_empty(), "{snapshot:#?}");
     assert!(snapshot.forbids(Some("0000:01:00.0".parse().unwrap())));
+    machine.fake.set(|control| control.gpus[1].lost = false).unwrap();
+    let back = machine.until("it answers", |snapshot| snapshot.gpus.len() == 1);
+    assert_eq!(back.gpus[0].index, 1);
 }
 
 #[test]

@@ -344,7 +344,8 @@ impl Pool {
             (Err(error), None) => Verdict::new(ExitCause::Exit, error.to_string()),
         };
         self.report_exit(&runner, &verdict);
-        if !runner.began && verdict.cause != ExitCause::Retired {
+        // A lost GPU says nothing of how runners start.
+        if !runner.began && !matches!(verdict.cause, ExitCause::Retired | ExitCause::GpuLost) {
             self.start_failed(runner.lane, &verdict.detail);
         }
         let loss = match verdict.cause {
