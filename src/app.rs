@@ -14,13 +14,14 @@ mod gpus;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::domain::InvalidField;
+use crate::domain::{DevicePolicy, InvalidField};
 use crate::engine::{
     Engine, EngineError, Isolation, ModelRegistry, ProcessEngine, SessionLimits, TrainingEngine,
 };
@@ -168,6 +169,7 @@ impl App {
         sampled.first(gpu::FIRST_SAMPLE_PATIENCE).await;
         let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
         config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
+        let looks_for_adapters = config.engine.device_policy != DevicePolicy::Cpu;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
         let isolation = match config.isolation {
@@ -179,6 +181,8 @@ impl App {
             }
             isolation => isolation,
         };
+        let to_follow = sampled.clone();
+        let runtime = Handle::current();
         let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
             Ok(match isolation {
                 Isolation::Thread => {
@@ -191,12 +195,15 @@ impl App {
                     let engine =
                         Arc::new(ProcessEngine::start(config.engine, sessions, runners, Some(watched))?);
                     let adapters = Arc::clone(&engine);
+                    runtime.spawn(gpus::follow(to_follow.watch(), Arc::downgrade(&engine)));
                     (engine, Box::new(move || adapters.adapters()))
                 }
             })
         };
         let (engine, adapters) = tokio::task::spawn_blocking(engine).await.map_err(AppError::Probe)??;
-        sampled.match_adapters(adapters);
+        if looks_for_adapters {
+            sampled.match_adapters(adapters);
+        }
         let client_metrics = orchestrator::Metrics::new();
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();

@@ -16,6 +16,7 @@ mod inventory;
 mod link;
 mod meter;
 mod metrics;
+mod processes;
 mod raw;
 mod sampler;
 mod snapshot;
@@ -35,7 +36,9 @@ pub use failure::remedy;
 pub use meter::{Attribution, GpuShare, TaskMeter};
 pub use metrics::Metrics;
 pub use sampler::{FIRST_SAMPLE_PATIENCE, GpuSampler, SampledGpus, look};
-pub use snapshot::{GpuDevice, GpuHealth, GpuProcess, GpuReadings, GpuSnapshot, NvmlState, ThrottleReason};
+pub use snapshot::{
+    ComputeMode, GpuDevice, GpuHealth, GpuProcess, GpuReadings, GpuSnapshot, NvmlState, Owner, ThrottleReason,
+};
 
 pub use visible::Visible;
 

@@ -3,13 +3,24 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
-use fake_nvml::{Control, Curve, Installed};
+use fake_nvml::{Control, Curve, Installed, Process};
 use fake_vulkan::Card;
+use rustix::process::{Signal, kill_process};
 use support::listener::{Heard, listen};
 use support::*;
+use tensorfleet_worker::domain::{
+    Backend, BackendChoice, DevicePolicy, Hyperparameters, JobId, ModelType, Progress, TaskId, TaskIdentity,
+    TaskSpec,
+};
+use tensorfleet_worker::engine::{
+    self, AnalyticProfile, Control as TaskControl, Done, Engine as _, ExitCause, GpuCondition, GpuState,
+    GpuWatch, Observer, ProcessEngine, RunnerConfig, SessionLimits, Step, UnsupportedModels, Watcher,
+};
 use tensorfleet_worker::wire::pb;
 use tokio::task::JoinHandle;
 
@@ -19,7 +30,7 @@ struct Machine {
     library: String,
     /// List of Vulkan drivers.
     drivers: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Machine {
@@ -39,7 +50,7 @@ impl Machine {
         let drivers = if drivers.is_empty() { "/nowhere/icd.json".to_owned() } else { drivers };
         let fake = Installed::new(folder.path(), control).unwrap();
         let library = fake.library().into_os_string().into_string().unwrap();
-        Self { fake, library, drivers, _folder: folder }
+        Self { fake, library, drivers, folder }
     }
 
     /// The environment of a program on this machine.
@@ -240,6 +251,158 @@ async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_softwar
     node.give("a", 0);
     let report = node.report("a-0");
     assert!(report.simulated && report.energy_joules == 0.0, "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_hangs_on_a_lost_gpu_goes_on_elsewhere() {
+    let settings = [("TRAINING_BACKEND", "wgpu"), ("TASK_TIMEOUT", "1h")];
+    let mut node = Node::start(Control::with_gpus(2), 2, &settings).await;
+    node.worker.wait_for_log("runners are confined");
+    // The one that waits for work on the first GPU. It hangs as in a driver that does not come back.
+    let runners = runners_of(&node.worker);
+    assert_eq!(runners.len(), 1);
+    kill_process(runners[0], Signal::STOP).unwrap();
+    node.give("a", 0);
+    eventually("the task is at work", || {
+        node.heard.heartbeat().is_some_and(|beat| beat.tasks.iter().any(|task| task.task_id == "a-0"))
+    });
+    node.machine.fake.set(|control| control.gpus[0].lost = true).unwrap();
+    let report = node.report("a-0");
+    assert!(report.success && report.device == "Fake card 1", "{report:?}");
+    assert!(node.metrics().contains("worker_runner_exits_total{cause=\"gpu_lost\"} 1"), "{}", node.metrics());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_was_lost_at_the_start_is_trained_on_once_it_is_back() {
+    let mut control = Control::with_gpus(1);
+    control.gpus[0].lost = true;
+    // Somebody else uses it too.
+    control.gpus[0].processes = [1, 2].map(|pid| Process { pid, memory_bytes: 1 << 20 }).into();
+    let mut machine = Machine::new(control, 1);
+    let away = format!("{}.away", machine.drivers);
+    std::fs::rename(&machine.drivers, &away).unwrap();
+    let (orchestrator, heard, server) = listen().await;
+    let settings = [("TRAINING_BACKEND", "auto"), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let worker = WorkerProcess::start(orchestrator, &[&machine.environment()[..], &settings].concat());
+    eventually("a registration without GPUs", || {
+        heard.capabilities().is_some_and(|told| told.gpus.is_empty())
+    });
+    assert_eq!(worker.get_json("/health")["backend"], "analytic");
+    std::fs::rename(&away, &machine.drivers).unwrap();
+    machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
+    eventually("a registration with the GPU as a backend", || {
+        heard
+            .capabilities()
+            .is_some_and(|told| told.gpus.len() == 1 && told.backends.iter().any(|backend| backend == "wgpu"))
+    });
+    let node = Node { worker, machine, heard, server };
+    node.give("a", 0);
+    let report = node.report("a-0");
+    assert!(report.success && !report.simulated && report.device == "Fake card 0", "{report:?}");
+    let shared = "worker_task_gpu_energy_joules_total{attribution=\"shared\",model_type=\"neural_network\"} ";
+    assert!(node.metrics().contains(shared), "{}", node.metrics());
+}
+
+/// A GPU that is watched as the test says.
+struct Told(Mutex<GpuState>);
+
+impl GpuWatch for Told {
+    fn gpus(&self) -> Option<Vec<GpuState>> {
+        Some(vec![self.0.lock().unwrap().clone()])
+    }
+}
+
+/// Hears how many runners there are.
+struct Ear(mpsc::Sender<usize>);
+
+impl Watcher for Ear {
+    fn trouble(&self, _: Option<String>) {}
+    fn runner_exited(&self, _: ExitCause) {}
+    fn runners(&self, count: usize) {
+        let _ = self.0.send(count);
+    }
+}
+
+#[test]
+fn a_runner_whose_jobs_have_ended_makes_room_for_the_next() {
+    let machine = Machine::new(Control::with_gpus(1), 1);
+    // The program, in the environment of this machine.
+    let program = machine.folder.path().join("worker");
+    let drivers = &machine.drivers;
+    let script = format!(
+        "#!/bin/sh\nexport VK_DRIVER_FILES='{drivers}' VK_ICD_FILENAMES='{drivers}'\nexec '{PROGRAM}' \"$@\"\n"
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let gpu = GpuState {
+        uuid: "GPU-1".to_owned(),
+        address: "0000:01:00.0".parse().unwrap(),
+        condition: GpuCondition::Healthy,
+        memory_bytes: Some(16 << 30),
+        others_bytes: 0,
+    };
+    let told = Arc::new(Told(Mutex::new(gpu)));
+    let config = engine::Config {
+        gpu: None,
+        hidden_gpus: Vec::new(),
+        models_to: None,
+        backend: BackendChoice::Only(Backend::Wgpu),
+        device_policy: DevicePolicy::Require,
+        analytic_profile: AnalyticProfile::Engine,
+        analytic_delay: Duration::ZERO..=Duration::ZERO,
+        unsupported_models: UnsupportedModels::Reject,
+        allow_software_adapter: false,
+        state_dir: None,
+        data: tensorfleet_worker::data::Config::new("data"),
+    };
+    let runners = RunnerConfig { program, ..RunnerConfig::default() };
+    let watch = Some(Arc::clone(&told) as Arc<dyn GpuWatch>);
+    let engine = ProcessEngine::start(config, SessionLimits::default(), runners, watch).unwrap();
+    let (sender, counts) = mpsc::channel();
+    engine.watch(Box::new(Ear(sender)));
+    let submit = |job: &str| {
+        let (ended, ends) = mpsc::channel();
+        let done = Done::new(move |finished| ended.send(finished.ending.map(|_| ())).unwrap());
+        engine.submit(Arc::new(task(job)), Arc::new(TaskControl::new(Deaf)), done);
+        ends
+    };
+    submit("a").recv_timeout(PATIENCE).unwrap().unwrap();
+    engine.forget(&JobId::parse("a").unwrap());
+    // What the runner keeps of the job that has ended counts as others', as in a container.
+    told.0.lock().unwrap().others_bytes = 16 << 30;
+    let next = submit("b");
+    while counts.recv_timeout(Duration::from_secs(50)).expect("the runner is asked to leave") > 0 {}
+    told.0.lock().unwrap().others_bytes = 0;
+    next.recv_timeout(PATIENCE).unwrap().unwrap();
+}
+
+/// Hears nothing of a task.
+struct Deaf;
+
+impl Observer for Deaf {
+    fn started(&self, _: Backend) {}
+    fn stepped(&self, _: &Progress, _: Step) {}
+}
+
+fn task(job: &str) -> TaskSpec {
+    TaskSpec {
+        identity: TaskIdentity {
+            task_id: TaskId::parse(&format!("{job}-0")).unwrap(),
+            job_id: JobId::parse(job).unwrap(),
+            attempt: 0,
+        },
+        model: ModelType::parse("logistic_regression").unwrap(),
+        dataset_path: "builtin:iris".into(),
+        hyperparameters: Hyperparameters::default(),
+        notes: Vec::new(),
+        epoch: 0,
+        batches: 0..1,
+        total_epochs: None,
+        timeout: None,
+        lease: None,
+        initial_weights: Default::default(),
+        received: Default::default(),
+    }
 }
 
 #[test]

@@ -177,9 +177,7 @@ def energy():
             "Drawn by the whole board; dashed is the limit at which the driver holds clocks down.",
             [query(f"worker_gpu_power_watts{G}", ONE), query(f"worker_gpu_power_limit_watts{G}", ONE + " limit")],
             unit="watt",
-            overrides=[
-                panels.override("limit$", custom__lineStyle={"fill": "dash", "dash": [8, 8]}, custom__fillOpacity=0)
-            ],
+            overrides=[dashed("limit$")],
         ),
         lines(
             "Power by task's model type",
@@ -237,6 +235,23 @@ def energy():
     ]
 
 
+def clock(title, description, name):
+    return lines(
+        title,
+        description,
+        [
+            query(f"worker_gpu_{name}_clock_hertz{G}", ONE),
+            query(f"worker_gpu_{name}_clock_max_hertz{G}", ONE + " highest"),
+        ],
+        unit="hertz",
+        overrides=[dashed("highest$")],
+    )
+
+
+def dashed(names):
+    return panels.override(names, custom__lineStyle={"fill": "dash", "dash": [8, 8]}, custom__fillOpacity=0)
+
+
 def speed():
     seconds = f"rate(worker_gpu_throttle_seconds_total{G}[$__rate_interval])"
     return "Speed", [
@@ -248,8 +263,42 @@ def speed():
             thresholds=steps(GREEN, (90, RED)),
             threshold_style="dashed",
         ),
-        lines("Clock of the multiprocessors", "Falls when a GPU is slowed down.", [query(f"worker_gpu_sm_clock_hertz{G}", ONE)], unit="hertz"),
-        lines("Clock of the memory", "Falls when a GPU saves power.", [query(f"worker_gpu_memory_clock_hertz{G}", ONE)], unit="hertz"),
+        clock("Clock of the multiprocessors", "Falls when a GPU is slowed down; dashed is the highest.", "sm"),
+        clock("Clock of the memory", "Falls when a GPU saves power; dashed is the highest.", "memory"),
+        clock("Clock of the graphics units", "That of the multiprocessors, on most GPUs; dashed is the highest.", "graphics"),
+        lines(
+            "Performance state",
+            "0 is the fastest, 15 the slowest. An idle GPU is slow to save power.",
+            [query(f"worker_gpu_performance_state{G}", ONE)],
+            unit="none",
+            min=0,
+        ),
+        lines(
+            "Fans",
+            "Speed of the fastest fan, as a share of its highest. Absent where the machine cools the GPU.",
+            [query(f"worker_gpu_fan_speed_ratio{G}", ONE)],
+            unit="percentunit",
+            min=0,
+        ),
+        lines(
+            "Video encoder and decoder",
+            "Share of time in which they worked: no training does that.",
+            [
+                query(f"worker_gpu_encoder_utilization_ratio{G}", ONE + " encoder"),
+                query(f"worker_gpu_decoder_utilization_ratio{G}", ONE + " decoder"),
+            ],
+            unit="percentunit",
+            min=0,
+            max=1,
+        ),
+        timeline(
+            "Compute mode",
+            "Who may compute on the GPU. In exclusive_process it is one process, in prohibited nobody.",
+            [query(f"worker_gpu_compute_mode{G} == 1", ONE + " {{mode}}")],
+            unit="none",
+            mappings=states((1, "now", BLUE)),
+            width=8,
+        ),
         timeline(
             "Slowed down now",
             "Why clocks are held down, for reasons that cost training time.",

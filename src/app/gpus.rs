@@ -1,9 +1,12 @@
-//! What the engine asks of the GPUs, answered from the snapshot that everyone reads.
+//! What the engine asks of the GPUs, answered from the snapshot that everyone reads, and what it is told of them.
 
-use std::fs;
+use std::sync::{Arc, Weak};
 
-use crate::engine::{GpuCondition, GpuState, GpuWatch};
-use crate::gpu::{GpuDevice, GpuHealth, GpuProbe, GpuProcess, NvmlState, SampledGpus};
+use tokio::sync::watch;
+
+use crate::domain::PciAddress;
+use crate::engine::{GpuCondition, GpuState, GpuWatch, ProcessEngine};
+use crate::gpu::{GpuDevice, GpuHealth, GpuProbe, GpuSnapshot, NvmlState, Owner, SampledGpus};
 
 /// The GPUs that NVML knows.
 pub(super) struct Watched(pub(super) SampledGpus);
@@ -18,11 +21,25 @@ impl GpuWatch for Watched {
         let whole = snapshot.devices.iter().filter(|device| !device.info.mig && !device.partitioned);
         Some(whole.filter_map(state).collect())
     }
+
+    fn forbids(&self, address: Option<PciAddress>) -> bool {
+        self.0.snapshot().forbids(address)
+    }
+}
+
+/// Tells `engine` of each new snapshot, until there are no more of them or the engine is gone.
+pub(super) async fn follow(mut snapshots: watch::Receiver<Arc<GpuSnapshot>>, engine: Weak<ProcessEngine>) {
+    while snapshots.changed().await.is_ok() {
+        let Some(engine) = engine.upgrade() else { return };
+        engine.look_after_gpus();
+    }
 }
 
 fn state(device: &GpuDevice) -> Option<GpuState> {
     let used = device.readings.memory_used_bytes.unwrap_or_default();
-    let ours = device.readings.processes.iter().flatten().filter(|process| is_ours(process));
+    let processes = device.readings.processes.iter().flatten();
+    // What cannot be told apart counts as others': too little is given away then, never too much.
+    let ours = processes.filter(|process| process.owner == Owner::Ours);
     let ours: u64 = ours.filter_map(|process| process.memory_bytes).sum();
     Some(GpuState {
         uuid: device.info.uuid.clone(),
@@ -35,16 +52,4 @@ fn state(device: &GpuDevice) -> Option<GpuState> {
         memory_bytes: device.info.memory_bytes,
         others_bytes: used.saturating_sub(ours),
     })
-}
-
-/// Whether it is this process or a child of it. In a container the driver tells process ids of the host, so that what
-/// is ours counts as others': too little is given away then, never too much.
-fn is_ours(process: &GpuProcess) -> bool {
-    let own = std::process::id();
-    if process.pid == own {
-        return true;
-    }
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    parent.is_some_and(|parent| parent.trim() == own.to_string())
 }

@@ -178,7 +178,7 @@ fn meaning(code: ErrorCode) -> (&'static str, &'static str) {
             "the request asks for what it may not have",
             "move the data below DATA_ROOT and make it readable",
         ),
-        ErrorCode::ResourceExhausted => (
+        ErrorCode::ResourceExhausted | ErrorCode::OutOfMemory => (
             "a limit was passed, or memory ran out",
             "a smaller batch_size or model, fewer rows, or a worker with more memory",
         ),

@@ -36,7 +36,7 @@ pub enum ErrorCode {
     Abort,
     /// The process that trained it was ended by a signal.
     Signal,
-    /// The process that trained it had no memory left: its limit, or that of the machine.
+    /// No memory was left for it: the limit of its process, that of the machine, or that of its GPU.
     OutOfMemory,
     /// The data source or the disk failed for now.
     Unavailable,

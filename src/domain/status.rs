@@ -31,8 +31,8 @@ pub struct GpuInfo {
     pub uuid: String,
     /// Product name.
     pub name: String,
-    /// Video memory in bytes.
-    pub memory_bytes: u64,
+    /// Video memory in bytes, where the driver tells: a GPU that uses the machine's memory has none of its own.
+    pub memory_bytes: Option<u64>,
     /// PCI address, `domain:bus:device.function`.
     pub pci_bus_id: String,
     /// CUDA compute capability, such as `8.6`; empty when unknown.
@@ -48,10 +48,10 @@ pub struct GpuInfo {
 pub struct GpuUsage {
     /// UUID, as in [`GpuInfo`].
     pub uuid: String,
-    /// Share of time in which a kernel ran, 0 to 1.
-    pub utilization_ratio: f64,
-    /// Video memory in use, in bytes.
-    pub memory_used_bytes: u64,
+    /// Share of time in which a kernel ran, 0 to 1; MIG slices do not tell.
+    pub utilization_ratio: Option<f64>,
+    /// Video memory in use, in bytes, where the driver tells.
+    pub memory_used_bytes: Option<u64>,
 }
 
 /// What the machine and the worker use.

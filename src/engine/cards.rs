@@ -7,7 +7,7 @@
 //! A session keeps its GPU, known by its UUID, and its reservation until its thread ends. Where nobody watches the GPUs
 //! (no NVML, another maker) each counts as healthy and of unknown size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,8 +42,8 @@ pub struct GpuState {
     pub address: PciAddress,
     /// Whether it can be used.
     pub condition: GpuCondition,
-    /// Its video memory in bytes.
-    pub memory_bytes: u64,
+    /// Its video memory in bytes; None where it has none of its own, or its driver does not tell.
+    pub memory_bytes: Option<u64>,
     /// What other processes use of it, in bytes.
     pub others_bytes: u64,
 }
@@ -52,6 +52,11 @@ pub struct GpuState {
 pub trait GpuWatch: Send + Sync + 'static {
     /// The GPUs that may be used, as they are now; None where GPUs are not watched.
     fn gpus(&self) -> Option<Vec<GpuState>>;
+
+    /// Whether nothing may be placed on the GPU at `address`.
+    fn forbids(&self, _address: Option<PciAddress>) -> bool {
+        false
+    }
 }
 
 /// Why a session has no GPU.
@@ -74,6 +79,8 @@ struct State {
     next: u64,
     held: BTreeMap<u64, Held>,
     suspects: BTreeMap<usize, Instant>,
+    /// Those that this process cannot open any more.
+    dead: BTreeSet<usize>,
 }
 
 /// All GPUs.
@@ -106,13 +113,20 @@ impl Cards {
             let states = states.as_ref()?;
             Some(states.iter().find(|state| Some(state.address) == adapter.address))
         };
+        let forbidden =
+            |adapter: &Adapter| self.watch.as_ref().is_some_and(|watch| watch.forbids(adapter.address));
         let mut state = self.lock();
+        if !adapters.is_empty() && state.dead.len() == adapters.len() {
+            let message = "no GPU can be opened any more by this process, which has lost them; restart the worker, or set \
+                           TASK_ISOLATION=process, which opens them anew";
+            return Err(NotPlaced::Never(TaskError::new(ErrorCode::Unavailable, message)));
+        }
         let cards: Vec<Card> = adapters
             .iter()
             .enumerate()
             .map(|(position, adapter)| {
                 let mine = || state.held.values().filter(|held| held.adapter == position);
-                let suspect = state.suspects.get(&position).is_some_and(|since| since.elapsed() < SUSPICION);
+                let suspect = state.is_suspect(position) || forbidden(adapter);
                 let seen = state_of(adapter);
                 // Where GPUs are watched, one that is not among them is not ours to use.
                 let condition = match &seen {
@@ -121,7 +135,7 @@ impl Cards {
                 };
                 Card {
                     healthy: condition == GpuCondition::Healthy && !suspect,
-                    total_bytes: seen.flatten().map(|state| state.memory_bytes),
+                    total_bytes: seen.flatten().and_then(|state| state.memory_bytes),
                     others_bytes: seen.flatten().map_or(0, |state| state.others_bytes),
                     reserved_bytes: mine().map(|held| held.bytes).sum(),
                     sessions: mine().count(),
@@ -175,6 +189,33 @@ impl Cards {
         Some(format!("no GPU can be used: {}", told.join(", ")))
     }
 
+    /// How many there are.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn count(&self) -> usize {
+        self.adapters().len()
+    }
+
+    /// Numbers of the GPUs that are lost, as whoever watches them says.
+    pub(crate) fn lost(&self) -> Vec<usize> {
+        let states = self.states().unwrap_or_default();
+        let is_lost = |adapter: &Adapter| {
+            states
+                .iter()
+                .any(|state| Some(state.address) == adapter.address && state.condition == GpuCondition::Lost)
+        };
+        self.adapters().iter().enumerate().filter(|(_, adapter)| is_lost(adapter)).map(|(at, _)| at).collect()
+    }
+
+    /// Looks for adapters again where healthy GPUs have none yet.
+    pub(crate) fn look_again(&self) {
+        let Some(watch) = &self.watch else { return };
+        let states = watch.gpus().unwrap_or_default();
+        let healthy = states.iter().filter(|state| state.condition == GpuCondition::Healthy);
+        let wanted: Vec<PciAddress> =
+            healthy.map(|state| state.address).filter(|address| !watch.forbids(Some(*address))).collect();
+        self.search.look_again_for(&wanted);
+    }
+
     fn adapters(&self) -> Vec<Adapter> {
         let devices = self.search.so_far();
         devices.map(|devices| devices.gpus().cloned().collect()).unwrap_or_default()
@@ -189,6 +230,14 @@ impl Cards {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether a trainer has seen it lost a moment ago, or for ever.
+    fn is_suspect(&self, position: usize) -> bool {
+        self.dead.contains(&position)
+            || self.suspects.get(&position).is_some_and(|since| since.elapsed() < SUSPICION)
     }
 }
 
@@ -219,7 +268,7 @@ impl Reservation {
 
     /// Whether the GPU is gone.
     pub(crate) fn is_lost(&self) -> bool {
-        if self.cards.lock().suspects.get(&self.position).is_some_and(|since| since.elapsed() < SUSPICION) {
+        if self.cards.lock().is_suspect(self.position) {
             return true;
         }
         let states = self.cards.watch.as_ref().and_then(|watch| watch.gpus()).unwrap_or_default();
@@ -230,6 +279,11 @@ impl Reservation {
     /// A trainer was told that the GPU is lost.
     pub(crate) fn suspect(&self) {
         self.cards.lock().suspects.insert(self.position, Instant::now());
+    }
+
+    /// This process has lost the GPU, and what it has loaded of the driver does not open it anew.
+    pub(crate) fn give_up(&self) {
+        self.cards.lock().dead.insert(self.position);
     }
 }
 
@@ -246,13 +300,17 @@ pub(super) mod tests {
     use crate::engine::device::{Devices, Handle};
     use crate::engine::trainer::MODELS;
 
-    /// GPUs as the test says.
+    /// GPUs as the test says; those that are not among them are forbidden.
     #[derive(Default)]
     pub(in crate::engine) struct Told(pub(in crate::engine) Mutex<Vec<GpuState>>);
 
     impl GpuWatch for Told {
         fn gpus(&self) -> Option<Vec<GpuState>> {
-            Some(self.0.lock().unwrap().clone())
+            Some(self.0.lock().unwrap().clone()).filter(|gpus| !gpus.is_empty())
+        }
+
+        fn forbids(&self, address: Option<PciAddress>) -> bool {
+            !self.0.lock().unwrap().iter().any(|gpu| Some(gpu.address) == address)
         }
     }
 
@@ -272,7 +330,7 @@ pub(super) mod tests {
             uuid: format!("GPU-{index}"),
             address: address(index),
             condition: GpuCondition::Healthy,
-            memory_bytes,
+            memory_bytes: Some(memory_bytes),
             others_bytes: 0,
         };
         let devices =
@@ -304,7 +362,7 @@ pub(super) mod tests {
         assert_eq!(device.gpu.as_deref(), Some("GPU-0"));
         drop(first);
         assert_eq!(cards.reserve(&plan()).unwrap().0.gpu.as_deref(), Some("GPU-1"));
-        told.0.lock().unwrap().iter_mut().for_each(|state| state.memory_bytes = 1 << 20);
+        told.0.lock().unwrap().iter_mut().for_each(|state| state.memory_bytes = Some(1 << 20));
         let Err(NotPlaced::Never(error)) = cards.reserve(&plan()) else { panic!("it never fits") };
         assert_eq!(error.code, ErrorCode::ResourceExhausted);
         assert!(error.message.contains("batch_size 32") && error.message.contains("1 MiB"), "{error}");
@@ -337,6 +395,38 @@ pub(super) mod tests {
         assert_eq!(Cards::new(search, None).trouble(), None, "nobody watches them");
         let (none, told) = machine(0, 0);
         assert_eq!(Cards::new(none, Some(told)).trouble(), None);
+    }
+
+    #[test]
+    fn memory_that_nobody_tells_is_no_limit() {
+        let (search, told) = machine(1, 0);
+        told.0.lock().unwrap()[0].memory_bytes = None;
+        let cards = Arc::new(Cards::new(search, Some(Arc::clone(&told) as Arc<dyn GpuWatch>)));
+        assert_eq!(cards.reserve(&plan()).unwrap().0.gpu.as_deref(), Some("GPU-0"));
+    }
+
+    #[test]
+    fn nothing_is_placed_where_it_is_forbidden_whatever_is_known_of_the_gpus() {
+        let (search, told) = machine(2, 8 << 30);
+        let cards = Arc::new(Cards::new(search, Some(Arc::clone(&told) as Arc<dyn GpuWatch>)));
+        let all = std::mem::take(&mut *told.0.lock().unwrap());
+        assert!(matches!(cards.reserve(&plan()), Err(NotPlaced::Wait)), "NVML has told nothing yet");
+        told.0.lock().unwrap().push(all[1].clone());
+        assert_eq!(cards.reserve(&plan()).unwrap().0.gpu.as_deref(), Some("GPU-1"));
+    }
+
+    #[test]
+    fn what_this_process_cannot_open_any_more_is_given_to_nobody() {
+        let (search, told) = machine(2, 8 << 30);
+        let cards = Arc::new(Cards::new(search, Some(Arc::clone(&told) as Arc<dyn GpuWatch>)));
+        for expected in ["GPU-0", "GPU-1"] {
+            let (device, reservation) = cards.reserve(&plan()).unwrap();
+            assert_eq!(device.gpu.as_deref(), Some(expected));
+            reservation.give_up();
+            assert!(reservation.is_lost());
+        }
+        let Err(NotPlaced::Never(error)) = cards.reserve(&plan()) else { panic!("none can be opened") };
+        assert!(error.code == ErrorCode::Unavailable && error.message.contains("restart"), "{error}");
     }
 
     #[test]

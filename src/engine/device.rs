@@ -130,6 +130,14 @@ impl Devices {
         }
     }
 
+    /// These, and after them the GPUs of `later` that are new; None where there are none.
+    pub(crate) fn joined_by(&self, later: Self) -> Option<Self> {
+        let known = |adapter: &Adapter| self.gpus().any(|known| known.address == adapter.address);
+        let new: Vec<Adapter> = later.gpus().filter(|adapter| !known(adapter)).cloned().collect();
+        let adapters = || self.gpus().cloned().chain(new.iter().cloned()).collect();
+        (!new.is_empty()).then(|| Self { adapters: adapters(), found: later.found })
+    }
+
     /// The first adapter, which stands for all.
     pub(crate) fn adapter(&self) -> Option<&ComputeDevice> {
         self.adapters.first().map(|adapter| &adapter.device)

@@ -15,6 +15,8 @@ pub(crate) mod cards;
 mod submit;
 
 use super::cards::Cards;
+use std::sync::Arc;
+
 use super::device::{ComputeDevice, Devices};
 use super::registry::ModelRegistry;
 use super::search::Search;
@@ -93,7 +95,7 @@ impl Placer {
                 self.search.cpu().clone()
             }
             Backend::Cpu => self.search.cpu().clone(),
-            Backend::Wgpu => self.adapter().cloned().ok_or_else(|| self.no_adapter())?,
+            Backend::Wgpu => self.adapter().ok_or_else(|| self.no_adapter())?,
         };
         if let Some(entry) = entry {
             return Ok(Placement::Train(entry, device));
@@ -119,15 +121,15 @@ impl Placer {
         let wgpu = self.adapter().map(|_| Backend::Wgpu);
         let default_backend = self.resolve(self.backend);
         let device = match default_backend {
-            Backend::Cpu => &self.search.cpu().name,
-            Backend::Wgpu => self.adapter().map_or(&self.search.cpu().name, |adapter| &adapter.name),
-            Backend::Analytic => analytic::DEVICE,
+            Backend::Cpu => self.search.cpu().name.clone(),
+            Backend::Wgpu => self.adapter().map_or(self.search.cpu().name.clone(), |adapter| adapter.name),
+            Backend::Analytic => analytic::DEVICE.to_owned(),
         };
         EngineCapabilities {
             model_types: self.models.names(),
             backends: [Backend::Cpu].into_iter().chain(wgpu).chain([Backend::Analytic]).collect(),
             default_backend,
-            device: device.to_owned(),
+            device,
         }
     }
 
@@ -142,8 +144,8 @@ impl Placer {
             return None;
         }
         let found = match self.policy {
-            DevicePolicy::Cpu => "DEVICE_POLICY=cpu forbids GPUs",
-            DevicePolicy::Prefer | DevicePolicy::Require => &self.search.wait().found,
+            DevicePolicy::Cpu => "DEVICE_POLICY=cpu forbids GPUs".to_owned(),
+            DevicePolicy::Prefer | DevicePolicy::Require => self.search.wait().found.clone(),
         };
         Some({
             format!(
@@ -162,13 +164,17 @@ impl Placer {
     }
 
     /// The real GPU, where the policy allows one.
-    fn gpu(&self) -> Option<&ComputeDevice> {
-        self.search.now().and_then(Devices::gpu).filter(|_| self.policy != DevicePolicy::Cpu)
+    fn gpu(&self) -> Option<ComputeDevice> {
+        self.devices()?.gpu().cloned()
     }
 
     /// The adapter, software included, where the policy allows one.
-    fn adapter(&self) -> Option<&ComputeDevice> {
-        self.search.now().and_then(Devices::adapter).filter(|_| self.policy != DevicePolicy::Cpu)
+    fn adapter(&self) -> Option<ComputeDevice> {
+        self.devices()?.adapter().cloned()
+    }
+
+    fn devices(&self) -> Option<Arc<Devices>> {
+        self.search.now().filter(|_| self.policy != DevicePolicy::Cpu)
     }
 
     fn no_adapter(&self) -> TaskError {
@@ -216,7 +222,7 @@ pub(crate) fn place_local(
         BackendChoice::Only(Backend::Wgpu) if forbidden => {
             Err(invalid("wgpu", "auto or cpu (DEVICE_POLICY=cpu forbids GPUs)").into())
         }
-        BackendChoice::Only(Backend::Wgpu) => Ok(adapter_for(BACKEND, search)?.clone()),
+        BackendChoice::Only(Backend::Wgpu) => Ok(adapter_for(BACKEND, search)?),
         BackendChoice::Auto if !forbidden => Ok(search.wait().gpu().unwrap_or(search.cpu()).clone()),
         BackendChoice::Auto | BackendChoice::Only(_) => Ok(search.cpu().clone()),
     }
@@ -238,9 +244,9 @@ fn required(policy: DevicePolicy, search: &Search) -> Result<(), EngineError> {
 }
 
 /// The adapter that `field` asks for.
-fn adapter_for<'a>(field: &'static str, search: &'a Search) -> Result<&'a ComputeDevice, EngineError> {
+fn adapter_for(field: &'static str, search: &Search) -> Result<ComputeDevice, EngineError> {
     let devices = search.wait();
-    devices.adapter().ok_or_else(|| EngineError::NoAdapter { field, found: devices.found.clone() })
+    devices.adapter().cloned().ok_or_else(|| EngineError::NoAdapter { field, found: devices.found.clone() })
 }
 
 #[cfg(test)]

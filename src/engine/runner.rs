@@ -137,6 +137,12 @@ impl ProcessEngine {
         Some(devices.gpus().filter_map(|adapter| adapter.address).collect())
     }
 
+    /// Looks what has become of the GPUs since the last call; whoever watches them calls it after each look of its own.
+    /// Returns at once.
+    pub fn look_after_gpus(&self) {
+        self.desk.look_after_gpus(Instant::now());
+    }
+
     fn with_program(
         (config, limits, runners): (Config, SessionLimits, RunnerConfig),
         (placer, cards): (Placer, Arc<Cards>),

@@ -18,6 +18,7 @@
 //! After each task a session leaves a checkpoint on disk, and one that comes back, after an eviction or in another
 //! process, goes on from the newest. Where there is none it starts again from its first weights, and says so.
 
+mod fault;
 mod line;
 mod lost;
 

@@ -8,13 +8,12 @@ use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PcieUtilCounter, TemperatureSensor,
 };
-use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
 use super::failure::{Scope, kind, scope};
-use super::snapshot::{GpuProcess, GpuReadings, ThrottleReason};
-use super::{NvmlState, PcieThroughput, raw};
+use super::snapshot::{ComputeMode, GpuReadings, ThrottleReason};
+use super::{NvmlState, PcieThroughput, processes, raw};
 use crate::domain::GpuInfo;
 
 /// Why there is no sample: what NVML is then, and what it said.
@@ -46,6 +45,8 @@ pub(super) struct Sampled {
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) devices: Vec<Sampled>,
+    /// GPUs that NVML counts, those that did not answer included.
+    pub(super) count: u32,
     /// Kinds of errors, one for each call that failed.
     pub(super) errors: Vec<&'static str>,
     pub(super) took: Duration,
@@ -61,11 +62,11 @@ pub(super) struct Driver {
 
 /// The readings of one sample that failed.
 #[derive(Default)]
-struct Errors(Vec<&'static str>);
+pub(super) struct Errors(Vec<&'static str>);
 
 impl Errors {
     /// A reading, or None where it is not supported or failed; an error where more than a reading is concerned.
-    fn reading<T>(&mut self, answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    pub(super) fn reading<T>(&mut self, answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
         match answer {
             Ok(value) => Ok(Some(value)),
             Err(error) => match scope(&error) {
@@ -122,7 +123,7 @@ impl Driver {
                 },
             }
         }
-        Ok(Sample { devices, errors: errors.0, took: began.elapsed() })
+        Ok(Sample { devices, count, errors: errors.0, took: began.elapsed() })
     }
 
     /// A GPU and its slices.
@@ -132,38 +133,40 @@ impl Driver {
         index: u32,
         errors: &mut Errors,
     ) -> Result<Vec<Sampled>, NvmlError> {
-        let info = self.info(device, index, None)?;
+        let info = self.info(device, None, errors)?;
         let mig = errors.reading(device.mig_mode())?.is_some_and(|mode| mode.current == 1);
         let (readings, at) = self.readings(device, errors)?;
-        let parent = Sampled { info, parent: None, partitioned: mig, readings, at };
-        let mut answers = vec![parent];
+        let info = GpuInfo { index, ..self.sized(info, readings.memory_total_bytes) };
+        let parent = info.clone();
+        let mut answers = vec![Sampled { info, parent: None, partitioned: mig, readings, at }];
         if !mig {
             return Ok(answers);
         }
         for slot in 0..errors.reading(device.mig_device_count())?.unwrap_or_default() {
             // NotFound: fewer slices than there is room for.
             let Some(slice) = errors.reading(device.mig_device_by_index(slot))? else { continue };
-            let info = self.info(&slice, index, Some(&answers[0].info))?;
+            let info = self.info(&slice, Some(&parent), errors)?;
             let mut readings = GpuReadings::default();
             (readings.memory_total_bytes, readings.memory_used_bytes) = memory(&slice, errors)?;
-            let parent = Some(answers[0].info.uuid.clone());
+            let info = GpuInfo { index, ..self.sized(info, readings.memory_total_bytes) };
+            let parent = Some(parent.uuid.clone());
             answers.push(Sampled { info, parent, partitioned: false, readings, at: Instant::now() });
         }
         Ok(answers)
     }
 
-    /// What never changes about `device`; asked once.
+    /// What never changes about `device`; asked until all of it was answered. Its index is that of now.
     fn info(
         &mut self,
         device: &Device<'_>,
-        index: u32,
         slice_of: Option<&GpuInfo>,
+        errors: &mut Errors,
     ) -> Result<GpuInfo, NvmlError> {
         let uuid = device.uuid()?;
         if let Some(known) = self.known.get(&uuid) {
-            return Ok(GpuInfo { index, ..known.clone() });
+            return Ok(known.clone());
         }
-        let mut errors = Errors::default();
+        let before = errors.0.len();
         let pci_bus_id = match slice_of {
             Some(gpu) => gpu.pci_bus_id.clone(),
             None => {
@@ -178,17 +181,28 @@ impl Driver {
                 .unwrap_or_default(),
         };
         let info = GpuInfo {
-            index,
+            index: 0,
             uuid: uuid.clone(),
             name: errors.reading(device.name())?.unwrap_or_default(),
-            memory_bytes: memory(device, &mut errors)?.0.unwrap_or_default(),
+            memory_bytes: None,
             pci_bus_id,
             compute_capability: capability,
             driver_version: self.driver_version.clone(),
             mig: slice_of.is_some(),
         };
-        self.known.insert(uuid, info.clone());
+        if errors.0.len() == before {
+            self.known.insert(uuid, info.clone());
+        }
         Ok(info)
+    }
+
+    /// `info` with its memory, which stays known while a call for it fails.
+    fn sized(&mut self, info: GpuInfo, memory_bytes: Option<u64>) -> GpuInfo {
+        let info = GpuInfo { memory_bytes: memory_bytes.or(info.memory_bytes), ..info };
+        if let Some(known) = self.known.get_mut(&info.uuid) {
+            known.memory_bytes = info.memory_bytes;
+        }
+        info
     }
 
     fn readings(
@@ -216,6 +230,17 @@ impl Driver {
         let kibi = |value: u32| f64::from(value) * 1024.0;
         let ecc = |kind| device.total_ecc_errors(kind, EccCounter::Volatile);
         let percent = |value: u32| f64::from(value) / 100.0;
+        let mut clock = |answer| errors.reading(answer).map(|clock| clock.map(mega));
+        let [sm_clock_hertz, memory_clock_hertz, graphics_clock_hertz] = [
+            clock(device.clock_info(Clock::SM))?,
+            clock(device.clock_info(Clock::Memory))?,
+            clock(device.clock_info(Clock::Graphics))?,
+        ];
+        let [sm_clock_max_hertz, memory_clock_max_hertz, graphics_clock_max_hertz] = [
+            clock(device.max_clock_info(Clock::SM))?,
+            clock(device.max_clock_info(Clock::Memory))?,
+            clock(device.max_clock_info(Clock::Graphics))?,
+        ];
         let readings = GpuReadings {
             utilization_ratio: utilization.as_ref().map(|utilization| percent(utilization.gpu)),
             memory_utilization_ratio: utilization.map(|utilization| percent(utilization.memory)),
@@ -225,29 +250,45 @@ impl Driver {
             power_watts,
             power_limit_watts: limit.map(milli),
             energy_joules: energy.map(|millijoules| millijoules as f64 / 1e3),
-            sm_clock_hertz: errors.reading(device.clock_info(Clock::SM))?.map(mega),
-            memory_clock_hertz: errors.reading(device.clock_info(Clock::Memory))?.map(mega),
+            sm_clock_hertz,
+            memory_clock_hertz,
+            graphics_clock_hertz,
+            sm_clock_max_hertz,
+            memory_clock_max_hertz,
+            graphics_clock_max_hertz,
+            fan_speed_ratio: fans(device, errors)?.map(percent),
+            performance_state: errors
+                .reading(device.performance_state())?
+                .map(|state| state.as_c())
+                .filter(|state| *state < 16),
+            compute_mode: errors.reading(device.compute_mode())?.map(ComputeMode::from),
+            encoder_utilization_ratio: errors
+                .reading(device.encoder_utilization())?
+                .map(|used| percent(used.utilization)),
+            decoder_utilization_ratio: errors
+                .reading(device.decoder_utilization())?
+                .map(|used| percent(used.utilization)),
             pcie_tx_bytes_per_second: errors.reading(pcie(PcieUtilCounter::Send))?.map(kibi),
             pcie_rx_bytes_per_second: errors.reading(pcie(PcieUtilCounter::Receive))?.map(kibi),
             ecc_corrected: errors.reading(ecc(MemoryError::Corrected))?,
             ecc_uncorrected: errors.reading(ecc(MemoryError::Uncorrected))?,
             throttle_reasons: errors.reading(device.current_throttle_reasons())?.map(reasons),
-            processes: errors.reading(device.running_compute_processes())?.map(|processes| {
-                let process = |process: nvml_wrapper::struct_wrappers::device::ProcessInfo| GpuProcess {
-                    pid: process.pid,
-                    memory_bytes: match process.used_gpu_memory {
-                        UsedGpuMemory::Used(bytes) => Some(bytes),
-                        UsedGpuMemory::Unavailable => None,
-                    },
-                };
-                processes.into_iter().map(process).collect()
-            }),
+            processes: processes::of(device, errors)?,
         };
         Ok((readings, at))
     }
 }
 
-/// Total and used video memory in bytes.
+/// Speed of the fastest fan in percent of its highest; None where there is none.
+fn fans(device: &Device<'_>, errors: &mut Errors) -> Result<Option<u32>, NvmlError> {
+    let mut fastest = None;
+    for fan in 0..errors.reading(device.num_fans())?.unwrap_or_default() {
+        fastest = fastest.max(errors.reading(device.fan_speed(fan))?);
+    }
+    Ok(fastest)
+}
+
+/// Total and used video memory in bytes. Neither is told where a GPU has no memory of its own.
 fn memory(device: &Device<'_>, errors: &mut Errors) -> Result<(Option<u64>, Option<u64>), NvmlError> {
     let second = match device.memory_info() {
         Ok(info) => return Ok((Some(info.total), Some(info.used))),

@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::Purpose;
 use super::driver::{Sample, Sampled};
 use super::events::Xid;
 use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
 use super::visible::{Candidate, Visible};
+use super::{NvmlState, Purpose};
 use crate::domain::PciAddress;
 
 /// Longest time between two samples of which the later one still tells what was in between.
-const LONGEST_GAP: Duration = Duration::from_secs(3);
+pub(super) const LONGEST_GAP: Duration = Duration::from_secs(3);
 
 /// What to do where NVML sees GPUs and Vulkan none.
 const NO_ADAPTER: &str = "has no Vulkan adapter, so that nothing can be trained on it: in a container set \
      NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics and see that the driver's ICD file (nvidia_icd.json) and the \
      Vulkan loader (libvulkan1) are there";
+
+/// What to do where GPUs are hidden and nobody tells which.
+const BLIND: &str = "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides GPUs, and NVML, which knows them by these names, has not \
+     answered yet: no GPU is used until it does; unset the variable, or see that libnvidia-ml.so.1 is there and works";
 
 /// Something that an operator should read.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,19 +49,30 @@ pub(super) struct Inventory {
     visible: Visible,
     purpose: Purpose,
     known: Vec<Known>,
+    /// The most GPUs that NVML has counted.
+    count: u32,
+    /// How many of those that NVML counts did not answer last.
+    silent: usize,
     warned: BTreeSet<String>,
 }
 
 impl Inventory {
     pub(super) fn new(visible: Visible, purpose: Purpose) -> Self {
-        Self { visible, purpose, known: Vec::new(), warned: BTreeSet::new() }
+        Self { visible, purpose, known: Vec::new(), count: 0, silent: 0, warned: BTreeSet::new() }
     }
 
-    /// Takes over a sample; GPUs that it does not have are lost.
+    /// Takes over a sample; GPUs that it does not have are lost, and slices of GPUs that it has are there no more.
     pub(super) fn update(&mut self, sample: Sample) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.count = self.count.max(sample.count);
+        let whole = sample.devices.iter().filter(|sampled| sampled.parent.is_none()).count();
+        self.silent = (sample.count as usize).saturating_sub(whole);
         let answered: BTreeSet<String> =
             sample.devices.iter().map(|sampled| sampled.info.uuid.clone()).collect();
+        self.known.retain(|known| {
+            answered.contains(&known.device.info.uuid)
+                || !known.parent.as_ref().is_some_and(|parent| answered.contains(parent))
+        });
         for known in &mut self.known {
             let device = &mut known.device;
             if !answered.contains(&device.info.uuid) && device.health != GpuHealth::Lost {
@@ -92,8 +107,14 @@ impl Inventory {
         }
     }
 
+    /// Whether a GPU is lost, be it one that has never answered.
     pub(super) fn has_lost(&self) -> bool {
-        self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
+        self.silent > 0 || self.known.iter().any(|known| known.device.health == GpuHealth::Lost)
+    }
+
+    /// Whether GPUs are hidden and nobody knows which, in `state` of NVML.
+    pub(super) fn is_blind(&self, state: NvmlState) -> bool {
+        self.count == 0 && state != NvmlState::Running && self.visible.hides(state)
     }
 
     /// For each GPU, whether this worker may use it.
@@ -107,7 +128,7 @@ impl Inventory {
                 parent: known.parent.as_deref(),
             })
             .collect();
-        self.visible.select(&candidates)
+        self.visible.select(&candidates, self.count)
     }
 
     /// Where those are that it may not use, neither as a whole nor in slices.
@@ -129,19 +150,22 @@ impl Inventory {
             .map(|(known, _)| {
                 let mut device = known.device.clone();
                 let address = device.info.pci_bus_id.parse::<PciAddress>().ok();
+                let is_there =
+                    |adapters: &[PciAddress]| address.is_some_and(|address| adapters.contains(&address));
                 // Vulkan knows nothing of slices.
-                let is_there = |adapters: &[PciAddress]| {
-                    !device.info.mig && address.is_some_and(|address| adapters.contains(&address))
-                };
-                device.adapter_matched = adapters.map(is_there);
+                let in_slices = device.info.mig || device.partitioned;
+                device.adapter_matched = adapters.filter(|_| !in_slices).map(is_there);
                 device
             })
             .collect()
     }
 
-    /// What an operator has to mend.
-    pub(super) fn warnings(&self, devices: &[GpuDevice]) -> Vec<String> {
+    /// What an operator has to mend, while NVML is in `state`.
+    pub(super) fn warnings(&self, devices: &[GpuDevice], state: NvmlState) -> Vec<String> {
         let mut warnings = Vec::new();
+        if self.purpose == Purpose::Training && state != NvmlState::Starting && self.is_blind(state) {
+            warnings.push(BLIND.to_owned());
+        }
         for device in devices {
             let name = format!("GPU {} ({})", device.info.index, device.info.uuid);
             if device.health == GpuHealth::Lost {
@@ -151,7 +175,6 @@ impl Inventory {
                 ));
             } else if self.purpose == Purpose::Training
                 && device.is_usable()
-                && !device.info.mig
                 && device.adapter_matched == Some(false)
             {
                 warnings.push(format!("{name} {NO_ADAPTER}"));

@@ -24,6 +24,8 @@ pub(super) enum Told {
     Failed(Failure),
     /// Something happened to a GPU.
     Xid(Xid),
+    /// The library is closed, as it was asked to be; the thread has ended.
+    Closed,
 }
 
 /// How to load the library.
@@ -35,7 +37,8 @@ pub(super) struct Way {
 
 /// A thread with its library.
 pub(super) struct Link {
-    ask: Sender<()>,
+    /// None once it is to close.
+    ask: Option<Sender<()>>,
     given_up: Arc<AtomicBool>,
 }
 
@@ -56,13 +59,18 @@ impl Link {
                 stuck.fetch_sub(1, Ordering::AcqRel);
             }
         })?;
-        Ok(Self { ask, given_up })
+        Ok(Self { ask: Some(ask), given_up })
     }
 
     /// Asks for a sample.
     pub(super) fn ask(&self) {
         // A thread that has ended has told why.
-        let _ = self.ask.send(());
+        let _ = self.ask.as_ref().map(|ask| ask.send(()));
+    }
+
+    /// Asks it to close the library.
+    pub(super) fn close(&mut self) {
+        self.ask = None;
     }
 
     /// Gives up on a thread that is stuck in the library.
@@ -103,6 +111,7 @@ fn work(
         }
     }
     close(driver, listener, given_up);
+    tell(Told::Closed);
 }
 
 /// Unloads the library where that is safe, and else leaks it.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::GpuProbe as _;
 use super::driver::{Sample, Sampled};
+use super::inventory::LONGEST_GAP;
 use super::sampler::SampledGpus;
 use super::snapshot::ThrottleReason;
 
@@ -75,6 +76,8 @@ impl GpuShare {
 struct Task {
     began: Instant,
     ended: Option<Instant>,
+    /// Whether its account was closed with an estimate: it only keeps its place beside the others until the next sample.
+    closed: bool,
     share: GpuShare,
 }
 
@@ -118,7 +121,7 @@ impl Gpu {
             energy_joules: readings.energy_joules,
             power_watts: readings.power_watts,
         };
-        let others = readings.processes.as_ref().is_some_and(|processes| processes.len() > 1);
+        let others = readings.has_strangers();
         for task in self.tasks.values_mut().filter(|task| task.ended.is_none_or(|ended| ended >= point.at)) {
             if others {
                 task.share.attribution = Attribution::Shared;
@@ -127,7 +130,9 @@ impl Gpu {
         }
         if let Some(last) = self.last.filter(|last| last.at < point.at) {
             self.account(&last, &point);
-            for reason in readings.throttle_reasons.iter().flatten() {
+            // What held clocks down while nobody looked is not known.
+            let known = point.at - last.at <= LONGEST_GAP;
+            for reason in readings.throttle_reasons.iter().flatten().filter(|_| known) {
                 for task in self.tasks.values_mut() {
                     if let Some((from, to)) = task.within(last.at, point.at) {
                         *task.share.throttled.entry(*reason).or_default() += to - from;
@@ -136,6 +141,7 @@ impl Gpu {
             }
         }
         self.last = Some(point);
+        self.tasks.retain(|_, task| !task.closed);
     }
 
     /// Shares out the energy between two samples.
@@ -170,20 +176,38 @@ impl Gpu {
     }
 
     fn take(&mut self, id: u64) -> Option<GpuShare> {
-        if !self.is_complete(id)
-            && let Some(ended) = self.tasks.get(&id).and_then(|task| task.ended)
-            && let Some(last) = self.last.filter(|last| last.at < ended && ended - last.at <= 4 * PATIENCE)
-        {
-            let energy_joules = last
-                .energy_joules
-                .zip(last.power_watts)
-                .map(|(joules, watts)| joules + watts * (ended - last.at).as_secs_f64());
-            let end = Point { at: ended, energy_joules, ..last };
-            self.account(&last, &end);
-            // Others go on from here, so that nothing is shared out twice.
-            self.last = Some(end);
+        if self.is_complete(id) || self.tasks.get(&id)?.ended.is_none() {
+            return self.tasks.remove(&id).map(|task| task.share);
         }
-        self.tasks.remove(&id).map(|task| task.share)
+        let rest = self.estimate(id);
+        let task = self.tasks.get_mut(&id).filter(|task| !task.closed)?;
+        task.closed = true;
+        let mut share = std::mem::take(&mut task.share);
+        if let Some(rest) = rest {
+            *share.energy_joules.get_or_insert(0.0) += rest;
+        }
+        Some(share)
+    }
+
+    /// Energy of task `id` since the last sample in joules, from the power at that sample. The others' shares are left
+    /// to the next sample, which knows better.
+    fn estimate(&self, id: u64) -> Option<f64> {
+        let (task, last) = (self.tasks.get(&id)?, self.last?);
+        let ended = task.ended?;
+        let (from, to) = task.within(last.at, ended).filter(|_| ended - last.at <= 4 * PATIENCE)?;
+        let mut edges: Vec<Instant> = self
+            .tasks
+            .values()
+            .filter_map(|other| other.within(from, to))
+            .flat_map(|(from, to)| [from, to])
+            .collect();
+        edges.sort_unstable();
+        let share = |pair: &[Instant]| {
+            let sharing =
+                self.tasks.values().filter(|other| other.within(pair[0], pair[1]).is_some()).count();
+            (pair[1] - pair[0]).as_secs_f64() / sharing.max(1) as f64
+        };
+        Some(last.power_watts? * edges.windows(2).map(share).sum::<f64>())
     }
 }
 
@@ -197,7 +221,7 @@ pub(super) struct Meters {
 impl Meters {
     fn begin(&mut self, uuid: &str, at: Instant) -> u64 {
         self.next += 1;
-        let task = Task { began: at, ended: None, share: GpuShare::default() };
+        let task = Task { began: at, ended: None, closed: false, share: GpuShare::default() };
         self.gpus.entry(uuid.to_owned()).or_default().tasks.insert(self.next, task);
         self.next
     }
@@ -238,16 +262,19 @@ impl TaskMeter {
         Self { gpus, uuid: uuid.to_owned(), id }
     }
 
-    /// The task ended now. Waits for the sample after it, for half a second at most.
-    pub async fn end(self) -> GpuShare {
+    /// The task ended now, whenever what is returned is waited for: that waits for the sample after it, for half a second at
+    /// most.
+    pub fn end(self) -> impl Future<Output = GpuShare> + Send {
         self.gpus.meters().end(&self.uuid, self.id, Instant::now());
         let mut snapshots = self.gpus.watch();
         snapshots.mark_unchanged();
         self.gpus.nudge();
-        let complete = async { while !self.is_complete() && snapshots.changed().await.is_ok() {} };
-        // What is missing then is reckoned.
-        let _ = tokio::time::timeout(PATIENCE, complete).await;
-        self.take().unwrap_or_default()
+        async move {
+            let complete = async { while !self.is_complete() && snapshots.changed().await.is_ok() {} };
+            // What is missing then is reckoned.
+            let _ = tokio::time::timeout(PATIENCE, complete).await;
+            self.take().unwrap_or_default()
+        }
     }
 
     fn is_complete(&self) -> bool {
@@ -274,7 +301,7 @@ impl std::fmt::Debug for TaskMeter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::snapshot::{GpuProcess, GpuReadings};
+    use super::super::snapshot::{GpuProcess, GpuReadings, Owner};
     use super::*;
     use crate::domain::GpuInfo;
 
@@ -285,14 +312,18 @@ mod tests {
             index: 0,
             uuid: UUID.to_owned(),
             name: String::new(),
-            memory_bytes: 0,
+            memory_bytes: None,
             pci_bus_id: String::new(),
             compute_capability: String::new(),
             driver_version: String::new(),
             mig: false,
         };
         let sampled = Sampled { info, parent: None, partitioned: false, readings, at };
-        Sample { devices: vec![sampled], errors: Vec::new(), took: Duration::ZERO }
+        Sample { devices: vec![sampled], count: 1, errors: Vec::new(), took: Duration::ZERO }
+    }
+
+    fn process(pid: u32, owner: Owner) -> GpuProcess {
+        GpuProcess { pid, memory_bytes: None, owner }
     }
 
     fn counter(joules: f64) -> GpuReadings {
@@ -331,7 +362,7 @@ mod tests {
             power_watts: Some(watts),
             memory_used_bytes: Some(watts as u64),
             throttle_reasons: Some(vec![ThrottleReason::PowerCap]),
-            processes: Some(vec![GpuProcess { pid: 1, memory_bytes: None }]),
+            processes: Some(vec![process(1, Owner::Unknown)]),
             ..GpuReadings::default()
         };
         let mut meters = Meters::default();
@@ -350,12 +381,65 @@ mod tests {
         let start = Instant::now();
         let mut meters = Meters::default();
         let a = meters.begin(UUID, start);
-        let process = |pid| GpuProcess { pid, memory_bytes: None };
         let readings =
-            GpuReadings { processes: Some(vec![process(1), process(2)]), ..GpuReadings::default() };
+            GpuReadings { processes: Some(vec![process(1, Owner::Others)]), ..GpuReadings::default() };
         meters.sampled(&sample(start + Duration::from_secs(1), readings));
         meters.end(UUID, a, start + Duration::from_secs(1));
         let share = meters.gpus.get_mut(UUID).unwrap().take(a).unwrap();
         assert_eq!((share.energy_joules, share.attribution), (None, Attribution::Shared));
+    }
+
+    #[test]
+    fn an_estimate_that_was_too_high_takes_nothing_from_the_others() {
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        let readings = |joules| GpuReadings { power_watts: Some(500.0), ..counter(joules) };
+        let mut meters = Meters::default();
+        meters.sampled(&sample(at(0.0), readings(1000.0)));
+        let a = meters.begin(UUID, at(0.0));
+        let b = meters.begin(UUID, at(0.0));
+        meters.end(UUID, a, at(1.0));
+        let share = meters.gpus.get_mut(UUID).unwrap().take(a).unwrap();
+        assert!((share.energy_joules.unwrap() - 250.0).abs() < 1e-6, "{share:?}");
+        assert!(meters.gpus.get_mut(UUID).unwrap().take(a).is_none(), "it is taken once");
+        // 100 W were drawn: by halves for 1 s, then by the second one alone.
+        meters.sampled(&sample(at(2.0), readings(1200.0)));
+        meters.end(UUID, b, at(2.0));
+        let share = meters.gpus.get_mut(UUID).unwrap().take(b).unwrap();
+        assert!((share.energy_joules.unwrap() - 150.0).abs() < 1e-6, "{share:?}");
+        assert!(meters.gpus[UUID].tasks.is_empty());
+    }
+
+    #[test]
+    fn of_a_time_in_which_nobody_looked_no_throttling_is_told() {
+        let start = Instant::now();
+        let held_down =
+            || GpuReadings { throttle_reasons: Some(vec![ThrottleReason::Thermal]), ..counter(0.0) };
+        let mut meters = Meters::default();
+        let a = meters.begin(UUID, start);
+        for seconds in [0, 1, 31] {
+            meters.sampled(&sample(start + Duration::from_secs(seconds), held_down()));
+        }
+        meters.end(UUID, a, start + Duration::from_secs(31));
+        let share = meters.gpus.get_mut(UUID).unwrap().take(a).unwrap();
+        assert_eq!(share.throttled, BTreeMap::from([(ThrottleReason::Thermal, Duration::from_secs(1))]));
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_told_apart_may_be_ours_and_a_second_one_is_not() {
+        use Owner::{Others, Ours, Unknown};
+        for (owners, strangers) in [
+            (&[][..], false),
+            (&[Ours], false),
+            (&[Ours, Ours], false),
+            (&[Unknown], false),
+            (&[Unknown, Unknown], true),
+            (&[Ours, Unknown], true),
+            (&[Others], true),
+        ] {
+            let processes = owners.iter().map(|owner| process(1, *owner)).collect();
+            let readings = GpuReadings { processes: Some(processes), ..GpuReadings::default() };
+            assert_eq!(readings.has_strangers(), strangers, "{owners:?}");
+        }
     }
 }

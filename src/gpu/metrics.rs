@@ -7,7 +7,9 @@ use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, proto,
 };
 
-use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, GpuSnapshot, NvmlState, ThrottleReason};
+use super::snapshot::{
+    ComputeMode, GpuDevice, GpuHealth, GpuReadings, GpuSnapshot, NvmlState, ThrottleReason,
+};
 use super::{GpuProbe, SampledGpus};
 
 /// Bounds of the time of a sample, in seconds.
@@ -45,7 +47,7 @@ impl Metrics {
 type Reading = (&'static str, &'static str, fn(&GpuReadings) -> Option<f64>);
 
 /// Gauges with the labels gpu and uuid.
-const GAUGES: [Reading; 11] = [
+const GAUGES: [Reading; 19] = [
     ("worker_gpu_utilization_ratio", "Share of time in which a kernel ran on a GPU, 0 to 1.", |r| {
         r.utilization_ratio
     }),
@@ -63,6 +65,26 @@ const GAUGES: [Reading; 11] = [
     ("worker_gpu_power_limit_watts", "Power at which the driver holds clocks down.", |r| r.power_limit_watts),
     ("worker_gpu_sm_clock_hertz", "Clock of the streaming multiprocessors.", |r| r.sm_clock_hertz),
     ("worker_gpu_memory_clock_hertz", "Clock of the video memory.", |r| r.memory_clock_hertz),
+    ("worker_gpu_graphics_clock_hertz", "Clock of the graphics units.", |r| r.graphics_clock_hertz),
+    ("worker_gpu_sm_clock_max_hertz", "Highest clock of the streaming multiprocessors.", |r| {
+        r.sm_clock_max_hertz
+    }),
+    ("worker_gpu_memory_clock_max_hertz", "Highest clock of the video memory.", |r| r.memory_clock_max_hertz),
+    ("worker_gpu_graphics_clock_max_hertz", "Highest clock of the graphics units.", |r| {
+        r.graphics_clock_max_hertz
+    }),
+    ("worker_gpu_fan_speed_ratio", "Speed of the fastest fan, as a share of its highest.", |r| {
+        r.fan_speed_ratio
+    }),
+    ("worker_gpu_performance_state", "Performance state: 0 is the fastest, 15 the slowest.", |r| {
+        r.performance_state.map(f64::from)
+    }),
+    ("worker_gpu_encoder_utilization_ratio", "Share of time in which a GPU encoded video, 0 to 1.", |r| {
+        r.encoder_utilization_ratio
+    }),
+    ("worker_gpu_decoder_utilization_ratio", "Share of time in which a GPU decoded video, 0 to 1.", |r| {
+        r.decoder_utilization_ratio
+    }),
     ("worker_gpu_pcie_tx_bytes_per_second", "Bytes a second that a GPU sends over PCIe.", |r| {
         r.pcie_tx_bytes_per_second
     }),
@@ -112,6 +134,7 @@ struct Families {
     healthy: GaugeVec,
     matched: GaugeVec,
     throttled: GaugeVec,
+    compute_mode: GaugeVec,
     energy: CounterVec,
     ecc: CounterVec,
     xid: CounterVec,
@@ -136,7 +159,7 @@ impl Families {
             gauges: gauges.collect::<Result<_, prometheus::Error>>()?,
             healthy: gauge(
                 "worker_gpu_healthy",
-                "1 where a GPU answers, 0 where it is lost or its driver does not answer.",
+                "1 where a GPU answers, 0 where it is lost; absent while NVML does not answer.",
                 &of_gpu,
             )?,
             matched: gauge(
@@ -148,6 +171,11 @@ impl Families {
                 "worker_gpu_throttled",
                 "1 where clocks of a GPU are held down for this reason, else 0.",
                 &["gpu", "uuid", "reason"],
+            )?,
+            compute_mode: gauge(
+                "worker_gpu_compute_mode",
+                "1 for the mode that says who may compute on a GPU, 0 for the others.",
+                &["gpu", "uuid", "mode"],
             )?,
             energy: counter(
                 "worker_gpu_energy_joules_total",
@@ -181,7 +209,10 @@ impl Families {
     fn all(&self) -> Vec<&dyn Collector> {
         let mut all: Vec<&dyn Collector> = vec![&self.info];
         all.extend(self.gauges.iter().map(|(family, _)| family as &dyn Collector));
-        all.extend([&self.healthy, &self.matched, &self.throttled].map(|family| family as &dyn Collector));
+        all.extend(
+            [&self.healthy, &self.matched, &self.throttled, &self.compute_mode]
+                .map(|family| family as &dyn Collector),
+        );
         let counters = [&self.energy, &self.ecc, &self.xid, &self.throttle_seconds];
         all.extend(counters.map(|family| family as &dyn Collector));
         all.extend([&self.up as &dyn Collector, &self.state]);
@@ -220,13 +251,21 @@ impl Families {
                 family.with_label_values(&labels).set(value);
             }
         }
-        self.healthy.with_label_values(&labels).set(flag(device.health == GpuHealth::Healthy));
+        // Of one whose driver does not answer nothing is known: that is told once, as the state of NVML.
+        if device.health != GpuHealth::Unknown {
+            self.healthy.with_label_values(&labels).set(flag(device.health == GpuHealth::Healthy));
+        }
         if let Some(matched) = device.adapter_matched {
             self.matched.with_label_values(&labels).set(flag(matched));
         }
         if let Some(reasons) = &device.readings.throttle_reasons {
             for reason in ThrottleReason::ALL {
                 self.throttled.with_label_values(&and(reason.name())).set(flag(reasons.contains(&reason)));
+            }
+        }
+        if let Some(current) = device.readings.compute_mode {
+            for mode in ComputeMode::ALL {
+                self.compute_mode.with_label_values(&and(mode.name())).set(flag(mode == current));
             }
         }
         if let Some(joules) = device.readings.energy_joules {

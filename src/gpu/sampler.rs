@@ -5,7 +5,8 @@
 //! keeper ---------------> link -----------> NVML       no answer in time: stalled, readings withdrawn, link given up
 //!    ^  <-- Told ---------'                            an answer that NVML is unusable: link ended
 //!    |                                                 both: a new link after 1, 2, 4 ... 60 s
-//!    +-- Nudge, Stop: from anybody                     a GPU lost: a new link after such waits, in case it is back
+//!    +-- Nudge, Stop: from anybody                     a GPU lost: a new link after such waits, in case it is back,
+//!                                                      once the old one is closed
 //! ```
 //!
 //! Invariants: the keeper calls nothing of NVML; whatever readings a snapshot has are from a sample that came in time.
@@ -92,7 +93,8 @@ impl GpuSampler {
     /// No thread can be started, or a defect in a metric.
     pub fn start(config: Config) -> Result<Self, super::Error> {
         let (keeper, inbox) = channel();
-        let starting = GpuSnapshot { nvml: NvmlState::Starting, ..GpuSnapshot::default() };
+        let blind = config.visible.hides(NvmlState::Starting);
+        let starting = GpuSnapshot { nvml: NvmlState::Starting, blind, ..GpuSnapshot::default() };
         let (publish, snapshot) = watch::channel(Arc::new(starting));
         let probe = SampledGpus {
             snapshot,
@@ -112,6 +114,7 @@ impl GpuSampler {
             stuck: Arc::default(),
             wait: WAITS.0,
             told: None,
+            ran: false,
         };
         let thread =
             thread::Builder::new().name("gpu-sampler".to_owned()).spawn(move || keeper.run(&inbox))?;
@@ -192,12 +195,15 @@ struct Keeper {
     wait: Duration,
     /// The state that was logged last.
     told: Option<NvmlState>,
+    /// Whether NVML has ever answered.
+    ran: bool,
 }
 
 /// Why a wait ended.
 enum Ended {
     Sampled(Sample),
     Unusable,
+    Closed,
     TimedOut,
     Nudged,
     Stopped,
@@ -221,10 +227,10 @@ impl Keeper {
                 self.open();
             }
             let parting = self.sample_until_parting(inbox);
-            self.link = None;
+            let link = self.link.take();
             let ended = match parting {
                 Parting::Stopped => true,
-                Parting::Outdated => false,
+                Parting::Outdated => self.wait_until_closed(link, inbox),
                 Parting::Trouble => self.state == NvmlState::Absent || self.wait_before_opening(inbox),
             };
             if ended {
@@ -261,7 +267,7 @@ impl Keeper {
                 match self.wait(inbox, asked + until) {
                     Ended::Sampled(sample) => break sample,
                     Ended::Nudged => nudged = true,
-                    Ended::Unusable => return Parting::Trouble,
+                    Ended::Unusable | Ended::Closed => return Parting::Trouble,
                     Ended::TimedOut if opening && self.state == NvmlState::Running => self.stalled(),
                     Ended::TimedOut => {
                         if let Some(link) = self.link.take() {
@@ -288,7 +294,7 @@ impl Keeper {
                     Ended::TimedOut => break,
                     Ended::Nudged => next = next.min(Instant::now().max(asked + SHORTEST_INTERVAL)),
                     Ended::Sampled(_) => {}
-                    Ended::Unusable => return Parting::Trouble,
+                    Ended::Unusable | Ended::Closed => return Parting::Trouble,
                     Ended::Stopped => return Parting::Stopped,
                 }
             }
@@ -308,7 +314,26 @@ impl Keeper {
             match self.wait(inbox, until) {
                 Ended::TimedOut => return false,
                 Ended::Stopped => return true,
-                Ended::Sampled(_) | Ended::Unusable | Ended::Nudged => {}
+                Ended::Sampled(_) | Ended::Unusable | Ended::Closed | Ended::Nudged => {}
+            }
+        }
+    }
+
+    /// Waits until `link` has closed the library: NVML looks at the bus anew only when nobody has it open. True when the
+    /// sampler is to end.
+    fn wait_until_closed(&mut self, link: Option<Link>, inbox: &Receiver<Message>) -> bool {
+        let Some(mut link) = link else { return false };
+        link.close();
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.wait(inbox, until) {
+                Ended::Closed | Ended::Unusable => return false,
+                Ended::TimedOut => {
+                    link.give_up(&self.stuck);
+                    return false;
+                }
+                Ended::Stopped => return true,
+                Ended::Sampled(_) | Ended::Nudged => {}
             }
         }
     }
@@ -330,11 +355,14 @@ impl Keeper {
                 // Late news of a link that was given up.
                 Ok(Message::Told(generation, _)) if generation != self.generation => {}
                 Ok(Message::Told(_, Told::Sample(sample))) => return Ended::Sampled(sample),
+                Ok(Message::Told(_, Told::Closed)) => return Ended::Closed,
                 Ok(Message::Told(_, Told::Failed(failed))) => {
                     tracing::debug!(said = failed.said, "NVML cannot be used");
                     self.probe.metrics.error(failed.kind);
-                    // A library that was named and is not there is a mistake; without one there is just no GPU.
+                    // A library that was named and is not there is a mistake; without one there is just no GPU, unless there
+                    // was one: an update of the driver takes it away for a while.
                     let state = match (&self.way.library, failed.state) {
+                        (None, NvmlState::Absent) if self.ran => NvmlState::DriverGone,
                         (Some(path), NvmlState::Absent) => {
                             tracing::warn!(
                                 said = failed.said,
@@ -361,7 +389,7 @@ impl Keeper {
         for change in self.inventory.update(sample) {
             change.log();
         }
-        self.state = NvmlState::Running;
+        (self.state, self.ran) = (NvmlState::Running, true);
         self.show();
     }
 
@@ -380,7 +408,7 @@ impl Keeper {
         };
         let mut warnings: Vec<String> = failure::remedy(self.state).map(str::to_owned).into_iter().collect();
         let devices = self.inventory.devices(adapters.as_deref());
-        warnings.extend(self.inventory.warnings(&devices));
+        warnings.extend(self.inventory.warnings(&devices, self.state));
         for warning in self.inventory.news(&warnings) {
             tracing::warn!("{warning}");
         }
@@ -400,7 +428,8 @@ impl Keeper {
             }
         }
         let hidden = self.inventory.hidden();
-        let snapshot = GpuSnapshot { hidden, ..GpuSnapshot::new(self.state, devices, warnings) };
+        let blind = self.inventory.is_blind(self.state);
+        let snapshot = GpuSnapshot { hidden, blind, ..GpuSnapshot::new(self.state, devices, warnings) };
         self.publish.send_replace(Arc::new(snapshot));
     }
 }

@@ -20,6 +20,8 @@ pub struct GpuSnapshot {
     pub warnings: Vec<String>,
     /// Where the GPUs are that this worker is not to use.
     pub hidden: Vec<PciAddress>,
+    /// Whether some GPUs are not to be used, and nobody knows yet which these are.
+    pub blind: bool,
 }
 
 impl GpuSnapshot {
@@ -27,10 +29,12 @@ impl GpuSnapshot {
     pub fn new(nvml: NvmlState, devices: Vec<GpuDevice>, warnings: Vec<String>) -> Self {
         let healthy = || devices.iter().filter(|device| device.is_usable());
         let usage = |device: &GpuDevice| {
-            Some(GpuUsage {
+            let GpuReadings { utilization_ratio, memory_used_bytes, .. } = device.readings;
+            // A slice has no utilisation, and some GPUs no memory of their own.
+            (utilization_ratio.is_some() || memory_used_bytes.is_some()).then(|| GpuUsage {
                 uuid: device.info.uuid.clone(),
-                utilization_ratio: device.readings.utilization_ratio?,
-                memory_used_bytes: device.readings.memory_used_bytes?,
+                utilization_ratio,
+                memory_used_bytes,
             })
         };
         Self {
@@ -40,7 +44,13 @@ impl GpuSnapshot {
             devices,
             warnings,
             hidden: Vec::new(),
+            blind: false,
         }
+    }
+
+    /// Whether a GPU at `address` is not to be used.
+    pub fn forbids(&self, address: Option<PciAddress>) -> bool {
+        self.blind || address.is_some_and(|address| self.hidden.contains(&address))
     }
 
     /// Free video memory of the healthy GPU that has most of it, in bytes.
@@ -71,7 +81,7 @@ pub enum NvmlState {
     Running,
     /// A call does not come back; readings are withdrawn until the driver answers again.
     Stalled,
-    /// The library is there, and the driver is not loaded or went away.
+    /// The driver is not loaded, or it or its library went away.
     DriverGone,
     /// Library and kernel module are of different versions, as after an update without a restart.
     VersionMismatch,
@@ -136,7 +146,8 @@ pub struct GpuDevice {
     pub health: GpuHealth,
     /// Whether it is split into MIG slices, which then are what tasks and registration see.
     pub partitioned: bool,
-    /// Whether an adapter of wgpu has its PCI address; None while adapters are not known.
+    /// Whether an adapter of wgpu has its PCI address; None while adapters are not known, and for what never has one: slices
+    /// and the GPUs that are split into them.
     pub adapter_matched: Option<bool>,
     /// What it is doing; empty while it is not healthy.
     pub readings: GpuReadings,
@@ -176,6 +187,24 @@ pub struct GpuReadings {
     pub sm_clock_hertz: Option<f64>,
     /// Clock of the memory.
     pub memory_clock_hertz: Option<f64>,
+    /// Clock of the graphics units.
+    pub graphics_clock_hertz: Option<f64>,
+    /// Highest clock of the streaming multiprocessors.
+    pub sm_clock_max_hertz: Option<f64>,
+    /// Highest clock of the memory.
+    pub memory_clock_max_hertz: Option<f64>,
+    /// Highest clock of the graphics units.
+    pub graphics_clock_max_hertz: Option<f64>,
+    /// Speed of the fastest fan, as a share of its highest.
+    pub fan_speed_ratio: Option<f64>,
+    /// Performance state: 0 is the fastest, 15 the slowest.
+    pub performance_state: Option<u32>,
+    /// Who may compute on it.
+    pub compute_mode: Option<ComputeMode>,
+    /// Share of time in which video was encoded, 0 to 1.
+    pub encoder_utilization_ratio: Option<f64>,
+    /// Share of time in which video was decoded, 0 to 1.
+    pub decoder_utilization_ratio: Option<f64>,
     /// Bytes a second sent over PCIe; measured only where asked for, since it takes 20 ms.
     pub pcie_tx_bytes_per_second: Option<f64>,
     /// Bytes a second received over PCIe; as above.
@@ -186,17 +215,81 @@ pub struct GpuReadings {
     pub ecc_uncorrected: Option<u64>,
     /// Why clocks are held down now; empty when they are not.
     pub throttle_reasons: Option<Vec<ThrottleReason>>,
-    /// Processes that compute on it, ours included.
+    /// Processes on it, ours included.
     pub processes: Option<Vec<GpuProcess>>,
 }
 
-/// A process that computes on a GPU.
+impl GpuReadings {
+    /// Whether somebody else uses it beside this worker, as far as that can be known.
+    pub(super) fn has_strangers(&self) -> bool {
+        let count = |owner| self.processes.iter().flatten().filter(|process| process.owner == owner).count();
+        let ours = count(Owner::Ours).min(1);
+        // One of those that cannot be told apart may be ours.
+        count(Owner::Others) > 0 || ours + count(Owner::Unknown) > 1
+    }
+}
+
+/// Who may compute on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeMode {
+    /// Whoever wants to.
+    Default,
+    /// One thread of one process, as old drivers have it.
+    ExclusiveThread,
+    /// Nobody.
+    Prohibited,
+    /// One process.
+    ExclusiveProcess,
+}
+
+impl ComputeMode {
+    /// All modes, for metrics.
+    pub const ALL: [Self; 4] =
+        [Self::Default, Self::ExclusiveThread, Self::Prohibited, Self::ExclusiveProcess];
+
+    /// Lower-case name, as in metric labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::ExclusiveThread => "exclusive_thread",
+            Self::Prohibited => "prohibited",
+            Self::ExclusiveProcess => "exclusive_process",
+        }
+    }
+}
+
+impl From<nvml_wrapper::enum_wrappers::device::ComputeMode> for ComputeMode {
+    fn from(mode: nvml_wrapper::enum_wrappers::device::ComputeMode) -> Self {
+        use nvml_wrapper::enum_wrappers::device::ComputeMode as Theirs;
+        match mode {
+            Theirs::Default => Self::Default,
+            Theirs::ExclusiveThread => Self::ExclusiveThread,
+            Theirs::Prohibited => Self::Prohibited,
+            Theirs::ExclusiveProcess => Self::ExclusiveProcess,
+        }
+    }
+}
+
+/// Whose process it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// This worker's, or one that it started.
+    Ours,
+    /// Somebody else's.
+    Others,
+    /// The driver tells ids that mean nothing here, as in a container.
+    Unknown,
+}
+
+/// A process on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuProcess {
     /// Its id, as the driver sees it.
     pub pid: u32,
     /// Video memory that it uses, in bytes, where the driver tells.
     pub memory_bytes: Option<u64>,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
 /// Why a GPU runs slower than it could. An idle GPU and clocks that somebody set are no such reasons.

@@ -3,6 +3,8 @@
 //! Indices are those of NVML, which counts in the order of PCI addresses (CUDA does too under
 //! CUDA_DEVICE_ORDER=PCI_BUS_ID).
 
+use super::NvmlState;
+
 /// What the environment allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Visible {
@@ -37,8 +39,16 @@ impl Candidate<'_> {
 }
 
 impl Visible {
-    /// For each of `all`, whether it may be used.
-    pub(super) fn select(&self, all: &[Candidate<'_>]) -> Vec<bool> {
+    /// Whether GPUs are hidden in a way that only NVML can tell which these are.
+    pub(super) fn hides(&self, state: NvmlState) -> bool {
+        let nvidia = self.nvidia.as_deref().map(str::trim);
+        // A list for a container without NVML was applied by its runtime.
+        let listed = state != NvmlState::Absent && !matches!(nvidia, None | Some("all" | ""));
+        listed || self.cuda.is_some()
+    }
+
+    /// For each of `all`, whether it may be used. NVML counts `count` GPUs, of which some may never have answered.
+    pub(super) fn select(&self, all: &[Candidate<'_>], count: u32) -> Vec<bool> {
         let nvidia = self.nvidia.as_deref().map(str::trim);
         let by_nvidia = |candidate: &Candidate<'_>| match nvidia {
             None | Some("all" | "") => true,
@@ -47,8 +57,7 @@ impl Visible {
                 let names: Vec<&str> = list.split(',').map(str::trim).collect();
                 // Where the container runtime has applied the list already, no more than these are there, and their
                 // indices are counted anew.
-                let whole = all.iter().filter(|candidate| candidate.parent.is_none()).count();
-                names.len() >= whole || names.iter().any(|name| candidate.is_called(name))
+                names.len() as u64 >= count.into() || names.iter().any(|name| candidate.is_called(name))
             }
         };
         let by_cuda = |candidate: &Candidate<'_>| match self.cuda.as_deref() {
@@ -74,7 +83,33 @@ mod tests {
         let all: Vec<_> =
             (0..).zip(UUIDS).map(|(index, uuid)| Candidate { index, uuid, parent: None }).collect();
         let visible = Visible { nvidia: nvidia.map(str::to_owned), cuda: cuda.map(str::to_owned) };
-        visible.select(&all)
+        visible.select(&all, 3)
+    }
+
+    #[test]
+    fn a_gpu_that_never_answered_counts_and_is_not_replaced_by_another() {
+        let first = Candidate { index: 0, uuid: UUIDS[0], parent: None };
+        let visible = Visible { nvidia: Some("1".to_owned()), cuda: None };
+        assert_eq!(visible.select(&[first], 2), [false]);
+        assert_eq!(visible.select(&[first], 1), [true], "the container runtime has applied it");
+    }
+
+    #[test]
+    fn what_hides_gpus_does_so_while_nvml_tells_nothing() {
+        let visible = |nvidia: Option<&str>, cuda: Option<&str>| Visible {
+            nvidia: nvidia.map(str::to_owned),
+            cuda: cuda.map(str::to_owned),
+        };
+        for (visible, failed, absent) in [
+            (visible(None, None), false, false),
+            (visible(Some("all"), None), false, false),
+            (visible(Some("1"), None), true, false),
+            (visible(Some("all"), Some("1")), true, true),
+            (visible(None, Some("")), true, true),
+        ] {
+            assert_eq!(visible.hides(NvmlState::Failed), failed, "{visible:?}");
+            assert_eq!(visible.hides(NvmlState::Absent), absent, "{visible:?}");
+        }
     }
 
     #[test]

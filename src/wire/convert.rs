@@ -349,7 +349,7 @@ impl From<&GpuInfo> for pb::GpuInfo {
             index: gpu.index,
             uuid: gpu.uuid.clone(),
             name: gpu.name.clone(),
-            memory_bytes: gpu.memory_bytes,
+            memory_bytes: gpu.memory_bytes.unwrap_or_default(),
             pci_bus_id: gpu.pci_bus_id.clone(),
             compute_capability: gpu.compute_capability.clone(),
             driver_version: gpu.driver_version.clone(),

@@ -307,8 +307,10 @@ impl<O: Orchestrator> Driver<O> {
                     Some((meter, task)) => {
                         let ended = Box::new(MeasuredRun { run, task, finished, duration });
                         let notices = self.outlets.notices.clone();
+                        // It ended now, not when somebody has time to look.
+                        let share = meter.end();
                         self.parts.tracker.spawn(async move {
-                            let share = meter.end().await;
+                            let share = share.await;
                             let _ = notices.send(Notice::Measured { ended, share });
                         });
                     }

@@ -21,7 +21,7 @@ use super::handle::WorkerHandle;
 use super::latest;
 use super::reporter::Unreported;
 use super::state::Event;
-use crate::domain::{Capabilities, GpuInfo, LinkState, WorkerId, WorkerStatus};
+use crate::domain::{Capabilities, LinkState, WorkerId, WorkerStatus};
 use crate::engine::Engine;
 use crate::gpu::{GpuProbe, GpuSnapshot};
 use crate::orchestrator::{Backoff, Mode, Orchestrator, OrchestratorError, Registered, Registration};
@@ -214,6 +214,7 @@ impl<O: Orchestrator> Link<O> {
     ) -> Result<(), OrchestratorError> {
         let mut backoff = Backoff::reconnect();
         let mut gpus = self.identity.gpus.watch();
+        let engine = Arc::clone(&self.identity.engine);
         loop {
             let registration = self.identity.registration(self.machine, &worker);
             let answer = tokio::select! {
@@ -227,12 +228,12 @@ impl<O: Orchestrator> Link<O> {
                     let generation = self.connected(registered);
                     // The driver ends with the worker, and so does this loop.
                     let _ = events.send(Event::LinkUp { generation, mode: registered.mode });
-                    let mut told = registration.capabilities.gpus;
+                    let mut told = registration.capabilities;
                     let refused = loop {
                         tokio::select! {
                             biased;
                             refused = self.loss(generation) => break refused,
-                            () = other_gpus(&mut gpus, &told), if registered.mode == Mode::Extended => {
+                            () = others(&mut gpus, &*engine, &told), if registered.mode == Mode::Extended => {
                                 let again = self.identity.registration(self.machine, &worker);
                                 tracing::info!(gpus = again.capabilities.gpus.len(), "GPUs have changed; registering again");
                                 match self.orchestrator.register(&again).await {
@@ -240,7 +241,7 @@ impl<O: Orchestrator> Link<O> {
                                         tracing::warn!(mode = other.mode.name(), "the orchestrator speaks another contract than before");
                                         break None;
                                     }
-                                    Ok(_) => told = again.capabilities.gpus,
+                                    Ok(_) => told = again.capabilities,
                                     Err(OrchestratorError::Busy(_) | OrchestratorError::Rejected(_)) => {
                                         tokio::time::sleep(Backoff::busy().next_wait()).await;
                                     }
@@ -315,9 +316,11 @@ impl<O: Orchestrator> Link<O> {
     }
 }
 
-/// Waits until the healthy GPUs are not those that were `told`.
-async fn other_gpus(gpus: &mut watch::Receiver<Arc<GpuSnapshot>>, told: &[GpuInfo]) {
-    if gpus.wait_for(|snapshot| snapshot.gpus != told).await.is_err() {
+/// Waits until the healthy GPUs, or what can be trained on, are not those that were `told`.
+async fn others(gpus: &mut watch::Receiver<Arc<GpuSnapshot>>, engine: &dyn Engine, told: &Capabilities) {
+    let differ =
+        |now: &Arc<GpuSnapshot>| now.gpus != told.gpus || engine.capabilities().backends != told.backends;
+    if gpus.wait_for(differ).await.is_err() {
         // Nobody looks for GPUs, or not any more.
         std::future::pending::<()>().await;
     }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Each GPU has a runner of its own, so that the loss of one costs the tasks on it alone, and all work at once. A job
-//! keeps its GPU and its reservation for as long as its session is warm there.
+//! keeps its GPU and its reservation for as long as its session is warm there. What has not ended a while after its GPU was
+//! lost is ended.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,9 @@ use crate::engine::{Done, Finished};
 /// How long a job without a task keeps its GPU before anybody looks whether its session is still there.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a task has to end by itself after its GPU was lost.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 struct Assigned {
     gpu: GpuRef,
     reservation: Reservation,
@@ -42,6 +46,8 @@ pub(super) struct Desk {
     numbers: AtomicU64,
     jobs: Mutex<HashMap<JobId, Assigned>>,
     waiting: Mutex<Waiting>,
+    /// GPUs that are lost: since when, None once their runners were ended.
+    lost: Mutex<HashMap<usize, Option<Instant>>>,
 }
 
 impl Desk {
@@ -53,6 +59,7 @@ impl Desk {
             numbers: AtomicU64::new(0),
             jobs: Mutex::default(),
             waiting: Mutex::default(),
+            lost: Mutex::default(),
         }
     }
 
@@ -86,6 +93,22 @@ impl Desk {
     /// A job has ended.
     pub(super) fn forget(&self, job: &JobId) {
         self.jobs().remove(job);
+    }
+
+    /// Looks what has become of the GPUs: ends what hangs on those that are lost, and looks for those that came.
+    pub(super) fn look_after_gpus(&self, now: Instant) {
+        let gone = self.cards.lost();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.retain(|position, _| gone.contains(position));
+        for position in gone {
+            let since = lost.entry(position).or_insert(Some(now));
+            if since.is_some_and(|since| now.saturating_duration_since(since) >= LAST_WORDS) {
+                *since = None;
+                self.mailbox.send(Command::Lost(Lane::Gpu(position)));
+            }
+        }
+        drop(lost);
+        self.cards.look_again();
     }
 
     /// Nobody waits any more.
@@ -163,19 +186,23 @@ impl Places for Desk {
 
     fn make_room(&self) {
         // Its sessions go on from their checkpoints, here or elsewhere.
-        let idle = {
-            let jobs = self.jobs();
-            let busy: Vec<usize> = jobs
-                .values()
-                .filter(|assigned| assigned.tasks > 0)
-                .map(|assigned| assigned.gpu.position)
-                .collect();
-            let idle = jobs.values().filter(|assigned| !busy.contains(&assigned.gpu.position));
-            idle.min_by_key(|assigned| assigned.used).map(|assigned| assigned.gpu.position)
-        };
-        if let Some(position) = idle {
+        let mut jobs = self.jobs();
+        let used: Vec<usize> = jobs.values().map(|assigned| assigned.gpu.position).collect();
+        // A runner whose jobs have all ended still has what they had.
+        let left = (0..self.cards.count()).filter(|position| !used.contains(position));
+        for position in left {
             self.mailbox.send(Command::Vacate(Lane::Gpu(position)));
-            self.jobs().retain(|_, assigned| assigned.gpu.position != position || assigned.tasks > 0);
+        }
+        let busy: Vec<usize> = jobs
+            .values()
+            .filter(|assigned| assigned.tasks > 0)
+            .map(|assigned| assigned.gpu.position)
+            .collect();
+        let idle = jobs.values().filter(|assigned| !busy.contains(&assigned.gpu.position));
+        let oldest = idle.min_by_key(|assigned| assigned.used).map(|assigned| assigned.gpu.position);
+        if let Some(position) = oldest {
+            self.mailbox.send(Command::Vacate(Lane::Gpu(position)));
+            jobs.retain(|_, assigned| assigned.gpu.position != position);
         }
     }
 }

@@ -306,6 +306,8 @@ impl Pool {
         let fatal = finished.ending.as_ref().err().and_then(|error| match error.code {
             ErrorCode::Panic => Some((ExitCause::Panic, Loss::Panic)),
             ErrorCode::DeviceLost => Some((ExitCause::GpuLost, Loss::Device)),
+            // Its next task would find the same memory in use.
+            ErrorCode::OutOfMemory => Some((ExitCause::Oom, Loss::Crash)),
             _ => None,
         });
         if let Some((cause, loss)) = fatal {
@@ -342,10 +344,15 @@ impl Pool {
             (Err(error), None) => Verdict::new(ExitCause::Exit, error.to_string()),
         };
         self.report_exit(&runner, &verdict);
-        if !runner.began && verdict.cause != ExitCause::Retired {
+        // A lost GPU says nothing of how runners start.
+        if !runner.began && !matches!(verdict.cause, ExitCause::Retired | ExitCause::GpuLost) {
             self.start_failed(runner.lane, &verdict.detail);
         }
-        let loss = if verdict.cause == ExitCause::Retired { Loss::Evicted } else { Loss::Crash };
+        let loss = match verdict.cause {
+            ExitCause::Retired => Loss::Evicted,
+            ExitCause::GpuLost => Loss::Device,
+            _ => Loss::Crash,
+        };
         for job in std::mem::take(&mut runner.warm) {
             self.remember_lost(job, loss);
         }

@@ -34,6 +34,8 @@ pub(super) enum Command {
     KeepOne(Lane),
     /// The runner of a GPU is to leave if it is idle: others need the room.
     Vacate(Lane),
+    /// The GPU of a lane is lost, and with it whatever is at work there.
+    Lost(Lane),
     Close,
 }
 
@@ -139,6 +141,7 @@ impl Supervisor {
                 Command::Watch(watcher) => self.pool.watch(watcher),
                 Command::KeepOne(lane) => self.pool.keep_one(lane),
                 Command::Vacate(lane) => self.pool.vacate(lane),
+                Command::Lost(lane) => self.pool.lost(lane),
                 Command::Close => self.pool.close(),
             }
         }

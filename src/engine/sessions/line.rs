@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::fault::{self, Fault};
 use super::lost::{Loss, Lost};
 use super::{Key, Submission};
 use crate::data;
@@ -264,11 +265,13 @@ impl Line {
         let ending = ending.unwrap_or_else(|panic| {
             *work = Work::default();
             let said = panic_message(&*panic);
-            let lost = self.key.backend == Backend::Wgpu && self.is_device_loss(said);
+            let fault = self.device_fault(said);
+            let lost = fault == Some(Fault::Lost);
             around.lost.remember(&self.key, if lost { Loss::Device } else { Loss::Panic });
-            Err(match lost {
-                true => self.device_lost(said),
-                false => TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {said}")),
+            Err(match fault {
+                Some(Fault::Lost) => self.device_lost(&fault::in_one_line(said)),
+                Some(Fault::NoMemory) => self.no_memory(&fault::in_one_line(said)),
+                None => TaskError::new(ErrorCode::Panic, format!("the trainer panicked: {said}")),
             })
         });
         match ending {
@@ -296,28 +299,40 @@ impl Line {
         }
     }
 
-    /// Whether a panic that `said` this came of a GPU that is no longer there.
-    fn is_device_loss(&self, said: &str) -> bool {
-        let told = said.to_lowercase();
-        let by_driver = [
-            "device is lost",
-            "device lost",
-            "devicelost",
-            "device_lost",
-            "lost device",
-            "deviceerror(lost)",
-        ];
-        let lost = by_driver.iter().any(|words| told.contains(words)) || !self.is_usable();
-        if let (true, Some(reservation)) = (lost, &self.reservation) {
-            reservation.suspect();
+    /// What a panic that `said` this tells of the GPU; None where it came of something else.
+    fn device_fault(&self, said: &str) -> Option<Fault> {
+        if self.key.backend != Backend::Wgpu {
+            return None;
         }
-        lost
+        let fault = Fault::of(said).or_else(|| (!self.is_usable()).then_some(Fault::Lost))?;
+        if let Some(reservation) = &self.reservation {
+            if fault == Fault::Lost {
+                reservation.suspect();
+            }
+            if fault == Fault::Lost || fault::is_for_good(said) {
+                reservation.give_up();
+            }
+        }
+        Some(fault)
+    }
+
+    /// The GPU as messages call it.
+    fn gpu(&self) -> String {
+        let device = &self.plan.device;
+        let uuid = device.gpu.as_deref().map(|uuid| format!(" ({uuid})")).unwrap_or_default();
+        format!("the GPU {}{uuid}", device.name)
     }
 
     fn device_lost(&self, what: &str) -> TaskError {
-        let device = &self.plan.device;
-        let gpu = device.gpu.as_deref().map(|uuid| format!(" ({uuid})")).unwrap_or_default();
-        TaskError::new(ErrorCode::DeviceLost, format!("the GPU {}{gpu} was lost: {what}", device.name))
+        TaskError::new(ErrorCode::DeviceLost, format!("{} was lost: {what}", self.gpu()))
+    }
+
+    fn no_memory(&self, what: &str) -> TaskError {
+        let remedy = "a smaller batch_size or model needs less, hyperparameter backend=cpu none of it";
+        TaskError::new(
+            ErrorCode::OutOfMemory,
+            format!("{} has no memory left for the task: {what}; {remedy}", self.gpu()),
+        )
     }
 
     fn train(

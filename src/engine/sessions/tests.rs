@@ -24,6 +24,8 @@ const STUCK: u32 = 1;
 const PANIC: u32 = 2;
 /// Panics as wgpu does when its device is gone.
 const DEVICE_PANIC: u32 = 4;
+/// Panics as CubeCL does when a GPU has no memory left.
+const NO_MEMORY: u32 = 5;
 /// Goes on.
 const FINE: u32 = 3;
 
@@ -42,6 +44,9 @@ impl Trainer for Puppet {
                 control.check()?;
             }
             PANIC => panic!("a broken {}", "puppet"),
+            NO_MEMORY => {
+                panic!("An IO error happened\nCaused by:\n  out of device memory allocating 4096 bytes\n")
+            }
             DEVICE_PANIC => panic!("wgpu error: Validation Error: Parent device is lost"),
             _ => {}
         }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     Current, Lane, Order, Phase, Pool, Runner, Submit, ToRunner, Try, Verdict, failed, identity_of, pack,
 };
-use crate::domain::ErrorCode;
+use crate::domain::{ErrorCode, TaskError};
 use crate::engine::ExitCause;
 use crate::engine::runner::process::Process;
 
@@ -98,6 +98,21 @@ impl Pool {
         let leave = Instant::now() + self.patience.leave;
         for runner in self.runners.values_mut().filter(|runner| runner.lane == lane && runner.is_idle()) {
             runner.dismiss(leave);
+        }
+    }
+
+    /// Ends what works on the GPU of `lane`, or waits for that: it is lost, and a driver may hang there for ever.
+    pub(in super::super) fn lost(&mut self, lane: Lane) {
+        const WHY: &str = "the driver says that the GPU is lost";
+        for runner in self.runners.values_mut().filter(|runner| runner.lane == lane) {
+            runner.kill(Verdict::new(ExitCause::GpuLost, WHY));
+        }
+        for run in std::mem::take(&mut self.waiting) {
+            if run.lane == lane {
+                run.finish(failed(TaskError::new(ErrorCode::DeviceLost, WHY)));
+            } else {
+                self.waiting.push_back(run);
+            }
         }
     }
 

@@ -97,6 +97,26 @@ fn a_lost_gpu_fails_its_tasks_as_such_and_the_next_try_is_elsewhere() {
 }
 
 #[test]
+fn a_gpu_whose_memory_is_full_fails_the_task_as_such_and_goes_on() {
+    let (sessions, _) = on_gpus(1, 4);
+    let error = wait_for(&submit(&sessions, "a", NO_MEMORY, &quiet())).ending.unwrap_err();
+    assert_eq!(error.code, ErrorCode::OutOfMemory, "{error}");
+    assert!(!error.code.is_retryable(), "it would need as much again");
+    assert!(error.message.contains("card 0 (GPU-0)") && error.message.contains("batch_size"), "{error}");
+    assert!(error.message.contains("out of device memory allocating 4096 bytes;"), "{error}");
+    assert_eq!(device(&submit(&sessions, "b", FINE, &quiet())), "card 0");
+}
+
+#[test]
+fn a_process_that_has_lost_its_only_gpu_says_so_instead_of_panicking_again() {
+    let (sessions, _) = on_gpus(1, 4);
+    let lost = wait_for(&submit(&sessions, "a", DEVICE_PANIC, &quiet())).ending.unwrap_err();
+    assert_eq!(lost.code, ErrorCode::DeviceLost, "{lost}");
+    let next = wait_for(&submit(&sessions, "b", FINE, &quiet())).ending.unwrap_err();
+    assert!(next.code == ErrorCode::Unavailable && next.message.contains("restart the worker"), "{next}");
+}
+
+#[test]
 fn a_closed_engine_lets_nobody_wait() {
     let (sessions, told) = on_gpus(1, 1);
     told.0.lock().unwrap()[0].condition = GpuCondition::Silent;

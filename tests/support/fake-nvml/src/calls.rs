@@ -16,14 +16,14 @@ use crate::abi::*;
 use crate::control::now;
 use crate::library::{self, Found, LOOK};
 
-type Answer = Result<(), u32>;
+pub(crate) type Answer = Result<(), u32>;
 
-fn code(answer: Answer) -> u32 {
+pub(crate) fn code(answer: Answer) -> u32 {
     answer.err().unwrap_or(SUCCESS)
 }
 
 /// Writes `value` where the caller wants it.
-unsafe fn put<T>(place: *mut T, value: T) -> Answer {
+pub(crate) unsafe fn put<T>(place: *mut T, value: T) -> Answer {
     if place.is_null() {
         return Err(INVALID_ARGUMENT);
     }
@@ -67,7 +67,7 @@ answers! {
         })
     };
     nvmlDeviceGetMemoryInfo(device) -> Memory = |found| {
-        let (total, used) = memory(found);
+        let (total, used) = memory(found)?;
         Ok(Memory { total, free: total - used, used })
     };
     nvmlDeviceGetPowerUsage(whole) -> c_uint = |found| Ok((found.gpu().power_watts.at(now()) * 1e3) as u32);
@@ -79,6 +79,9 @@ answers! {
     };
     nvmlDeviceGetCurrentClocksThrottleReasons(whole) -> c_ulonglong = |found| Ok(found.gpu().throttle_reasons);
     nvmlDeviceGetCurrentClocksEventReasons(whole) -> c_ulonglong = |found| Ok(found.gpu().throttle_reasons);
+    nvmlDeviceGetNumFans(whole) -> c_uint = |found| Ok(u32::from(found.gpu().fan_percent.is_some()));
+    nvmlDeviceGetPerformanceState(whole) -> c_uint = |found| Ok(found.gpu().performance_state);
+    nvmlDeviceGetComputeMode(whole) -> c_uint = |found| Ok(found.gpu().compute_mode);
     nvmlDeviceGetMaxMigDeviceCount(whole) -> c_uint = |found| Ok(if found.gpu().mig.is_some() { 7 } else { 0 });
     nvmlDeviceGetIndex(device) -> c_uint = |found| Ok(found.index());
     nvmlDeviceGetPciInfo_v3(device) -> PciInfo = |found| {
@@ -123,13 +126,15 @@ fn fill(place: &mut [c_char], text: &str) {
 }
 
 /// Total and used memory in bytes.
-fn memory(found: &Found) -> (u64, u64) {
+fn memory(found: &Found) -> Result<(u64, u64), u32> {
+    let gpu = found.gpu();
     match found.slice() {
-        Some(slice) => (slice.memory_mib << 20, slice.memory_used_bytes),
+        Some(slice) => Ok((slice.memory_mib << 20, slice.memory_used_bytes)),
+        // As on a GPU that uses the machine's memory.
+        None if gpu.memory_total_bytes == 0 => Err(NOT_SUPPORTED),
         None => {
-            let gpu = found.gpu();
             let used = (gpu.memory_used_bytes.at(now()) as u64).min(gpu.memory_total_bytes);
-            (gpu.memory_total_bytes, used)
+            Ok((gpu.memory_total_bytes, used))
         }
     }
 }
@@ -262,7 +267,7 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Device, info: *mut M
         if version != size_of::<MemoryV2>() as u32 | 2 << 24 {
             return Err(ARGUMENT_VERSION_MISMATCH);
         }
-        let (total, used) = memory(&found);
+        let (total, used) = memory(&found)?;
         put(info, MemoryV2 { version, total, reserved: 0, free: total - used, used })
     }))
 }
@@ -353,49 +358,6 @@ pub unsafe extern "C" fn nvmlDeviceGetViolationStatus(
             put(time, ViolationTime { reference_time: (now() * 1e6) as u64, violation_time: 0 })
         }),
     )
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
-    device: Device,
-    count: *mut c_uint,
-    places: *mut ProcessInfo,
-) -> u32 {
-    code(library::device(device, "nvmlDeviceGetComputeRunningProcesses_v3").and_then(|found| {
-        if count.is_null() {
-            return Err(INVALID_ARGUMENT);
-        }
-        let processes = &found.gpu().processes;
-        let room = *count as usize;
-        *count = processes.len() as u32;
-        if room < processes.len() {
-            return Err(INSUFFICIENT_SIZE);
-        }
-        let absent = u32::MAX;
-        for (at, process) in processes.iter().enumerate() {
-            put(
-                places.add(at),
-                ProcessInfo {
-                    pid: process.pid,
-                    used_gpu_memory: process.memory_bytes,
-                    gpu_instance_id: absent,
-                    compute_instance_id: absent,
-                },
-            )?;
-        }
-        Ok(())
-    }))
-}
-
-/// As on an idle GPU, which has no samples.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
-    device: Device,
-    _: *mut ProcessUtilizationSample,
-    _: *mut c_uint,
-    _: c_ulonglong,
-) -> u32 {
-    code(library::whole(device, "nvmlDeviceGetProcessUtilization").and(Err(NOT_FOUND)))
 }
 
 #[unsafe(no_mangle)]

@@ -64,8 +64,6 @@ pub enum Fault {
     SleepMs(u64),
     /// Does not come back while the fault is there.
     Hang,
-    /// Aborts the process.
-    Abort,
 }
 
 /// How the driver as a whole is.
@@ -81,7 +79,7 @@ pub enum DriverState {
     VersionMismatch,
 }
 
-/// A process that computes on a GPU.
+/// A process on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its id.
@@ -117,7 +115,7 @@ pub struct Gpu {
     pub utilization_percent: Curve,
     /// Share of time with memory traffic, percent.
     pub memory_utilization_percent: Curve,
-    /// Video memory in bytes.
+    /// Video memory in bytes; 0 = none of its own, as where it uses the machine's.
     pub memory_total_bytes: u64,
     /// What of it is in use.
     pub memory_used_bytes: Curve,
@@ -141,11 +139,26 @@ pub struct Gpu {
     pub throttle_reasons: u64,
     /// Processes that compute.
     pub processes: Vec<Process>,
+    /// Processes with a graphics context, as those that compute through Vulkan have.
+    pub graphics_processes: Vec<Process>,
+    /// Speed of its one fan; None = it has none.
+    pub fan_percent: Option<Curve>,
+    /// 0 is the fastest, 15 the slowest.
+    pub performance_state: u32,
+    /// Number of nvmlComputeMode_t.
+    pub compute_mode: u32,
+    /// Highest clock of multiprocessors and graphics units.
+    pub sm_clock_max_mhz: u32,
+    /// Highest clock of the memory.
+    pub memory_clock_max_mhz: u32,
+    /// Use of the encoder and of the decoder.
+    pub video_percent: (u32, u32),
     /// MIG slices; None = MIG is off.
     pub mig: Option<Vec<Slice>>,
     /// Xid events so far; new ones are appended.
     pub xids: Vec<u64>,
-    /// Whether it fell off the bus.
+    /// Whether it fell off the bus. Back on it, it is seen again when the library is opened anew while nobody else has it
+    /// open.
     pub lost: bool,
     /// By name of function.
     pub faults: BTreeMap<String, Fault>,
@@ -172,6 +185,13 @@ impl Default for Gpu {
             ecc_errors: None,
             throttle_reasons: 0,
             processes: Vec::new(),
+            graphics_processes: Vec::new(),
+            fan_percent: Some(Curve::Constant(30.0)),
+            performance_state: 2,
+            compute_mode: 0,
+            sm_clock_max_mhz: 2100,
+            memory_clock_max_mhz: 7500,
+            video_percent: (0, 0),
             mig: None,
             xids: Vec::new(),
             lost: false,

@@ -7,7 +7,7 @@
 //!
 //! Names, numbers and layouts are those of NVIDIA's public header `nvml.h`; nothing else of NVIDIA is in here. A
 //! program that loads it sees GPUs with values that move with time, MIG slices, Xid events, and faults: any function
-//! may fail with any code, sleep, hang until the fault is taken away, or abort the process.
+//! may fail with any code, sleep, or hang until the fault is taken away.
 //!
 //! As an ordinary Rust library (the rlib) it has what tests need to write the control file and to know what the
 //! values will be, the exact integral of power among them.
@@ -17,6 +17,7 @@ mod calls;
 mod control;
 mod install;
 mod library;
+mod uses;
 
 pub use control::{Control, Curve, DriverState, Fault, Gpu, Process, Slice, now};
 pub use install::Installed;

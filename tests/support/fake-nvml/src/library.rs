@@ -1,6 +1,6 @@
 //! The state of one loaded copy: the control file as last read, handles, and what was delivered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, OsStr, c_void};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,6 +21,8 @@ static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
 #[derive(Default)]
 struct State {
     users: u32,
+    /// GPUs that were found to be lost since the bus was looked at.
+    lost: HashSet<String>,
     read: Option<(SystemTime, u64, Arc<Control>)>,
     /// UUID of each handle; the handle is the address of the allocation. Never freed, as handles live as long as
     /// the library.
@@ -70,7 +72,11 @@ pub(crate) fn control() -> Arc<Control> {
 
 /// Counts who uses the library.
 pub(crate) fn initialise() {
-    state().users += 1;
+    let mut state = state();
+    if state.users == 0 {
+        state.lost.clear();
+    }
+    state.users += 1;
 }
 
 /// The end of one use.
@@ -85,8 +91,8 @@ pub(crate) fn shut_down() -> u32 {
     }
 }
 
-/// Ok once the fault called `name` has run its course; `faults` says whether it is still there.
-fn suffer(name: &str, faults: impl Fn(&Control) -> Option<Fault>) -> Result<(), u32> {
+/// Ok once a fault has run its course; `faults` says whether it is still there.
+fn suffer(faults: impl Fn(&Control) -> Option<Fault>) -> Result<(), u32> {
     loop {
         match faults(&control()) {
             None => return Ok(()),
@@ -96,10 +102,6 @@ fn suffer(name: &str, faults: impl Fn(&Control) -> Option<Fault>) -> Result<(), 
                 return Ok(());
             }
             Some(Fault::Hang) => std::thread::sleep(LOOK),
-            Some(Fault::Abort) => {
-                eprintln!("fake NVML: {name} aborts");
-                std::process::abort();
-            }
         }
     }
 }
@@ -114,7 +116,7 @@ pub(crate) fn enter(name: &str) -> Result<Arc<Control>, u32> {
 
 /// As [`enter`], for the functions that may be called first.
 pub(crate) fn enter_uninitialised(name: &str) -> Result<Arc<Control>, u32> {
-    suffer(name, |control| control.faults.get(name).cloned())?;
+    suffer(|control| control.faults.get(name).cloned())?;
     let control = control();
     match control.driver {
         DriverState::Fine => Ok(control),
@@ -161,9 +163,12 @@ fn find(control: Arc<Control>, uuid: &str) -> Option<Found> {
 pub(crate) fn device_called(uuid: &str, name: &str) -> Result<Found, u32> {
     let found = find(enter(name)?, uuid).ok_or(abi::GPU_IS_LOST)?;
     if found.gpu().lost {
+        state().lost.insert(found.gpu().uuid.clone());
+    }
+    if state().lost.contains(&found.gpu().uuid) {
         return Err(abi::GPU_IS_LOST);
     }
-    suffer(name, |control| {
+    suffer(|control| {
         control.gpus.iter().find(|gpu| gpu.uuid == found.gpu().uuid)?.faults.get(name).cloned()
     })?;
     Ok(found)

@@ -48,7 +48,7 @@ fn every_structure_is_laid_out_as_in_the_header() {
 #[test]
 fn every_function_has_the_name_that_the_header_gives_it() {
     let header = std::fs::read_to_string(include().join("nvml.h")).unwrap();
-    let source = include_str!("../src/calls.rs");
+    let source = concat!(include_str!("../src/calls.rs"), include_str!("../src/uses.rs"));
     let words = source.split(|c: char| !c.is_alphanumeric() && c != '_');
     let names: std::collections::BTreeSet<&str> =
         words.filter(|word| word.starts_with("nvml") && word.len() > 4).collect();
