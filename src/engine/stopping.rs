@@ -39,7 +39,6 @@ pub(super) struct Best<M> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
     /// Epoch or round at whose end it was seen.
-    #[serde(alias = "epoch")]
     pub(super) turn: u32,
     /// Bits of its validation loss.
     validation_loss: u64,
