@@ -26,8 +26,9 @@ mod task;
 pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
 pub use health::{Health, rfc3339, unready_reasons};
 pub use hyperparameters::{
-    Bootstrap, Checkpoints, ClassWeight, Hyperparameters, KnownHyperparameter, Loss, MaxFeatures, Optimizer,
-    Problem, Schedule, Stopping, Strictness, TreeHyperparameters,
+    BoostingObjective, Bootstrap, Checkpoints, ClassWeight, Hyperparameters, KnownHyperparameter, Loss,
+    MaxFeatures, Optimizer, Penalty, Problem, Schedule, SplitCriterion, Stopping, Strictness,
+    TreeHyperparameters,
 };
 pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;

@@ -15,6 +15,7 @@
 mod analytic;
 mod cards;
 mod checkpoints;
+mod class_weights;
 mod config;
 mod control;
 mod device;
@@ -36,6 +37,7 @@ mod search;
 mod seeds;
 mod session;
 mod sessions;
+mod stopping;
 mod trainer;
 mod training;
 mod trees;

@@ -153,18 +153,17 @@ async fn tasks_of_a_killed_worker_are_done_by_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_at_any_moment_ends_with_the_figures_of_one_that_was_not() {
-    let job = || {
-        let mut job = real_job(3);
-        job.hyperparameters.insert("seed".to_owned(), "5".to_owned());
-        job
-    };
     let settings = [("MAX_CONCURRENT_TASKS", "1"), ("WORKER_ID", "one")];
-    let figures = async |kills: &[u64]| {
+    let figures = async |(model, more): (&str, &[(&str, &str)]), kills: &[u64]| {
         let orchestrator = orchestrator(Contract::Extended).await;
         let (address, board) = (orchestrator.local_addr(), orchestrator.board());
         let mut worker = WorkerProcess::start(address, &settings);
         let state = Arc::clone(&worker.state);
-        let id = submit(address, job()).await;
+        let mut job = pb::TrainingJobRequest { model_type: model.to_owned(), ..real_job(3) };
+        for (name, value) in [("seed", "5")].iter().chain(more) {
+            job.hyperparameters.insert((*name).to_owned(), (*value).to_owned());
+        }
+        let id = submit(address, job).await;
         for at in kills {
             let reached =
                 board.wait_for(|board| board.job(&id).ok().filter(|job| job.completed as u64 >= *at));
@@ -184,7 +183,21 @@ async fn a_worker_that_is_killed_at_any_moment_ends_with_the_figures_of_one_that
         };
         summary.epochs.iter().map(figures).collect::<Vec<_>>()
     };
-    assert_eq!(figures(&[2, 5, 11, 12, 19, 26]).await, figures(&[]).await);
+    for job in [
+        ("neural_network", &[][..]),
+        ("neural_network", &[("dropout", "0.3"), ("patience", "1"), ("learning_rate", "0.05")]),
+        (
+            "xgboost",
+            &[
+                ("subsample", "0.6"),
+                ("colsample_bytree", "0.7"),
+                ("early_stopping_rounds", "4"),
+                ("learning_rate", "1"),
+            ],
+        ),
+    ] {
+        assert_eq!(figures(job, &[2, 5, 11, 12, 19, 26]).await, figures(job, &[]).await, "{job:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

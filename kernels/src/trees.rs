@@ -26,7 +26,7 @@ pub use bins::{Cuts, MAX_BINS, bin_values, cut_points, gather_columns, interleav
 pub use derivatives::{
     Magnitudes, Quantum, add_to_rows, bootstrap, draw_rows, logistic_derivatives, logistic_loss, pick,
     quantise, rows_within, share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives,
-    sum_of_rows,
+    sum_of_rows, weigh_derivatives,
 };
 pub use histogram::{TILE, Tile, WORD, accumulate, accumulate_words, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};

@@ -4,6 +4,7 @@
 //! and a field of [`Hyperparameters`].
 
 mod choices;
+mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ use self::table::KNOWN;
 use super::{BackendChoice, InvalidField};
 
 pub use choices::{
-    Bootstrap, Checkpoints, ClassWeight, Loss, MaxFeatures, Optimizer, Problem, Schedule, Stopping,
+    BoostingObjective, Bootstrap, Checkpoints, ClassWeight, Loss, MaxFeatures, Optimizer, Penalty, Problem,
+    Schedule, SplitCriterion, Stopping,
 };
 pub use trees::TreeHyperparameters;
 
@@ -70,12 +72,18 @@ pub struct Hyperparameters {
     pub lr_gamma: f64,
     /// Whether training ends early.
     pub stopping: Stopping,
-    /// Epochs without improvement after which it does.
-    pub patience: u32,
+    /// Epochs, or rounds of boosting, without improvement after which it does; each model has its own default.
+    pub patience: Option<u32>,
+    /// By how much a validation loss has to be lower to be an improvement.
+    pub min_delta: f64,
     /// Epochs of the whole job, where it is given here.
     pub total_epochs: Option<u32>,
     /// `C` of linear models: the inverse of the strength of their L2 penalty, as in scikit-learn.
     pub inverse_penalty: f64,
+    /// What linear models are penalised by.
+    pub penalty: Penalty,
+    /// Strength of a penalty under a name that each model has its own meaning for.
+    pub alpha: Option<f64>,
     /// Channels, height and width of the image in a row.
     pub image_shape: Option<[usize; 3]>,
     /// Whether a checkpoint is left after each task.
@@ -108,9 +116,12 @@ impl Default for Hyperparameters {
             lr_step_size: 10,
             lr_gamma: 0.1,
             stopping: Stopping::Never,
-            patience: 5,
+            patience: None,
+            min_delta: 0.0,
             total_epochs: None,
             inverse_penalty: 1.0,
+            penalty: Penalty::default(),
+            alpha: None,
             image_shape: None,
             checkpoints: Checkpoints::default(),
             trees: TreeHyperparameters::default(),
@@ -173,28 +184,8 @@ impl Hyperparameters {
             })?;
         }
         parsed.given = set_by.keys().copied().collect();
-        notes.extend(parsed.follow_optimizer(&set_by));
+        notes.extend(parsed.settle(&set_by));
         Ok((parsed, notes))
-    }
-
-    /// Fills in what the optimizer decides where it was not given, and says what it makes no use of.
-    fn follow_optimizer(&mut self, set_by: &SetBy<'_>) -> Option<String> {
-        let given = |name| set_by.get(name).map(|(_, value)| *value);
-        let named_momentum = given("optimizer").is_some_and(|raw| raw.eq_ignore_ascii_case("momentum"));
-        if named_momentum && given("momentum").is_none() {
-            self.momentum = 0.9;
-        }
-        if self.optimizer == Optimizer::AdamW && given("weight_decay").is_none() {
-            self.weight_decay = 0.01;
-        }
-        let adaptive = matches!(self.optimizer, Optimizer::Adam | Optimizer::AdamW);
-        (adaptive && self.momentum > 0.0).then(|| {
-            format!(
-                "momentum={} has no effect with optimizer={}, which has moments of its own; sgd and rmsprop take it",
-                self.momentum,
-                given("optimizer").unwrap_or("adam (the default)").to_ascii_lowercase()
-            )
-        })
     }
 
     /// Everything that is known, for the reference.

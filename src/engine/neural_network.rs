@@ -29,7 +29,6 @@ mod network;
 mod recipe;
 mod schedule;
 mod state;
-mod stopping;
 mod tensors;
 #[cfg(test)]
 mod tests;

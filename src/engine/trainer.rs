@@ -11,7 +11,7 @@ use super::device::ComputeDevice;
 use super::neural_network;
 use super::trees::TreeModel;
 use crate::data::{Dataset, FeatureForm, LoadOptions};
-use crate::domain::{Hyperparameters, Metrics, ModelType, Stopping, TaskError};
+use crate::domain::{BoostingObjective, Hyperparameters, Metrics, ModelType, Problem, Stopping, TaskError};
 
 /// What a trainer is built from.
 pub struct Blueprint<'a> {
@@ -41,6 +41,13 @@ pub struct Course {
     pub total_epochs: Option<u32>,
     /// Minibatches that make an epoch, as whoever cuts the slices counts them, at least 1.
     pub batches_per_epoch: u32,
+}
+
+impl Course {
+    /// Whether no epoch comes after `epoch`, as far as is known.
+    pub(super) fn is_last(&self, epoch: u32) -> bool {
+        self.total_epochs.is_some_and(|total| epoch.saturating_add(1) >= total)
+    }
 }
 
 /// What the end of an epoch did to a model.
@@ -142,6 +149,9 @@ pub trait Trainer: Send {
 const EVERYWHERE: &[&str] =
     &["backend", "description", "job_name", "save_checkpoints", "seed", "target", "task", "validation_split"];
 
+/// Hyperparameters that no model listens to and that have a note of their own where they would change something.
+const NOWHERE: &[&str] = &["colsample_bylevel", "colsample_bynode", "n_jobs"];
+
 /// Makes a trainer.
 pub type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 
@@ -183,6 +193,7 @@ const BY_MINIBATCHES: &[&str] = &[
     "lr_gamma",
     "lr_schedule",
     "lr_step_size",
+    "min_delta",
     "momentum",
     "optimizer",
     "patience",
@@ -191,8 +202,16 @@ const BY_MINIBATCHES: &[&str] = &[
 ];
 
 /// What all trees that are not boosted listen to.
-const OF_WHOLE_TREES: &[&str] =
-    &["bootstrap", "max_bins", "max_depth", "max_features", "min_samples_leaf", "min_samples_split"];
+const OF_WHOLE_TREES: &[&str] = &[
+    "bootstrap",
+    "class_weight",
+    "criterion",
+    "max_bins",
+    "max_depth",
+    "max_features",
+    "min_samples_leaf",
+    "min_samples_split",
+];
 
 /// Every model that is trained for real.
 pub const MODELS: &[ModelEntry] = &[
@@ -200,7 +219,7 @@ pub const MODELS: &[ModelEntry] = &[
         name: "neural_network",
         aliases: &["mlp", "dnn"],
         weights_file_name: "model.safetensors",
-        listens_to: &[BY_MINIBATCHES, &["dropout", "hidden_layers"]],
+        listens_to: &[BY_MINIBATCHES, &["activation", "alpha", "dropout", "hidden_layers"]],
         features: FeatureForm::Standardised,
         trains_on: TrainsOn::EveryDevice,
         build: neural_network::multilayer_perceptron,
@@ -209,7 +228,7 @@ pub const MODELS: &[ModelEntry] = &[
         name: "cnn",
         aliases: &[],
         weights_file_name: "model.safetensors",
-        listens_to: &[BY_MINIBATCHES, &["dropout", "image_shape"]],
+        listens_to: &[BY_MINIBATCHES, &["activation", "alpha", "dropout", "image_shape"]],
         features: FeatureForm::Standardised,
         trains_on: TrainsOn::EveryDevice,
         build: neural_network::convolutional,
@@ -218,7 +237,7 @@ pub const MODELS: &[ModelEntry] = &[
         name: "logistic_regression",
         aliases: &[],
         weights_file_name: "model.safetensors",
-        listens_to: &[BY_MINIBATCHES, &["C"]],
+        listens_to: &[BY_MINIBATCHES, &["C", "penalty"]],
         features: FeatureForm::Standardised,
         trains_on: TrainsOn::EveryDevice,
         build: neural_network::logistic_regression,
@@ -227,7 +246,7 @@ pub const MODELS: &[ModelEntry] = &[
         name: "svm",
         aliases: &["linear_svm"],
         weights_file_name: "model.safetensors",
-        listens_to: &[BY_MINIBATCHES, &["C"]],
+        listens_to: &[BY_MINIBATCHES, &["C", "penalty"]],
         features: FeatureForm::Standardised,
         trains_on: TrainsOn::EveryDevice,
         build: neural_network::support_vector_machine,
@@ -237,21 +256,30 @@ pub const MODELS: &[ModelEntry] = &[
         aliases: &["gradient_boosting"],
         weights_file_name: "model.json",
         listens_to: &[&[
+            "alpha",
+            "class_weight",
             "colsample_bytree",
+            "early_stopping",
             "gamma",
             "learning_rate",
             "max_bins",
             "max_depth",
             "min_child_weight",
+            "min_delta",
             "n_estimators",
+            "objective",
+            "patience",
             "reg_alpha",
             "reg_lambda",
             "rounds_per_task",
+            "scale_pos_weight",
             "subsample",
+            "total_epochs",
+            "tree_method",
         ]],
         features: FeatureForm::Raw,
         trains_on: TrainsOn::Cpu,
-        build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint))),
+        build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint)?)),
     },
     ModelEntry {
         name: "random_forest",
@@ -260,7 +288,7 @@ pub const MODELS: &[ModelEntry] = &[
         listens_to: &[OF_WHOLE_TREES, &["n_estimators", "trees_per_task"]],
         features: FeatureForm::Raw,
         trains_on: TrainsOn::Cpu,
-        build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint))),
+        build: |blueprint| Ok(Box::new(TreeModel::forest(blueprint)?)),
     },
     ModelEntry {
         name: "decision_tree",
@@ -269,16 +297,22 @@ pub const MODELS: &[ModelEntry] = &[
         listens_to: &[OF_WHOLE_TREES],
         features: FeatureForm::Raw,
         trains_on: TrainsOn::Cpu,
-        build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint))),
+        build: |blueprint| Ok(Box::new(TreeModel::decision_tree(blueprint)?)),
     },
 ];
 
 impl ModelEntry {
     /// How its rows are loaded.
     pub(crate) fn load_options(&self, hyperparameters: &Hyperparameters, seed: u64) -> LoadOptions {
+        let objective = hyperparameters.trees.objective.filter(|_| self.listens_to("objective"));
+        let problem = match (hyperparameters.problem, objective) {
+            (Problem::Auto, Some(BoostingObjective::SquaredError)) => Problem::Regression,
+            (Problem::Auto, Some(_)) => Problem::Classification,
+            (problem, _) => problem,
+        };
         LoadOptions {
             target: hyperparameters.target.clone(),
-            problem: hyperparameters.problem,
+            problem,
             validation_split: hyperparameters.validation_split,
             seed,
             features: self.features,
@@ -295,13 +329,16 @@ impl ModelEntry {
         self.name == name || self.aliases.contains(&name)
     }
 
+    fn listens_to(&self, hyperparameter: &str) -> bool {
+        self.listens_to.iter().any(|names| names.contains(&hyperparameter))
+    }
+
     /// What of `hyperparameters` was given and changes nothing, in one line.
     pub(crate) fn unheard(&self, hyperparameters: &Hyperparameters) -> Option<String> {
         let unwanted = |name: &str| name == "early_stopping" && hyperparameters.stopping == Stopping::Never;
-        let listens_to = self.listens_to.concat();
-        let heard =
-            |name: &&&str| !EVERYWHERE.contains(*name) && !listens_to.contains(*name) && !unwanted(name);
-        let names: Vec<&str> = hyperparameters.given.iter().filter(heard).copied().collect();
+        let known = [&[EVERYWHERE, NOWHERE][..], self.listens_to].concat().concat();
+        let idle = |name: &&&str| !known.contains(*name) && !unwanted(name);
+        let names: Vec<&str> = hyperparameters.given.iter().filter(idle).copied().collect();
         (!names.is_empty())
             .then(|| format!("without effect on model_type {}: {}", self.name, names.join(", ")))
     }
@@ -325,8 +362,7 @@ pub fn listeners(hyperparameter: &str) -> Option<Vec<&'static str>> {
     if EVERYWHERE.contains(&hyperparameter) {
         return None;
     }
-    let heard = |entry: &&ModelEntry| entry.listens_to.iter().any(|names| names.contains(&hyperparameter));
-    Some(MODELS.iter().filter(heard).map(|entry| entry.name).collect())
+    Some(MODELS.iter().filter(|entry| entry.listens_to(hyperparameter)).map(|entry| entry.name).collect())
 }
 
 #[cfg(test)]
@@ -354,7 +390,7 @@ mod tests {
     fn what_a_model_does_not_listen_to_is_said() {
         let known: Vec<_> = Hyperparameters::names().collect();
         for name in
-            MODELS.iter().flat_map(|entry| entry.listens_to.concat()).chain(EVERYWHERE.iter().copied())
+            MODELS.iter().flat_map(|entry| entry.listens_to.concat()).chain([EVERYWHERE, NOWHERE].concat())
         {
             assert!(known.contains(&name), "{name}");
         }

@@ -12,7 +12,9 @@
 //! so that the same seed and slices give the same bits on any number of threads; scores are what the trees add up to
 //! in their order, so that they follow from the trees alone.
 //!
-//! Deliberately absent: categorical splits (categories are one feature each), class weights, growth by leaf.
+//! Early stopping is judged after each round of boosting by all held-out rows; the model is cut back to its best round.
+//!
+//! Deliberately absent: categorical splits (categories are one feature each), growth by leaf.
 
 mod boosting;
 mod ensemble;
@@ -40,7 +42,8 @@ use self::parse::Shape;
 use self::xgboost::Units;
 use super::minibatches::{self, Sums, permutation};
 use super::seeds::Purpose;
-use super::trainer::{Blueprint, Slice, Trained, Trainer};
+use super::stopping::{self, Limit, Mark as Seen, Stopping};
+use super::trainer::{Blueprint, Course, Slice, Trained, Trainer, Verdict};
 use super::{Control, Step};
 use crate::data::{Dataset, Targets};
 use crate::domain::{BATCHES_PER_TASK, Metrics, Progress, TASKS_PER_EPOCH, TaskError};
@@ -51,6 +54,9 @@ const WATCHED_ROWS: usize = 8192;
 
 /// Held-out rows that are evaluated together.
 const EVALUATION_ROWS: usize = 65_536;
+
+/// Rounds without a better validation loss after which boosting ends early, where none are given.
+const PATIENCE: u32 = 10;
 
 /// How trees are grown.
 enum Grower {
@@ -73,6 +79,7 @@ struct Mark {
     ensemble: Ensemble,
     train: Vec<Vec<f32>>,
     validation: Vec<Vec<f32>>,
+    stopping: Stopping<()>,
 }
 
 /// A tree model in training.
@@ -91,33 +98,58 @@ pub(crate) struct TreeModel {
     marked: Option<Mark>,
     rounds_per_task: u32,
     most_rounds: Option<u32>,
+    /// When boosting ends early; `None` for never.
+    limit: Option<Limit>,
+    /// Its best model is the first rounds of this one.
+    stopping: Stopping<()>,
+    course: Option<Course>,
+    notes: Vec<String>,
 }
 
 impl TreeModel {
     /// Gradient boosting, without a tree yet.
-    pub(crate) fn boosting(blueprint: &Blueprint<'_>) -> Self {
-        let grower = Boosting::new(blueprint.data, blueprint.hyperparameters, blueprint.seed);
+    ///
+    /// # Errors
+    /// Hyperparameters that do not fit the target or each other.
+    pub(crate) fn boosting(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
+        let grower = Boosting::new(blueprint)?;
         let ensemble = grower.begin();
         let trees = &blueprint.hyperparameters.trees;
         let rounds = (trees.rounds_per_task, trees.n_estimators);
-        Self::new(blueprint, Grower::Boosting(grower), ensemble, rounds)
+        let mut model = Self::new(blueprint, Grower::Boosting(grower), ensemble, rounds);
+        model.limit = Limit::of(blueprint.hyperparameters, PATIENCE, "round");
+        if model.limit.is_some() && model.data.validation.is_empty() {
+            model.limit = None;
+            model.notes.push(stopping::BLIND.to_owned());
+        }
+        Ok(model)
     }
 
     /// A random forest, without a tree yet.
-    pub(crate) fn forest(blueprint: &Blueprint<'_>) -> Self {
+    ///
+    /// # Errors
+    /// Hyperparameters that do not fit the target.
+    pub(crate) fn forest(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
         let trees = &blueprint.hyperparameters.trees;
         Self::averaged(blueprint, Kind::Forest, (trees.trees_per_task, trees.n_estimators))
     }
 
     /// A decision tree, not grown yet. The first task grows it.
-    pub(crate) fn decision_tree(blueprint: &Blueprint<'_>) -> Self {
+    ///
+    /// # Errors
+    /// Hyperparameters that do not fit the target.
+    pub(crate) fn decision_tree(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
         Self::averaged(blueprint, Kind::Single, (1, Some(1)))
     }
 
-    fn averaged(blueprint: &Blueprint<'_>, kind: Kind, rounds: (u32, Option<u32>)) -> Self {
-        let grower = Forest::new(blueprint.data, blueprint.hyperparameters, blueprint.seed, kind);
+    fn averaged(
+        blueprint: &Blueprint<'_>,
+        kind: Kind,
+        rounds: (u32, Option<u32>),
+    ) -> Result<Self, TaskError> {
+        let grower = Forest::new(blueprint, kind)?;
         let ensemble = grower.begin();
-        Self::new(blueprint, Grower::Forest(grower), ensemble, rounds)
+        Ok(Self::new(blueprint, Grower::Forest(grower), ensemble, rounds))
     }
 
     fn new(
@@ -143,6 +175,10 @@ impl TreeModel {
             marked: None,
             rounds_per_task,
             most_rounds,
+            limit: None,
+            stopping: Stopping::default(),
+            course: None,
+            notes: Vec::new(),
         };
         model.take(ensemble);
         model
@@ -212,6 +248,29 @@ impl TreeModel {
         self.look();
     }
 
+    /// Takes note of what the last round did to the held-out rows.
+    fn judge(&mut self) {
+        let Some(limit) = &self.limit else { return };
+        let rounds = self.ensemble.rounds();
+        let target = &self.data.target;
+        let sums = self.output.sums_of_all(&self.validation, rounds, &self.data.validation.targets);
+        let seen = Seen::new(rounds, sums.metrics(target).loss, self.sums.metrics(target));
+        self.stopping.see(seen, limit, || ());
+    }
+
+    /// Cuts the model back to its best round where training is over.
+    fn return_to_best(&mut self, is_last: bool) -> Verdict {
+        let best = self.stopping.return_to(is_last).map(|best| best.mark.turn);
+        let Some(rounds) = best.filter(|rounds| *rounds < self.ensemble.rounds()) else {
+            return Verdict::Unchanged;
+        };
+        let mut ensemble = self.ensemble.clone();
+        ensemble.trees.truncate(rounds as usize * ensemble.bases.len());
+        self.take(ensemble);
+        self.notes.extend(self.limit.as_ref().and_then(|limit| self.stopping.note(limit)));
+        Verdict::Replaced
+    }
+
     /// Rounds that `slice` stands for, within what the job may have.
     fn rounds_of(&self, slice: &Slice) -> u32 {
         let batches = slice.batches.end.saturating_sub(slice.batches.start);
@@ -227,11 +286,13 @@ impl Trainer for TreeModel {
             ensemble: self.ensemble.clone(),
             train: Vec::new(),
             validation: Vec::new(),
+            stopping: Stopping::default(),
         });
         // Trees are shared; scores go into the room of the last mark.
         mark.ensemble.clone_from(&self.ensemble);
         mark.train.clone_from(&self.train);
         mark.validation.clone_from(&self.validation);
+        mark.stopping.clone_from(&self.stopping);
     }
 
     fn roll_back(&mut self) {
@@ -239,6 +300,8 @@ impl Trainer for TreeModel {
             self.ensemble.clone_from(&mark.ensemble);
             self.train.clone_from(&mark.train);
             self.validation.clone_from(&mark.validation);
+            self.stopping.clone_from(&mark.stopping);
+            self.notes.clear();
             if let Grower::Boosting(boosting) = &mut self.grower {
                 boosting.forget();
             }
@@ -250,12 +313,20 @@ impl Trainer for TreeModel {
         TASKS_PER_EPOCH * BATCHES_PER_TASK
     }
 
+    fn follow(&mut self, course: Course) {
+        self.course = Some(course);
+    }
+
     fn train(&mut self, slice: &Slice, control: &Control) -> Result<Trained, TaskError> {
+        if self.stopping.stopped {
+            self.notes.extend(self.limit.as_ref().and_then(|limit| self.stopping.note(limit)));
+            return Ok(Trained { metrics: self.sums.metrics(&self.data.target), samples: 0, steps: 0 });
+        }
         let rounds = self.rounds_of(slice);
         let rows = self.data.train.len() as u64;
         let began = Instant::now();
         let mut steps = 0;
-        while steps < rounds {
+        while steps < rounds && !self.stopping.stopped {
             control.check()?;
             let step_began = Instant::now();
             let grown = self.grow(rounds - steps, control)?;
@@ -280,10 +351,20 @@ impl Trainer for TreeModel {
                     simulated: false,
                 };
                 control.stepped(progress, Step { duration, samples: rows });
+                self.judge();
             }
         }
+        self.return_to_best(false);
         let metrics = self.sums.metrics(&self.data.target);
         Ok(Trained { metrics, samples: u64::from(steps) * rows, steps: steps.into() })
+    }
+
+    fn epoch_ended(&mut self, epoch: u32, _validation: Option<Metrics>) -> Verdict {
+        self.return_to_best(self.course.is_some_and(|course| course.is_last(epoch)))
+    }
+
+    fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     fn evaluate(&self, rows: &[u32], control: &Control) -> Result<Metrics, TaskError> {
@@ -307,16 +388,26 @@ impl Trainer for TreeModel {
     fn load_weights(&mut self, weights: &[u8]) -> Result<(), TaskError> {
         let units = Units::of(&self.data.target);
         let shape = Shape { width: self.data.width(), output: self.output, units };
-        self.take(parse::read(weights, &shape)?);
+        let ensemble = parse::read(weights, &shape)?;
+        // Whatever a task brings: a job that was stopped has its model.
+        if !self.stopping.stopped {
+            // What has as many rounds goes on from the same first ones.
+            if self.stopping.best.as_ref().is_some_and(|best| best.mark.turn > ensemble.rounds()) {
+                self.stopping = Stopping::default();
+            }
+            self.take(ensemble);
+        }
         Ok(())
     }
 
     fn state(&self) -> Result<Vec<u8>, TaskError> {
-        Ok(state::write(&self.ensemble))
+        state::write(&self.ensemble, &self.stopping)
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), TaskError> {
-        self.take(state::read(state, self.output.count(), self.data.width())?);
+        let (ensemble, stopping) = state::read(state, self.output.count(), self.data.width())?;
+        self.take(ensemble);
+        self.stopping = stopping;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, log_loss, root_mean_squared_error
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -36,6 +36,11 @@ def main():
     for folder in folders:
         header, predictions = table(Path(folder) / "predictions.csv")
         held_out = np.array([int(row[0]) for row in predictions])
+        if len(header) == 3:
+            truth, said = targets[held_out].astype(float), [float(row[2]) for row in predictions]
+            assert np.allclose(truth, [float(row[1]) for row in predictions]), "the targets are those of the file"
+            print(json.dumps({"rmse": root_mean_squared_error(truth, said)}))
+            continue
         labels = [name.removeprefix("probability_") for name in header[3:]]
         # scikit-learn wants its labels sorted as it sorts them.
         order = sorted(range(len(labels)), key=lambda label: labels[label])

@@ -18,6 +18,7 @@ import xgboost
 from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.tree import DecisionTreeClassifier
 
 SEEDS = range(5)
@@ -68,7 +69,10 @@ def quality(shares, ids):
 
 
 def compare(worker, data, model, epochs, settings, peer):
-    """Means over seeds of (accuracy, log loss), ours and the peer's, on each data set."""
+    """Means over seeds of (accuracy, log loss), ours and the peer's, on each data set.
+
+    The peer gets features and classes to train on, features to predict, the seed, and the classes of those.
+    """
     result = {}
     for name in DATA_SETS:
         features, ids, _ = table(pathlib.Path(data) / f"{name}.csv")
@@ -78,7 +82,7 @@ def compare(worker, data, model, epochs, settings, peer):
                 rows, _, shares, _ = train(worker, f"builtin:{name}", out, model, epochs, seed, settings)
             held_out = np.zeros(len(ids), dtype=bool)
             held_out[rows] = True
-            theirs = peer(features[~held_out], ids[~held_out], features[held_out], seed)
+            theirs = peer(features[~held_out], ids[~held_out], features[held_out], seed, ids[held_out])
             figures.append([*quality(shares, ids[rows]), *np.mean([quality(t, ids[held_out]) for t in theirs], axis=0)])
         means = np.mean(figures, axis=0)
         names = ["accuracy", "log_loss", "peer_accuracy", "peer_log_loss"]
@@ -86,14 +90,24 @@ def compare(worker, data, model, epochs, settings, peer):
     return result
 
 
-def hist(features, ids, held_out, seed, threads=1):
+def hist(features, ids, held_out, seed, _=None, threads=1, weights=None):
     """What XGBoost's hist says of the held-out rows after 50 rounds, eta 0.3, depth 6."""
+    booster = xgboost.train(parameters(ids, seed, threads), xgboost.DMatrix(features, label=ids, weight=weights), 50)
+    return by_class(booster.predict(xgboost.DMatrix(held_out)))
+
+
+def parameters(ids, seed, threads=1):
+    """XGBoost's hist, eta 0.3, depth 6, for these classes."""
     classes = int(ids.max()) + 1
-    parameters = {"tree_method": "hist", "eta": 0.3, "max_depth": 6, "seed": seed, "nthread": threads}
-    parameters |= {"objective": "binary:logistic"} if classes == 2 else {"objective": "multi:softprob", "num_class": classes}
-    booster = xgboost.train(parameters, xgboost.DMatrix(features, label=ids), 50)
-    shares = booster.predict(xgboost.DMatrix(held_out))
-    return np.column_stack([1 - shares, shares]) if classes == 2 else shares
+    common = {"tree_method": "hist", "eta": 0.3, "max_depth": 6, "seed": seed, "nthread": threads}
+    if classes == 2:
+        return common | {"objective": "binary:logistic", "eval_metric": "logloss"}
+    return common | {"objective": "multi:softprob", "num_class": classes, "eval_metric": "mlogloss"}
+
+
+def by_class(shares):
+    """Probabilities of all classes, also where XGBoost gives those of the second of two."""
+    return np.column_stack([1 - shares, shares]) if shares.ndim == 1 else shares
 
 
 def boosting(worker, data):
@@ -124,7 +138,7 @@ def large(worker, _):
 def forest(worker, data):
     """100 trees against scikit-learn's."""
 
-    def peer(features, ids, held_out, seed):
+    def peer(features, ids, held_out, seed, _):
         fitted = RandomForestClassifier(n_estimators=100, random_state=seed).fit(features, ids)
         return [fitted.predict_proba(held_out)]
 
@@ -134,11 +148,51 @@ def forest(worker, data):
 def decision_tree(worker, data):
     """One tree against scikit-learn's. Ties make its trees differ by random_state, so a few of them are averaged."""
 
-    def peer(features, ids, held_out, seed):
+    def peer(features, ids, held_out, seed, _):
         trees = [DecisionTreeClassifier(random_state=state).fit(features, ids) for state in range(10)]
         return [tree.predict_proba(held_out) for tree in trees]
 
     return compare(worker, data, "decision_tree", 1, [], peer)
+
+
+def balanced_boosting(worker, data):
+    """As boosting, with class_weight=balanced and XGBoost's weights of rows."""
+
+    def peer(features, ids, held_out, seed, _):
+        return [hist(features, ids, held_out, seed, weights=compute_sample_weight("balanced", ids))]
+
+    return compare(worker, data, "xgboost", 5, ["class_weight=balanced"], peer)
+
+
+def balanced_forests(worker, data):
+    """Forest and single tree, with class_weight=balanced on both sides."""
+
+    def forest(features, ids, held_out, seed, _):
+        fitted = RandomForestClassifier(n_estimators=100, random_state=seed, class_weight="balanced")
+        return [fitted.fit(features, ids).predict_proba(held_out)]
+
+    def tree(features, ids, held_out, seed, _):
+        trees = [DecisionTreeClassifier(random_state=state, class_weight="balanced") for state in range(10)]
+        return [tree.fit(features, ids).predict_proba(held_out) for tree in trees]
+
+    result = {}
+    for model, epochs, peer in [("random_forest", 10, forest), ("decision_tree", 1, tree)]:
+        found = compare(worker, data, model, epochs, ["class_weight=balanced"], peer)
+        result |= {f"{model} {name}": figures for name, figures in found.items()}
+    return result
+
+
+def early(worker, data):
+    """Up to 200 rounds, 10 without a better log loss of the held-out rows end them: the model of the best round."""
+
+    def peer(features, ids, held_out, seed, truth):
+        train, test = xgboost.DMatrix(features, label=ids), xgboost.DMatrix(held_out, label=truth)
+        booster = xgboost.train(
+            parameters(ids, seed), train, 200, evals=[(test, "held_out")], early_stopping_rounds=10, verbose_eval=False
+        )
+        return [by_class(booster.predict(test, iteration_range=(0, booster.best_iteration + 1)))]
+
+    return compare(worker, data, "xgboost", 20, ["early_stopping_rounds=10"], peer)
 
 
 def export(worker, data):

@@ -216,6 +216,17 @@ pub fn squared_derivatives(scores: &[f32], targets: &[f32], derivatives: &mut [[
     Magnitudes::of(derivatives.get(..scores.len()).unwrap_or(derivatives))
 }
 
+/// Multiplies the derivatives of each row by the weight of its class.
+pub fn weigh_derivatives(targets: &[u32], weights: &[f32], derivatives: &mut [[f32; 2]]) -> Magnitudes {
+    let mut magnitudes = Magnitudes::default();
+    for (target, derivative) in targets.iter().zip(derivatives) {
+        let weight = weights[*target as usize];
+        *derivative = [derivative[0] * weight, at_least(derivative[1] * weight)];
+        magnitudes.add(*derivative);
+    }
+    magnitudes
+}
+
 /// Means over `trees` trees of the sums in `scores`, a slice an output, as probabilities of shape [rows, classes]: as
 /// many classes as outputs, or two where the one output is that of class 1.
 pub fn shares_of(scores: &[&[f32]], trees: f32, shares: &mut [f32]) {

@@ -3,6 +3,7 @@
 
 mod few;
 mod spread;
+mod weighed;
 
 pub use spread::Spread;
 
@@ -156,6 +157,8 @@ pub struct Purity {
     /// Counts by bin and class, all 0 between uses.
     counts: Vec<u32>,
     left: Vec<u32>,
+    /// How much a draw of each class counts; empty where all count alike.
+    weights: Vec<f64>,
     /// The rows of a small node, as they come and by bin.
     few: few::Room,
 }
@@ -167,8 +170,14 @@ impl Purity {
             classes,
             counts: vec![0; classes * MAX_BINS],
             left: vec![0; classes],
+            weights: Vec::new(),
             few: few::Room::default(),
         }
+    }
+
+    /// For classes whose draws count as much as `weights` says, above 0.
+    pub fn weighed(weights: &[f64]) -> Self {
+        Self { weights: weights.to_vec(), ..Self::new(weights.len()) }
     }
 
     /// Draws of each class among `rows`.
@@ -191,6 +200,9 @@ impl Purity {
         totals: &[u32],
         least: u32,
     ) -> Option<PuritySplit> {
+        if !self.weights.is_empty() {
+            return weighed::best_split(self, bins, cuts, samples, totals, least);
+        }
         if samples.len() <= FEW + FEW_PER_CLASS * self.classes
             && let Some(found) = few::best_split(&mut self.few, bins, cuts, samples, totals, least)
         {

@@ -1,5 +1,6 @@
 //! Hyperparameters that are one of a few words.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -52,12 +53,12 @@ impl FromStr for Loss {
             "categorical_crossentropy" | "sparse_categorical_crossentropy" | "binary_crossentropy" => {
                 Self::CrossEntropy
             }
-            "mean_squared_error" => Self::MeanSquaredError,
-            "mean_absolute_error" => Self::MeanAbsoluteError,
+            "mean_squared_error" | "mse" => Self::MeanSquaredError,
+            "mean_absolute_error" | "mae" => Self::MeanAbsoluteError,
             _ => {
                 return Err(ParseChoiceError(
                     "categorical_crossentropy, sparse_categorical_crossentropy, binary_crossentropy, \
-                     mean_squared_error or mean_absolute_error",
+                     mean_squared_error (mse) or mean_absolute_error (mae)",
                 ));
             }
         })
@@ -90,13 +91,15 @@ impl FromStr for Problem {
 }
 
 /// How much a row counts in training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub enum ClassWeight {
     /// All rows alike.
     #[default]
     None,
     /// Inversely to how often its class occurs: rows / (classes * rows of the class), as scikit-learn's `balanced`.
     Balanced,
+    /// As much as its class has here by name, above 0; 1 where it has nothing.
+    ByClass(BTreeMap<String, f64>),
 }
 
 impl FromStr for ClassWeight {
@@ -106,7 +109,96 @@ impl FromStr for ClassWeight {
         match raw.to_ascii_lowercase().as_str() {
             "none" => Ok(Self::None),
             "balanced" => Ok(Self::Balanced),
-            _ => Err(ParseChoiceError("none or balanced")),
+            _ => by_class(raw)
+                .map(Self::ByClass)
+                .ok_or(ParseChoiceError("none, balanced, or a weight above 0 for each class, as 0:1,1:5")),
+        }
+    }
+}
+
+/// Weights as `0:1,1:5`, as Python writes them, `{0: 1, 1: 5}`, or as a JSON object, for names with commas in them.
+fn by_class(raw: &str) -> Option<BTreeMap<String, f64>> {
+    let weights = serde_json::from_str(raw).ok().or_else(|| {
+        let inner = raw.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(raw);
+        let mut weights = BTreeMap::new();
+        for pair in inner.split(',') {
+            let (class, weight) = pair.rsplit_once(':')?;
+            let class = class.trim().trim_matches(['"', '\'']).to_owned();
+            // A class twice is a slip whose meaning nobody knows.
+            if weights.insert(class, weight.trim().parse().ok()?).is_some() {
+                return None;
+            }
+        }
+        Some(weights)
+    });
+    weights.filter(|weights: &BTreeMap<_, f64>| {
+        !weights.is_empty() && weights.values().all(|weight| *weight > 0.0 && weight.is_finite())
+    })
+}
+
+/// What linear models are penalised by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Penalty {
+    /// The squares of their weights.
+    #[default]
+    Squares,
+    /// Nothing.
+    None,
+}
+
+impl FromStr for Penalty {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw.to_ascii_lowercase().as_str() {
+            "l2" => Ok(Self::Squares),
+            "none" => Ok(Self::None),
+            _ => Err(ParseChoiceError("l2 or none")),
+        }
+    }
+}
+
+/// What the nodes of a forest are split by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SplitCriterion {
+    /// The Gini impurity of classes.
+    Gini,
+    /// The variance of a number.
+    SquaredError,
+}
+
+impl FromStr for SplitCriterion {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw {
+            "gini" => Ok(Self::Gini),
+            "squared_error" => Ok(Self::SquaredError),
+            _ => Err(ParseChoiceError("gini (classes) or squared_error (a number)")),
+        }
+    }
+}
+
+/// What boosting minimises, under XGBoost's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BoostingObjective {
+    /// The logistic loss of two classes.
+    BinaryLogistic,
+    /// The cross-entropy of more classes.
+    MultiSoftmax,
+    /// The squared error of a number.
+    SquaredError,
+}
+
+impl FromStr for BoostingObjective {
+    type Err = ParseChoiceError;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        match raw {
+            "binary:logistic" => Ok(Self::BinaryLogistic),
+            "multi:softprob" | "multi:softmax" => Ok(Self::MultiSoftmax),
+            "reg:squarederror" => Ok(Self::SquaredError),
+            _ => Err(ParseChoiceError("binary:logistic, multi:softprob, multi:softmax or reg:squarederror")),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
             Ok(())
         },
     ),
-    ("learning_rate", &["lr", "eta"], "a number above 0, at most 10", |h, raw| {
+    ("learning_rate", &["lr", "eta", "learning_rate_init"], "a number above 0, at most 10", |h, raw| {
         h.learning_rate = Some(number(raw, |v| v > 0.0 && v <= 10.0)?);
         Ok(())
     }),
@@ -30,7 +30,7 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
         h.batch_size = whole(raw, 1, 65_536)? as usize;
         Ok(())
     }),
-    ("optimizer", &[], "", |h, raw| {
+    ("optimizer", &["solver"], "", |h, raw| {
         h.optimizer = choice(&raw.to_ascii_lowercase())?;
         Ok(())
     }),
@@ -46,7 +46,7 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
         h.seed = Some(raw.parse().map_err(|_| "")?);
         Ok(())
     }),
-    ("validation_split", &["test_size"], "a number from 0 to 0.9", |h, raw| {
+    ("validation_split", &["test_size", "validation_fraction"], "a number from 0 to 0.9", |h, raw| {
         h.validation_split = number(raw, |v| (0.0..=0.9).contains(&v))?;
         Ok(())
     }),
@@ -78,8 +78,20 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
         &["n_iter_no_change", "early_stopping_rounds"],
         "a whole number from 1 to 1000000",
         |h, raw| {
-            h.patience = whole(raw, 1, 1_000_000)? as u32;
+            h.patience = Some(whole(raw, 1, 1_000_000)? as u32);
             Ok(())
+        },
+    ),
+    ("min_delta", &["tol"], AT_LEAST_ZERO, |h, raw| {
+        h.min_delta = number(raw, |v| v >= 0.0)?;
+        Ok(())
+    }),
+    (
+        "activation",
+        &[],
+        "relu",
+        |_, raw| {
+            if raw.eq_ignore_ascii_case("relu") { Ok(()) } else { Err(String::new()) }
         },
     ),
     ("dropout", &["dropout_rate"], "a number from 0, below 1", |h, raw| {
@@ -108,6 +120,14 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
     }),
     ("C", &["c"], "a number above 0", |h, raw| {
         h.inverse_penalty = number(raw, |v| v > 0.0)?;
+        Ok(())
+    }),
+    ("penalty", &[], "", |h, raw| {
+        h.penalty = choice(raw)?;
+        Ok(())
+    }),
+    ("alpha", &[], "a number from 0: the L2 penalty of networks, the L1 penalty of boosting", |h, raw| {
+        h.alpha = Some(number(raw, |v| v >= 0.0)?);
         Ok(())
     }),
     (
@@ -145,7 +165,7 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
         h.trees.reg_lambda = number(raw, |v| v >= 0.0)?;
         Ok(())
     }),
-    ("reg_alpha", &["alpha", "l1_regularization"], AT_LEAST_ZERO, |h, raw| {
+    ("reg_alpha", &["l1_regularization"], AT_LEAST_ZERO, |h, raw| {
         h.trees.reg_alpha = number(raw, |v| v >= 0.0)?;
         Ok(())
     }),
@@ -184,6 +204,27 @@ pub(super) const KNOWN: &[(&str, &[&str], &str, Set)] = &[
     ("trees_per_task", &[], "a whole number from 1 to 10000", |h, raw| {
         h.trees.trees_per_task = whole(raw, 1, 10_000)? as u32;
         Ok(())
+    }),
+    ("scale_pos_weight", &[], "a number above 0", |h, raw| {
+        h.trees.scale_pos_weight = number(raw, |v| v > 0.0)?;
+        Ok(())
+    }),
+    ("objective", &[], "", |h, raw| {
+        h.trees.objective = Some(choice(raw)?);
+        Ok(())
+    }),
+    ("criterion", &[], "", |h, raw| {
+        h.trees.criterion = Some(choice(raw)?);
+        Ok(())
+    }),
+    ("tree_method", &[], "auto, hist, approx or exact", |_, raw| {
+        if ["auto", "hist", "approx", "exact"].contains(&raw) { Ok(()) } else { Err(String::new()) }
+    }),
+    ("colsample_bylevel", &[], SHARE, |_, raw| number(raw, |v| v > 0.0 && v <= 1.0).map(|_| ())),
+    ("colsample_bynode", &[], SHARE, |_, raw| number(raw, |v| v > 0.0 && v <= 1.0).map(|_| ())),
+    ("n_jobs", &["nthread"], "a whole number from -1", |_, raw| match raw.parse::<i32>() {
+        Ok(count) if count >= -1 => Ok(()),
+        _ => Err(String::new()),
     }),
     ("save_checkpoints", &[], "true or false", |h, raw| {
         h.checkpoints = if boolean(raw)? { Checkpoints::AfterEachTask } else { Checkpoints::Never };

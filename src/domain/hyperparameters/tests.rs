@@ -44,6 +44,21 @@ fn bad_values_name_field_value_and_range() {
         ("batch_size", "0"),
         ("batch_size", "1.5"),
         ("optimizer", "lion"),
+        ("solver", "lbfgs"),
+        ("activation", "tanh"),
+        ("class_weight", "0:1,1"),
+        ("class_weight", "0:1,1:-2"),
+        ("class_weight", "0:1,0:2"),
+        ("class_weight", "{}"),
+        ("penalty", "l1"),
+        ("alpha", "-1"),
+        ("min_delta", "-0.1"),
+        ("objective", "rank:pairwise"),
+        ("criterion", "entropy"),
+        ("tree_method", "gpu_hist"),
+        ("scale_pos_weight", "0"),
+        ("colsample_bynode", "0"),
+        ("n_jobs", "-2"),
         ("hidden_layers", "0"),
         ("hidden_layers", "a,b"),
         ("validation_split", "0.95"),
@@ -117,4 +132,77 @@ fn adamw_decays_by_a_hundredth_unless_told_otherwise() {
     assert_eq!(decay(&[("optimizer", "adamw"), ("l2", "0")]), 0.0);
     assert_eq!(decay(&[("optimizer", "adamw"), ("weight_decay", "0.2")]), 0.2);
     assert_eq!(decay(&[("optimizer", "adam")]), 0.0);
+}
+
+#[test]
+fn patience_asks_for_early_stopping() {
+    for name in ["patience", "n_iter_no_change", "early_stopping_rounds"] {
+        let (parsed, notes) = parse(&[(name, "3")]).unwrap();
+        assert_eq!((parsed.stopping, parsed.patience), (Stopping::Early, Some(3)), "{name}");
+        assert!(notes.is_empty(), "{notes:?}");
+        let (parsed, notes) = parse(&[(name, "3"), ("early_stopping", "false")]).unwrap();
+        assert_eq!(parsed.stopping, Stopping::Never);
+        assert!(notes[0].starts_with(&format!("{name}=3 has no effect without early_stopping")), "{notes:?}");
+    }
+    let (parsed, notes) = parse(&[("early_stopping", "true"), ("tol", "0.01")]).unwrap();
+    assert_eq!((parsed.patience, parsed.min_delta, notes.len()), (None, 0.01, 0));
+    let (_, notes) = parse(&[("tol", "0.01")]).unwrap();
+    assert!(notes[0].starts_with("tol=0.01 has no effect"), "{notes:?}");
+}
+
+#[test]
+fn weights_of_classes_come_as_pairs_as_python_has_them_or_as_json() {
+    let weights = |raw: &str| match parse(&[("class_weight", raw)]).unwrap().0.class_weight {
+        ClassWeight::ByClass(weights) => weights.into_iter().collect::<Vec<_>>(),
+        other => panic!("{raw}: {other:?}"),
+    };
+    let pair = |a: &str, b: &str| vec![(a.to_owned(), 1.0), (b.to_owned(), 5.0)];
+    for raw in ["0:1,1:5", "0: 1.0, 1: 5", "{0: 1, 1: 5}", "{'0': 1, \"1\": 5}", "{\"0\": 1, \"1\": 5}"] {
+        assert_eq!(weights(raw), pair("0", "1"), "{raw}");
+    }
+    assert_eq!(weights("a:b:5,Not so:1"), pair("Not so", "a:b"));
+    assert_eq!(weights("{\"a, b\": 1, \"c\": 5}"), pair("a, b", "c"));
+    assert_eq!(parse(&[("class_weight", "Balanced")]).unwrap().0.class_weight, ClassWeight::Balanced);
+}
+
+#[test]
+fn names_of_scikit_learn_xgboost_and_keras_are_known() {
+    let raw =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let strict = |pairs: &[(&str, &str)]| Hyperparameters::parse(&raw(pairs), Strictness::Reject).unwrap();
+    let (parsed, notes) = strict(&[
+        ("learning_rate_init", "0.02"),
+        ("solver", "sgd"),
+        ("activation", "relu"),
+        ("validation_fraction", "0.1"),
+        ("penalty", "none"),
+        ("criterion", "gini"),
+        ("alpha", "0.5"),
+        ("loss", "mae"),
+        ("epochs", "7"),
+        ("objective", "multi:softmax"),
+        ("tree_method", "hist"),
+        ("colsample_bylevel", "1.0"),
+        ("scale_pos_weight", "3"),
+    ]);
+    assert_eq!((parsed.learning_rate, parsed.optimizer), (Some(0.02), Optimizer::Sgd));
+    assert_eq!((parsed.validation_split, parsed.penalty, parsed.alpha), (0.1, Penalty::None, Some(0.5)));
+    assert_eq!((parsed.loss, parsed.total_epochs), (Some(Loss::MeanAbsoluteError), Some(7)));
+    assert_eq!(parsed.trees.objective, Some(BoostingObjective::MultiSoftmax));
+    assert_eq!(parsed.trees.scale_pos_weight, 3.0);
+    assert_eq!(notes, Vec::<String>::new());
+    // What is not done as it is said is noted.
+    let (_, notes) = strict(&[
+        ("n_jobs", "-1"),
+        ("tree_method", "exact"),
+        ("colsample_bynode", "0.5"),
+        ("C", "2"),
+        ("penalty", "none"),
+    ]);
+    for (note, start) in
+        notes.iter().zip(["C=2 has", "colsample_bynode=0.5", "n_jobs=-1 has", "tree_method=exact has"])
+    {
+        assert!(note.starts_with(start), "{note}");
+    }
+    assert_eq!(notes.len(), 4, "{notes:?}");
 }

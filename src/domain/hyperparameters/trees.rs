@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bootstrap, MaxFeatures};
+use super::{BoostingObjective, Bootstrap, MaxFeatures, SplitCriterion};
 
 /// Checked hyperparameters of trees, under the names of XGBoost and scikit-learn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,12 @@ pub struct TreeHyperparameters {
     pub rounds_per_task: u32,
     /// Trees of a forest's task.
     pub trees_per_task: u32,
+    /// How much rows of the second of two classes count in boosting, above 0.
+    pub scale_pos_weight: f64,
+    /// What boosting is asked to minimise; by default what fits the target.
+    pub objective: Option<BoostingObjective>,
+    /// What a forest is asked to split by; by default what fits the target.
+    pub criterion: Option<SplitCriterion>,
 }
 
 impl Default for TreeHyperparameters {
@@ -57,6 +63,9 @@ impl Default for TreeHyperparameters {
             bootstrap: None,
             rounds_per_task: 1,
             trees_per_task: 1,
+            scale_pos_weight: 1.0,
+            objective: None,
+            criterion: None,
         }
     }
 }

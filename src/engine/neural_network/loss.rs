@@ -3,7 +3,8 @@
 use tensorfleet_kernels as kernels;
 
 use crate::data::{Dataset, Part, TargetKind, Targets};
-use crate::domain::{ClassWeight, Hyperparameters, InvalidField, Loss, TaskError};
+use crate::domain::{Hyperparameters, InvalidField, Loss, TaskError};
+use crate::engine::class_weights;
 use crate::engine::minibatches::Sums;
 
 /// Half width of the tube around numbers in which a support vector machine sees no error, in deviations of the target;
@@ -40,7 +41,16 @@ pub(super) struct Criterion {
     objective: Objective,
     /// Of each class, in training; empty for numbers.
     weights: Vec<f32>,
-    weighted: ClassWeight,
+    counting: Counting,
+}
+
+/// How rows count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    /// Alike.
+    Alike,
+    /// By the weights of their classes.
+    ByClass,
 }
 
 impl Objective {
@@ -77,33 +87,26 @@ impl Objective {
 }
 
 impl Criterion {
-    /// What `hyperparameters` mean for the target of `data`. Balanced classes count as in scikit-learn:
-    /// rows / (classes * rows of the class), over the training part.
+    /// What `hyperparameters` mean for the target of `data`.
     ///
     /// # Errors
-    /// A loss that does not fit the target.
+    /// A loss or weights of classes that do not fit the target.
     pub(super) fn choose(
         family: Family,
         hyperparameters: &Hyperparameters,
         data: &Dataset,
     ) -> Result<Self, TaskError> {
         let objective = Objective::choose(family, hyperparameters.loss, &data.target)?;
-        let mut weights = vec![1.0; data.classes().unwrap_or(0)];
-        let weighted = hyperparameters.class_weight;
-        if let (ClassWeight::Balanced, Targets::Classes(ids)) = (weighted, &data.train.targets) {
-            let mut counts = vec![0_u64; weights.len()];
-            for id in ids {
-                if let Some(count) = counts.get_mut(*id as usize) {
-                    *count += 1;
-                }
+        Ok(match class_weights::of(hyperparameters, data)? {
+            Some(weights) => {
+                let weights = weights.into_iter().map(|weight| weight as f32).collect();
+                Self { objective, weights, counting: Counting::ByClass }
             }
-            let classes = weights.len() as f64;
-            for (weight, count) in weights.iter_mut().zip(counts) {
-                // A class without a training row has none to weigh.
-                *weight = (ids.len() as f64 / (classes * count.max(1) as f64)) as f32;
+            None => {
+                let weights = vec![1.0; data.classes().unwrap_or(0)];
+                Self { objective, weights, counting: Counting::Alike }
             }
-        }
-        Ok(Self { objective, weights, weighted })
+        })
     }
 
     /// Width of the network's output.
@@ -116,7 +119,7 @@ impl Criterion {
 
     /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`, all of which count alike.
     pub(super) fn sums(&self, outputs: &[f32], part: &Part, rows: &[u32]) -> Sums {
-        let alike = Self { weights: vec![1.0; self.weights.len()], weighted: ClassWeight::None, ..*self };
+        let alike = Self { weights: vec![1.0; self.weights.len()], counting: Counting::Alike, ..*self };
         match (self.objective, &part.targets) {
             (Objective::CrossEntropy, Targets::Classes(ids))
                 if outputs.len() == rows.len() * self.outputs() =>
@@ -150,14 +153,14 @@ impl Criterion {
         match (self.objective, &part.targets) {
             (Objective::CrossEntropy | Objective::SquaredHinge, Targets::Classes(ids)) => {
                 let targets = gather(ids, rows);
-                let sums = match (self.objective, self.weighted) {
+                let sums = match (self.objective, self.counting) {
                     (Objective::SquaredHinge, _) => {
                         kernels::squared_hinge_gradient(outputs, &targets, &self.weights, gradient)
                     }
-                    (_, ClassWeight::None) => {
+                    (_, Counting::Alike) => {
                         kernels::softmax_cross_entropy_gradient(outputs, width, &targets, gradient)
                     }
-                    (_, ClassWeight::Balanced) => kernels::weighted_softmax_cross_entropy_gradient(
+                    (_, Counting::ByClass) => kernels::weighted_softmax_cross_entropy_gradient(
                         outputs,
                         &targets,
                         &self.weights,

@@ -30,7 +30,13 @@ pub(super) enum Beginning {
     /// In inverse proportion to the square root of the number of steps there will be, where that is known: a short
     /// job has to hurry, a long one can afford to be exact.
     BySteps,
+    /// As `BySteps`, lower while RMSprop's mean squares, which start at 0, are of few gradients yet: as Adam makes up
+    /// for it.
+    Warming,
 }
+
+/// Decay rate of RMSprop's mean squares.
+const KEPT: f64 = 0.99;
 
 /// Steps after which a settling rate has gone down to 1 / sqrt(2) of what it was.
 const SETTLING_STEPS: f64 = 20.0;
@@ -57,11 +63,19 @@ pub(super) struct Place {
 impl Course {
     /// What the learning rate is multiplied by at `place`.
     pub(super) fn factor(self, place: Place) -> f64 {
+        let warm = match self {
+            Self::Settling(Beginning::Warming) => (1.0 - KEPT.powf(place.steps as f64 + 1.0)).sqrt(),
+            _ => 1.0,
+        };
+        warm * self.curve(place)
+    }
+
+    fn curve(self, place: Place) -> f64 {
         let cosine = |total: u32| 0.5 * (1.0 + (PI * (place.epochs / f64::from(total)).min(1.0)).cos());
         match (self, place.total_epochs) {
             (Self::Constant, _) | (Self::Cosine, None) => 1.0,
             (Self::Cosine | Self::Settling(Beginning::Given), Some(total)) => cosine(total),
-            (Self::Settling(Beginning::BySteps), Some(total)) => {
+            (Self::Settling(Beginning::BySteps | Beginning::Warming), Some(total)) => {
                 let steps = f64::from(total) * f64::from(place.steps_per_epoch.max(1));
                 (USUAL_STEPS / steps).sqrt().min(MOST_AT_FIRST) * cosine(total)
             }
@@ -106,6 +120,9 @@ mod tests {
             near(settling.factor(at(f64::from(total), Some(total), 0)), 0.0);
         }
         near(settling.factor(at(5.0, None, 60)), 0.5);
+        let warming = Course::Settling(Beginning::Warming);
+        near(warming.factor(at(0.0, Some(40), 0)), 0.1);
+        near(warming.factor(at(0.0, Some(40), 100_000)), 1.0);
         assert!(Course::Cosine.lacks_total().is_some() && settling.lacks_total().is_none());
     }
 }

@@ -5,9 +5,9 @@ use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::network::Memory;
-use super::stopping::{Best, Mark, Stopping};
 use super::weights::{self, Metadata};
 use crate::domain::{ErrorCode, TaskError};
+use crate::engine::stopping::{Best, Mark, Stopping};
 
 /// Name of the counters in the metadata.
 const COUNTERS: &str = "counters";
@@ -24,7 +24,7 @@ struct Counters {
 ///
 /// # Errors
 /// Defects of ours alone.
-pub(super) fn write(memory: &Memory, stopping: &Stopping) -> Result<Vec<u8>, TaskError> {
+pub(super) fn write(memory: &Memory, stopping: &Stopping<Vec<f32>>) -> Result<Vec<u8>, TaskError> {
     let counters = Counters {
         steps: memory.steps,
         waited: stopping.waited,
@@ -33,7 +33,7 @@ pub(super) fn write(memory: &Memory, stopping: &Stopping) -> Result<Vec<u8>, Tas
     };
     let counters = serde_json::to_string(&counters)
         .map_err(|error| TaskError::new(ErrorCode::Internal, error.to_string()))?;
-    let best = stopping.best.as_ref().map_or(&[][..], |best| &best.parameters);
+    let best = stopping.best.as_ref().map_or(&[][..], |best| &best.model);
     let parts =
         [("parameters", &memory.parameters[..]), ("first", &memory.first), ("second", &memory.second)];
     let parts = parts.into_iter().chain([("best", best)]);
@@ -46,7 +46,7 @@ pub(super) fn write(memory: &Memory, stopping: &Stopping) -> Result<Vec<u8>, Tas
 ///
 /// # Errors
 /// `Internal`: `bytes` are something else.
-pub(super) fn read(bytes: &[u8], size: usize) -> Result<(Memory, Stopping), TaskError> {
+pub(super) fn read(bytes: &[u8], size: usize) -> Result<(Memory, Stopping<Vec<f32>>), TaskError> {
     let foreign =
         |what: &str| TaskError::new(ErrorCode::Internal, format!("no state of this network: {what}"));
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| foreign(&error.to_string()))?;
@@ -62,14 +62,15 @@ pub(super) fn read(bytes: &[u8], size: usize) -> Result<(Memory, Stopping), Task
     let second = rest.split_off(2 * size);
     let first = rest.split_off(size);
     let memory = Memory { parameters: rest, first, second, steps: counters.steps };
-    let best = counters.best.map(|mark| Best { parameters: best, mark });
+    let best = counters.best.map(|mark| Best { model: best, mark });
     Ok((memory, Stopping { best, waited: counters.waited, stopped: counters.stopped }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Metrics;
+    use crate::domain::{Hyperparameters, Metrics, Stopping as Asked};
+    use crate::engine::stopping::Limit;
 
     #[test]
     fn what_is_read_is_what_was_written() {
@@ -79,6 +80,8 @@ mod tests {
             second: vec![4.0, 5.0, 1e-42],
             steps: u64::MAX,
         };
+        let h = Hyperparameters { stopping: Asked::Early, ..Hyperparameters::default() };
+        let limit = Limit::of(&h, 5, "epoch").unwrap();
         let mut stopping = Stopping::default();
         for best in [false, true] {
             let bytes = write(&memory, &stopping).unwrap();
@@ -88,8 +91,8 @@ mod tests {
             }
             assert!(read(&bytes, 4).unwrap_err().message.contains("[4]"));
             let train = Metrics { loss: 1.0 / 3.0, accuracy: 0.1 };
-            stopping.see(Mark::new(3, 0.7, train), 5, || memory.parameters.clone());
-            stopping.see(Mark::new(4, f64::NAN, train), 5, Vec::new);
+            stopping.see(Mark::new(3, 0.7, train), &limit, || memory.parameters.clone());
+            stopping.see(Mark::new(4, f64::NAN, train), &limit, Vec::new);
         }
         assert!(read(b"rubbish", 3).is_err());
     }

@@ -10,7 +10,6 @@ use super::network::{Dropout, Judge, Memory, Network, Rows, Step};
 use super::recipe::{Model, Recipe};
 use super::schedule::Place;
 use super::state;
-use super::stopping::{Mark, Stopping};
 use super::tensors::Tensors;
 use super::weights::{self, Metadata};
 use crate::data::{Dataset, Part};
@@ -18,6 +17,7 @@ use crate::domain::{Backend, ErrorCode, Metrics, TaskError};
 use crate::engine::Control;
 use crate::engine::minibatches::{self, Minibatches, Report, Sums};
 use crate::engine::seeds::{self, Purpose};
+use crate::engine::stopping::{self, Mark, Stopping};
 use crate::engine::trainer::{Blueprint, Course, Slice, Trained, Trainer, Verdict};
 
 /// Rows that go through a network at once when it is evaluated.
@@ -34,7 +34,7 @@ pub(crate) struct GradientTrainer {
     network: Box<dyn Network>,
     minibatches: Minibatches,
     course: Course,
-    stopping: Stopping,
+    stopping: Stopping<Vec<f32>>,
     /// Of the last slice that trained.
     last: Metrics,
     /// Step size at the beginning of the last slice.
@@ -47,7 +47,7 @@ pub(crate) struct GradientTrainer {
 /// What there is to roll back to.
 struct Marked {
     network: Box<dyn Network>,
-    stopping: Stopping,
+    stopping: Stopping<Vec<f32>>,
     last: Metrics,
     said: Said,
 }
@@ -76,7 +76,7 @@ impl GradientTrainer {
                 Box::new(Tensors::new(architecture.clone(), *rule, device.device.clone(), &memory))
             }
         };
-        let minibatches = Minibatches::new(seed, data.train.len(), hyperparameters.batch_size);
+        let minibatches = Minibatches::new(seed, data.train.len(), recipe.batch_size);
         Ok(Self {
             data: Arc::clone(data),
             seed,
@@ -116,11 +116,10 @@ impl GradientTrainer {
             self.said.no_total = true;
             self.notes.push(note.to_owned());
         }
-        let blind = self.recipe.patience.is_some() && self.data.validation.is_empty();
+        let blind = self.recipe.limit.is_some() && self.data.validation.is_empty();
         if blind && !self.said.no_validation {
             self.said.no_validation = true;
-            let note = "early_stopping has no effect while no row is held out (validation_split=0)";
-            self.notes.push(note.to_owned());
+            self.notes.push(stopping::BLIND.to_owned());
         }
     }
 }
@@ -158,9 +157,9 @@ impl Trainer for GradientTrainer {
         if let Some(best) = self.stopping.best.as_ref().filter(|_| self.stopping.stopped) {
             // The task may have brought other weights.
             let mut memory = self.network.memory();
-            memory.parameters.clone_from(&best.parameters);
+            memory.parameters.clone_from(&best.model);
             self.network.remember(memory);
-            self.notes.extend(self.stopping.note());
+            self.notes.extend(self.recipe.limit.as_ref().and_then(|limit| self.stopping.note(limit)));
             return Ok(Trained { metrics: best.mark.train(), samples: 0, steps: 0 });
         }
         let Self { data, recipe, network, minibatches, course, seed, .. } = self;
@@ -193,27 +192,20 @@ impl Trainer for GradientTrainer {
     }
 
     fn epoch_ended(&mut self, epoch: u32, validation: Option<Metrics>) -> Verdict {
-        let (Some(patience), Some(validation)) = (self.recipe.patience, validation) else {
+        let (Some(limit), Some(validation)) = (&self.recipe.limit, validation) else {
             return Verdict::Unchanged;
         };
         if self.stopping.stopped {
             return Verdict::Unchanged;
         }
         let mark = Mark::new(epoch, validation.loss, self.last);
-        self.stopping.see(mark, patience, || self.network.parameters());
-        let last = self.course.total_epochs.is_some_and(|total| epoch.saturating_add(1) >= total);
-        let better = self.stopping.best.as_ref().filter(|_| self.stopping.waited > 0);
-        let Some(best) = better.filter(|_| self.stopping.stopped || last) else { return Verdict::Unchanged };
+        self.stopping.see(mark, limit, || self.network.parameters());
+        let is_last = self.course.is_last(epoch);
+        let Some(best) = self.stopping.return_to(is_last) else { return Verdict::Unchanged };
         let mut memory = self.network.memory();
-        memory.parameters.clone_from(&best.parameters);
+        memory.parameters.clone_from(&best.model);
         self.network.remember(memory);
-        self.notes.push(self.stopping.note().unwrap_or_else(|| {
-            format!(
-                "early_stopping: the model is that of the end of epoch {} (validation loss {:.6})",
-                best.mark.epoch,
-                best.mark.validation_loss()
-            )
-        }));
+        self.notes.extend(self.stopping.note(limit));
         Verdict::Replaced
     }
 
@@ -281,7 +273,7 @@ impl Trainer for GradientTrainer {
 
     fn memory_bytes(&self) -> u64 {
         // Weights, two moments, gradients, and weights and moments to roll back to.
-        let copies = 7 + u64::from(self.recipe.patience.is_some());
+        let copies = 7 + u64::from(self.recipe.limit.is_some());
         self.size as u64 * 4 * copies
     }
 }

@@ -11,10 +11,11 @@ use super::growth::{Grown, Growth, Rules, Scratch};
 use super::output::Output;
 use super::store::{Layout, Store};
 use crate::data::{Dataset, Targets};
-use crate::domain::{Hyperparameters, TaskError};
-use crate::engine::Control;
+use crate::domain::{BoostingObjective, InvalidField, TaskError};
 use crate::engine::minibatches::Sums;
 use crate::engine::seeds::{self, Purpose};
+use crate::engine::trainer::Blueprint;
+use crate::engine::{Control, class_weights};
 
 /// Step size where none is given.
 const LEARNING_RATE: f64 = 0.3;
@@ -28,6 +29,8 @@ pub(super) struct Boosting {
     data: Arc<Dataset>,
     store: Store,
     output: Output,
+    /// How much rows of each class count; `None` where all count alike.
+    weights: Option<Vec<f32>>,
     rules: Rules,
     subsample: f64,
     colsample: f64,
@@ -39,24 +42,37 @@ pub(super) struct Boosting {
 
 impl Boosting {
     /// Bins the training rows.
-    pub(super) fn new(data: &Arc<Dataset>, hyperparameters: &Hyperparameters, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// Hyperparameters that do not fit the target or each other.
+    pub(super) fn new(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
+        let Blueprint { data, hyperparameters, seed, .. } = *blueprint;
         let trees = &hyperparameters.trees;
+        let output = Output::boosted(&data.target);
+        fits(trees.objective, output)?;
+        let l1 = match hyperparameters.alpha {
+            Some(alpha) if hyperparameters.given.contains("reg_alpha") => {
+                let allowed = "only one of alpha and reg_alpha, which mean the same here";
+                return Err(InvalidField::new("hyperparameters.alpha", alpha.to_string(), allowed).into());
+            }
+            alpha => alpha.unwrap_or(trees.reg_alpha),
+        };
         let max_depth = match trees.max_depth {
             None => MAX_DEPTH,
             Some(0) => u32::MAX,
             Some(depth) => depth,
         };
-        let penalties =
-            Penalties { l2: trees.reg_lambda, l1: trees.reg_alpha, least_hessian: trees.min_child_weight };
+        let penalties = Penalties { l2: trees.reg_lambda, l1, least_hessian: trees.min_child_weight };
         let learning_rate = hyperparameters.learning_rate.unwrap_or(LEARNING_RATE);
-        Self {
+        Ok(Self {
+            weights: weights(blueprint, output)?,
             store: Store::new(
                 &data.train.features,
                 data.width(),
                 trees.max_bins.into(),
                 Layout::ColumnsAndGroups,
             ),
-            output: Output::boosted(&data.target),
+            output,
             data: Arc::clone(data),
             rules: Rules { max_depth, gamma: trees.gamma, penalties, learning_rate },
             subsample: trees.subsample,
@@ -64,7 +80,7 @@ impl Boosting {
             seed,
             scratch: Mutex::default(),
             normalisers: None,
-        }
+        })
     }
 
     /// The step size.
@@ -76,8 +92,13 @@ impl Boosting {
     pub(super) fn begin(&self) -> Ensemble {
         let base = match &self.data.train.targets {
             Targets::Classes(ids) if self.output == Output::LogOdds => {
-                let ones = ids.iter().filter(|id| **id == 1).count() as f64;
-                let share = (ones / ids.len().max(1) as f64).clamp(1e-6, 1.0 - 1e-6) as f32;
+                let weight = |id: &u32| match &self.weights {
+                    Some(weights) => weights.get(*id as usize).map_or(0.0, |weight| f64::from(*weight)),
+                    None => 1.0,
+                };
+                let ones: f64 = ids.iter().filter(|id| **id == 1).map(weight).sum();
+                let all: f64 = ids.iter().map(weight).sum();
+                let share = (ones / all.max(f64::MIN_POSITIVE)).clamp(1e-6, 1.0 - 1e-6) as f32;
                 log_odds(share)
             }
             _ => 0.0,
@@ -214,12 +235,16 @@ impl Boosting {
                     }
                     Targets::Classes(ids) => {
                         let targets = ids.get(rows.clone()).unwrap_or_default();
-                        match normalisers.get(rows) {
+                        let magnitudes = match normalisers.get(rows) {
                             Some(normalisers) if self.output != Output::LogOdds => {
                                 let targets = (targets, output);
                                 kernels::softmax_derivatives(scores, normalisers, targets, derivatives)
                             }
                             _ => kernels::logistic_derivatives(scores, targets, derivatives),
+                        };
+                        match &self.weights {
+                            Some(weights) => kernels::weigh_derivatives(targets, weights, derivatives),
+                            None => magnitudes,
                         }
                     }
                 }
@@ -244,6 +269,49 @@ impl Boosting {
         let trees_at_once = self.output.count().min(rayon::current_num_threads()) as u64;
         self.store.memory_bytes() + per_tree * trees_at_once
     }
+}
+
+/// Whether the objective is the one that boosting has for `output`.
+fn fits(objective: Option<BoostingObjective>, output: Output) -> Result<(), TaskError> {
+    let (fitting, allowed) = match output {
+        Output::LogOdds => {
+            (BoostingObjective::BinaryLogistic, "binary:logistic, because the target is two classes")
+        }
+        Output::Value | Output::MeanValue => {
+            (BoostingObjective::SquaredError, "reg:squarederror, because the target is a number")
+        }
+        Output::Logits { .. } | Output::Shares { .. } => (
+            BoostingObjective::MultiSoftmax,
+            "multi:softprob or multi:softmax, because the target is more than two classes",
+        ),
+    };
+    let name = match objective {
+        Some(BoostingObjective::BinaryLogistic) => "binary:logistic",
+        Some(BoostingObjective::MultiSoftmax) => "multi:softprob",
+        Some(BoostingObjective::SquaredError) => "reg:squarederror",
+        None => return Ok(()),
+    };
+    if objective == Some(fitting) {
+        return Ok(());
+    }
+    Err(InvalidField::new("hyperparameters.objective", name, allowed).into())
+}
+
+/// How much rows of each class count: class_weight, times scale_pos_weight for the second of two.
+fn weights(blueprint: &Blueprint<'_>, output: Output) -> Result<Option<Vec<f32>>, TaskError> {
+    let Blueprint { data, hyperparameters, .. } = *blueprint;
+    let mut weights = class_weights::of(hyperparameters, data)?;
+    let factor = hyperparameters.trees.scale_pos_weight;
+    if factor != 1.0 {
+        if output != Output::LogOdds {
+            let allowed = "1, because the target is not two classes; class_weight weighs more of them";
+            let field = "hyperparameters.scale_pos_weight";
+            return Err(InvalidField::new(field, factor.to_string(), allowed).into());
+        }
+        let weights = weights.get_or_insert_with(|| vec![1.0; 2]);
+        weights.iter_mut().skip(1).for_each(|weight| *weight *= factor);
+    }
+    Ok(weights.map(|weights| weights.into_iter().map(|weight| weight as f32).collect()))
 }
 
 /// Log odds of a probability, as XGBoost computes them.

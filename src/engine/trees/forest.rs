@@ -2,7 +2,6 @@
 //! leaves are pure. A single tree on all rows and features is a decision tree (CART).
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -15,10 +14,11 @@ use super::ensemble::{Ensemble, leaf};
 use super::joint::{Grown, Joint};
 use super::output::Output;
 use super::store::{Layout, Store};
-use crate::data::{Dataset, Targets};
-use crate::domain::{Bootstrap, Hyperparameters, MaxFeatures, TaskError};
-use crate::engine::Control;
+use crate::data::Targets;
+use crate::domain::{Bootstrap, InvalidField, MaxFeatures, SplitCriterion, TaskError};
 use crate::engine::seeds::{self, Purpose};
+use crate::engine::trainer::Blueprint;
+use crate::engine::{Control, class_weights};
 
 /// Rows times features of a node that are worth a second thread.
 const CELLS_IN_PARALLEL: usize = 1 << 17;
@@ -52,12 +52,11 @@ enum Samples {
     Classes {
         rows: Vec<ClassSample>,
         classes: usize,
+        /// How much a draw of each class counts; empty where all count alike.
+        weights: Vec<f64>,
     },
     /// One unit of a value stands for `unit`.
-    Values {
-        rows: Vec<ValueSample>,
-        unit: f64,
-    },
+    Values { rows: Vec<ValueSample>, unit: f64 },
 }
 
 /// What the rows of a node have.
@@ -96,8 +95,23 @@ struct Open {
 
 impl Forest {
     /// Bins the training rows.
-    pub(super) fn new(data: &Arc<Dataset>, hyperparameters: &Hyperparameters, seed: u64, kind: Kind) -> Self {
+    ///
+    /// # Errors
+    /// Hyperparameters that do not fit the target.
+    pub(super) fn new(blueprint: &Blueprint<'_>, kind: Kind) -> Result<Self, TaskError> {
+        let Blueprint { data, hyperparameters, seed, .. } = *blueprint;
         let trees = &hyperparameters.trees;
+        let fits = match &data.train.targets {
+            Targets::Classes(_) => (SplitCriterion::Gini, "gini, because the target is classes"),
+            Targets::Values(_) => {
+                (SplitCriterion::SquaredError, "squared_error, because the target is a number")
+            }
+        };
+        if let Some(criterion) = trees.criterion.filter(|criterion| *criterion != fits.0) {
+            let name = if criterion == SplitCriterion::Gini { "gini" } else { "squared_error" };
+            return Err(InvalidField::new("hyperparameters.criterion", name, fits.1).into());
+        }
+        let weights = class_weights::of(hyperparameters, data)?.unwrap_or_default();
         let store =
             Store::new(&data.train.features, data.width(), trees.max_bins.into(), Layout::ColumnsAndLines);
         let default = match (kind, &data.train.targets) {
@@ -118,6 +132,7 @@ impl Forest {
             Targets::Classes(ids) => Samples::Classes {
                 rows: ids.iter().map(|id| ClassSample { class: *id as u16, weight: 1 }).collect(),
                 classes: data.classes().unwrap_or(2),
+                weights,
             },
             Targets::Values(values) => {
                 let greatest = values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
@@ -128,7 +143,7 @@ impl Forest {
                 Samples::Values { rows: values.iter().map(fixed).collect(), unit }
             }
         };
-        Self {
+        Ok(Self {
             store,
             output: Output::averaged(&data.target),
             samples,
@@ -138,7 +153,7 @@ impl Forest {
             least_split: trees.min_samples_split,
             bootstrap: trees.bootstrap.unwrap_or(default),
             seed,
-        }
+        })
     }
 
     /// A model without trees.
@@ -200,7 +215,7 @@ impl Samples {
 
     fn total(&self, rows: &[u32]) -> Total {
         match self {
-            Self::Classes { rows: samples, classes } => {
+            Self::Classes { rows: samples, classes, .. } => {
                 let mut totals = vec![0; *classes];
                 Purity::count(rows, samples, &mut totals);
                 Total::Classes(totals)
@@ -214,7 +229,10 @@ impl Samples {
 
     fn search(&self) -> Search {
         let by = match self {
-            Self::Classes { classes, .. } => By::Classes(Purity::new(*classes)),
+            Self::Classes { classes, weights, .. } => By::Classes(match weights.as_slice() {
+                [] => Purity::new(*classes),
+                weights => Purity::weighed(weights),
+            }),
             Self::Values { .. } => By::Values(Box::default()),
         };
         Search { by, bins: Vec::new() }
@@ -237,11 +255,13 @@ impl Total {
     }
 
     /// What a split has to exceed to be purer than the node itself.
-    fn score(&self) -> f64 {
-        let rows = self.rows().max(1) as f64;
+    fn score(&self, samples: &Samples) -> f64 {
         match self {
-            Self::Classes(counts) => counts.iter().map(|count| f64::from(*count).powi(2)).sum::<f64>() / rows,
-            Self::Values { sum: (sum, _), .. } => *sum as f64 * *sum as f64 / rows,
+            Self::Classes(counts) => {
+                let masses = || samples.masses(counts);
+                masses().map(|mass| mass.powi(2)).sum::<f64>() / masses().sum::<f64>()
+            }
+            Self::Values { sum: (sum, _), .. } => *sum as f64 * *sum as f64 / self.rows().max(1) as f64,
         }
     }
 
@@ -251,7 +271,8 @@ impl Total {
         match (self, samples) {
             (Self::Classes(counts), _) => {
                 let skipped = counts.len() - output.count();
-                values.extend(counts.iter().skip(skipped).map(|count| (f64::from(*count) / rows) as f32));
+                let all: f64 = samples.masses(counts).sum();
+                values.extend(samples.masses(counts).skip(skipped).map(|mass| (mass / all) as f32));
             }
             (Self::Values { sum: (sum, _), .. }, Samples::Values { unit, .. }) => {
                 values.push((*sum as f64 * unit / rows) as f32);
@@ -306,7 +327,7 @@ impl Growing<'_> {
                 inner.threshold = binned.cuts.between(split.bin, split.next);
                 inner.default = split.default;
                 [inner.left, inner.right] = children.map(|child| child as u32);
-                *gain = samples.real(split.score - total.score());
+                *gain = samples.real(split.score - total.score(samples));
             }
             let (start, depth) = (node.rows.start, node.depth + 1);
             let [left, right] = totals;
@@ -404,6 +425,13 @@ impl Growing<'_> {
 }
 
 impl Samples {
+    /// What draws of each class weigh together.
+    fn masses(&self, counts: &[u32]) -> impl Iterator<Item = f64> {
+        let weights = if let Self::Classes { weights, .. } = self { weights.as_slice() } else { &[] };
+        let weight = |class| weights.get(class).copied().unwrap_or(1.0);
+        counts.iter().enumerate().map(move |(class, count)| f64::from(*count) * weight(class))
+    }
+
     /// A difference of scores in units of the target.
     fn real(&self, score: f64) -> f32 {
         match self {

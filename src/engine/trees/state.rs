@@ -1,20 +1,25 @@
-//! All that the next slice depends on, as bytes: trees and bases, bit for bit. Scores follow from them.
+//! All that the next slice depends on, as bytes: trees and bases, bit for bit, and early stopping as JSON. Scores follow
+//! from the trees.
 
 use std::sync::Arc;
 
 use tensorfleet_kernels::trees::{Side, TreeNode};
 
 use super::ensemble::{Ensemble, Tree};
-use crate::domain::{InvalidField, TaskError};
+use crate::domain::{ErrorCode, InvalidField, TaskError};
+use crate::engine::stopping::Stopping;
 
 /// Begins each state; the last byte is the version.
-const MAGIC: &[u8; 8] = b"TFTREES\x01";
+const MAGIC: &[u8; 8] = b"TFTREES\x02";
 
 /// Bytes of a node.
 const NODE_BYTES: usize = 29;
 
-/// `ensemble` as bytes.
-pub(super) fn write(ensemble: &Ensemble) -> Vec<u8> {
+/// `ensemble` and `stopping` as bytes.
+///
+/// # Errors
+/// Defects of ours alone.
+pub(super) fn write(ensemble: &Ensemble, stopping: &Stopping<()>) -> Result<Vec<u8>, TaskError> {
     let nodes: usize = ensemble.trees.iter().map(|tree| tree.nodes.len()).sum();
     let mut out =
         Vec::with_capacity(16 + 4 * (ensemble.bases.len() + ensemble.trees.len()) + NODE_BYTES * nodes);
@@ -37,14 +42,20 @@ pub(super) fn write(ensemble: &Ensemble) -> Vec<u8> {
             }
         }
     }
-    out
+    serde_json::to_writer(&mut out, stopping)
+        .map_err(|error| TaskError::new(ErrorCode::Internal, error.to_string()))?;
+    Ok(out)
 }
 
-/// The ensemble in `bytes`, for `outputs` outputs and `width` features.
+/// What [`write()`] wrote, for `outputs` outputs and `width` features.
 ///
 /// # Errors
 /// `InvalidArgument` where it is none, or not one of this shape.
-pub(super) fn read(bytes: &[u8], outputs: usize, width: usize) -> Result<Ensemble, TaskError> {
+pub(super) fn read(
+    bytes: &[u8],
+    outputs: usize,
+    width: usize,
+) -> Result<(Ensemble, Stopping<()>), TaskError> {
     let wrong = || -> TaskError {
         let allowed = format!("the state of a model of {outputs} outputs and {width} features");
         InvalidField::new("state", format!("{} bytes", bytes.len()), allowed).into()
@@ -62,10 +73,12 @@ pub(super) fn read(bytes: &[u8], outputs: usize, width: usize) -> Result<Ensembl
     for _ in 0..count {
         trees.push(Arc::new(reader.tree(width).ok_or_else(wrong)?));
     }
-    if !reader.0.is_empty() {
+    let ensemble = Ensemble { bases, trees };
+    let stopping: Stopping<()> = serde_json::from_slice(reader.0).map_err(|_| wrong())?;
+    if stopping.best.as_ref().is_some_and(|best| best.mark.turn > ensemble.rounds()) {
         return Err(wrong());
     }
-    Ok(Ensemble { bases, trees })
+    Ok((ensemble, stopping))
 }
 
 struct Reader<'a>(&'a [u8]);

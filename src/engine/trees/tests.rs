@@ -1,7 +1,9 @@
 //! Tree models by themselves: same bits whatever the slices, threads and interruptions; files that hold.
 
 mod cost;
+mod early;
 mod files;
+mod weights;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -23,6 +23,11 @@ fn is_in_range(parsed: &Hyperparameters) {
     assert!((0.0..=0.9).contains(&parsed.validation_split), "{parsed:?}");
     assert!(parsed.lr_gamma > 0.0 && parsed.lr_gamma <= 1.0, "{parsed:?}");
     assert!(parsed.inverse_penalty > 0.0 && parsed.inverse_penalty.is_finite(), "{parsed:?}");
+    assert!(parsed.min_delta >= 0.0 && parsed.alpha.is_none_or(|alpha| alpha >= 0.0), "{parsed:?}");
+    assert!(parsed.trees.scale_pos_weight > 0.0, "{parsed:?}");
+    if let ClassWeight::ByClass(weights) = &parsed.class_weight {
+        assert!(!weights.is_empty() && weights.values().all(|weight| *weight > 0.0), "{parsed:?}");
+    }
     assert!(parsed.image_shape.is_none_or(|shape| !shape.contains(&0)), "{parsed:?}");
     let again: Hyperparameters = serde_json::from_str(&serde_json::to_string(parsed).unwrap()).unwrap();
     assert_eq!(again.given, parsed.given);
@@ -50,6 +55,9 @@ fn fuzz_hyperparameters() {
         "step",
         "cosine",
         "balanced",
+        "0:1,1:5",
+        "{\"a\": 1e400}",
+        "multi:softprob",
         "sqrt",
         "log2",
         "mse",

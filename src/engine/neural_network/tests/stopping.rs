@@ -18,7 +18,7 @@ fn training_ends_when_patience_does_and_the_best_model_stays() {
     let h = Hyperparameters {
         learning_rate: Some(0.02),
         stopping: Stopping::Early,
-        patience: 3,
+        patience: Some(3),
         hidden_layers: vec![64],
         ..Hyperparameters::default()
     };
