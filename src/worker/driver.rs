@@ -18,15 +18,15 @@ use tokio_util::task::TaskTracker;
 
 use super::clock::Clock;
 use super::ending::log_end;
-use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
+use super::handle::{CancelAnswer, ExecuteError, Request, TaskWatch};
 use super::held::Held;
 use super::link::LinkView;
 use super::metrics::Metrics;
 use super::observer::{Account, MeasuredRun, Notice, RunObserver};
-use super::outbox::{Outbox, OutboxState};
+use super::outbox::Outbox;
 use super::reporter::{Report, Unreported};
 use super::state::{Admission, Effect, Event, Key, RunId, State, Taken, Waiter, ask, transition};
-use super::view::{self, About, Seen};
+use super::view::{self, About, Outwards, Seen};
 use crate::domain::{Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
@@ -88,7 +88,7 @@ struct Run {
     control: Arc<Control>,
     task: Arc<TaskSpec>,
     account: Account,
-    submitted: Instant,
+    waits_since: Instant,
     started: Option<Instant>,
     limit: Duration,
     timed_out: bool,
@@ -110,20 +110,18 @@ pub(super) struct Driver<O> {
     stop_deadline: Option<Instant>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
-    outbox_state: watch::Receiver<OutboxState>,
-    publish: watch::Sender<Arc<Published>>,
+    /// What keeps outcomes from the disk.
+    storage_trouble: watch::Receiver<Option<String>>,
+    outwards: Outwards,
+    /// When the answer came that is being applied.
+    answered: Option<Instant>,
     drained: bool,
 }
 
 impl<O: Orchestrator> Driver<O> {
-    pub(super) fn new(
-        parts: Parts<O>,
-        outlets: Outlets,
-        state: State,
-        publish: watch::Sender<Arc<Published>>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts<O>, outlets: Outlets, state: State, outwards: Outwards) -> Self {
         let mut driver = Self {
-            outbox_state: parts.outbox.state(),
+            storage_trouble: parts.outbox.trouble(),
             parts,
             outlets,
             state,
@@ -135,7 +133,8 @@ impl<O: Orchestrator> Driver<O> {
             drain_deadline: None,
             stop_deadline: None,
             tidings: Vec::new(),
-            publish,
+            outwards,
+            answered: None,
             drained: false,
         };
         driver.publish();
@@ -145,7 +144,7 @@ impl<O: Orchestrator> Driver<O> {
     /// Runs until drained.
     pub(super) async fn run(mut self, mut inboxes: Inboxes) {
         let mut effects = Vec::new();
-        self.outbox_changed(&mut effects);
+        self.storage_changed(&mut effects);
         self.publish();
         while !self.drained {
             let next_timeout = self.next_timeout();
@@ -162,7 +161,7 @@ impl<O: Orchestrator> Driver<O> {
                     self.stop_deadline = None;
                     self.apply(Event::Abandon, &mut effects);
                 }
-                Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
+                Ok(()) = self.storage_trouble.changed() => self.storage_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
                 Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
@@ -208,8 +207,8 @@ impl<O: Orchestrator> Driver<O> {
         self.apply(Event::Abort { reason }, effects);
     }
 
-    fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
-        let writable = self.outbox_state.borrow_and_update().trouble().is_none();
+    fn storage_changed(&mut self, effects: &mut Vec<Effect>) {
+        let writable = self.storage_trouble.borrow_and_update().is_none();
         self.apply(Event::Storage { writable }, effects);
     }
 
@@ -260,11 +259,16 @@ impl<O: Orchestrator> Driver<O> {
 
     fn notice(&mut self, notice: Notice, effects: &mut Vec<Effect>) {
         match notice {
+            Notice::Polled { ended, answered } => {
+                self.answered = answered;
+                self.apply(ended, effects);
+                self.answered = None;
+            }
             Notice::Started { run, at } => {
                 if let Some(run) = self.runs.get_mut(&run) {
                     run.started = Some(at);
                     self.parts.traces.run(&run.task.identity);
-                    self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
+                    self.parts.metrics.queued(at.saturating_duration_since(run.waits_since));
                 }
             }
             Notice::Engine { trouble } => {
@@ -417,7 +421,10 @@ impl<O: Orchestrator> Driver<O> {
 
     fn submit(&mut self, key: Key, run: RunId, task: Arc<TaskSpec>) {
         self.parts.traces.enter(&task.identity, Stage::Train);
-        let seen = self.seen.entry(key).or_insert_with(Seen::now);
+        let now = Instant::now();
+        let seen = self.seen.entry(key).or_insert_with(|| Seen::at(self.answered.unwrap_or(now)));
+        // A try anew waits from now on.
+        let waits_since = if seen.control.is_none() { seen.since } else { now };
         if seen.control.is_none() && !task.notes.is_empty() {
             let (task_id, notes) = (task.identity.task_id.as_str(), task.notes.join("; "));
             tracing::warn!(task_id, notes, "a task asks for what is not understood");
@@ -432,7 +439,6 @@ impl<O: Orchestrator> Driver<O> {
         let control = Arc::new(Control::new(observer).in_trace(traceparent));
         seen.control = Some(Arc::clone(&control));
         let limit = task.timeout.unwrap_or(self.parts.task_timeout);
-        let submitted = Instant::now();
         let (held, control_of_run) = (Arc::clone(&task), Arc::clone(&control));
         self.runs.insert(
             run,
@@ -440,7 +446,7 @@ impl<O: Orchestrator> Driver<O> {
                 control: control_of_run,
                 task: held,
                 account,
-                submitted,
+                waits_since,
                 started: None,
                 limit,
                 timed_out: false,
@@ -455,7 +461,7 @@ impl<O: Orchestrator> Driver<O> {
     fn publish(&mut self) {
         let records = &self.state.records;
         for (key, record) in records {
-            let seen = self.seen.entry(*key).or_insert_with(Seen::now);
+            let seen = self.seen.entry(*key).or_insert_with(|| Seen::at(Instant::now()));
             if record.polled && seen.kept.is_none() && !record.task.received.is_empty() {
                 seen.kept = Some(self.parts.held.keep(record.task.received.clone()));
             }
@@ -467,9 +473,8 @@ impl<O: Orchestrator> Driver<O> {
             }
             held
         });
-        let outbox = self.outbox_state.borrow().clone();
-        let published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
-        self.publish.send_replace(Arc::new(published));
+        self.parts.held.write();
+        self.outwards.show(&self.state, &self.seen, self.storage_trouble.borrow().as_deref());
         for tiding in self.tidings.drain(..) {
             // Whoever asked may have gone away, and the reporter ends with the worker.
             match tiding {

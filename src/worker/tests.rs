@@ -6,6 +6,7 @@
 //!
 //! `SIMULATION_SEED=42 cargo test --lib simulation` plays one again, `SIMULATION_SEEDS=100000` plays more than usual.
 
+mod dispatch;
 mod engine;
 mod network;
 mod scenario;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Driver;
 use crate::domain::JobId;
 use crate::orchestrator::{Backoff, ClaimRequest, Orchestrator, OrchestratorError};
+use crate::worker::observer::Notice;
 use crate::worker::state::{Event, Polled};
 
 impl<O: Orchestrator> Driver<O> {
@@ -24,14 +25,16 @@ impl<O: Orchestrator> Driver<O> {
             warm_jobs: self.parts.engine.warm_jobs(),
             gpu_memory_available_bytes: self.parts.gpus.snapshot().memory_available_bytes(),
         };
-        let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
+        let (notices, link) = (self.outlets.notices.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);
         let asked = self.parts.clock.now();
         self.parts.tracker.spawn(async move {
+            let mut answered = None;
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
                     link.contact();
-                    if claimed.is_empty() { Polled::Empty } else { Polled::Tasks(claimed) }
+                    answered = Some(claimed.answered);
+                    if claimed.tasks.is_empty() { Polled::Empty } else { Polled::Tasks(claimed.tasks) }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a poll for tasks failed");
@@ -47,7 +50,8 @@ impl<O: Orchestrator> Driver<O> {
                     }
                 }
             };
-            let _ = events.send(Event::PollEnded { generation, asked, places, polled });
+            let ended = Event::PollEnded { generation, asked, places, polled };
+            let _ = notices.send(Notice::Polled { ended, answered });
         });
     }
 
