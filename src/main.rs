@@ -7,9 +7,6 @@ use std::time::Duration;
 use tensorfleet_worker::cli::{self, Cli, Command, Exit, Failure};
 use tensorfleet_worker::config::Environment;
 
-/// Threads that wait for the network and for timers; training has threads of its own.
-const RUNTIME_THREADS: usize = 2;
-
 /// How long what still runs on a blocking thread may go on after everything has ended.
 const RUNTIME_GRACE: Duration = Duration::from_millis(500);
 
@@ -40,9 +37,9 @@ fn carry_out(command: Command, environment: &Environment) -> Result<Exit, Failur
         Command::Runner(args) => return cli::runner::execute(&args),
         other => other,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .thread_name("runtime")
+    // One thread waits for the network and for timers: what it does for a task is too little to be handed from thread to
+    // thread. Training and files have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::System { doing: "start the runtime", source })?;

@@ -37,6 +37,7 @@ pub use metrics::Metrics;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::domain::{
     Capabilities, GpuUsage, HostUsage, JobId, TASKS_PER_EPOCH, TaskId, TaskIdentity, TaskOutcome, TaskView,
@@ -104,6 +105,15 @@ pub struct ClaimRequest {
     pub gpu_memory_available_bytes: u64,
 }
 
+/// What a claim brought.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The tasks; none where there is nothing to do for now.
+    pub tasks: Vec<ClaimedTask>,
+    /// When the answer arrived.
+    pub answered: Instant,
+}
+
 /// What a heartbeat says.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
@@ -160,8 +170,8 @@ pub trait Orchestrator: Send + Sync + 'static {
     /// Registers and finds out the contract.
     async fn register(&self, registration: &Registration) -> Result<Registered, OrchestratorError>;
 
-    /// Asks for tasks; empty when there is none for now. Long poll.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedTask>, OrchestratorError>;
+    /// Asks for tasks. Long poll.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, OrchestratorError>;
 
     /// Tells that the worker lives. With the base contract this is answered without a call.
     async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, OrchestratorError>;

@@ -34,6 +34,7 @@ mod view;
 mod tests;
 
 pub use grace::Grace;
+use handle::Pulse;
 pub use handle::{CancelAnswer, ExecuteError, TaskWatch, WorkerHandle};
 pub use metrics::Metrics;
 
@@ -65,7 +66,7 @@ use observer::{EngineWatcher, Troubles};
 use outbox::{Left, Outbox};
 use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
-use view::About;
+use view::{About, Outwards};
 
 /// How long the end of a drain waits at most for the orchestrator to take the last outcomes; what it does not take stays
 /// on disk for the next start.
@@ -261,24 +262,30 @@ impl<O: Orchestrator> Worker<O> {
                 &mut Vec::new(),
             );
         }
-        let first = view::publish(&parts.about, &state, &Default::default(), &outbox.state().borrow());
-        let (publish, published) = watch::channel(Arc::new(first));
+        let (publish, published) = watch::channel(view::first(&parts.about, &state));
+        let (pulse, pulse_view) = watch::channel(Pulse::default());
         let troubles = Troubles::new(notices.clone());
         let watcher = EngineWatcher { troubles: troubles.clone(), metrics: with.metrics.clone() };
         with.engine.watch(Box::new(watcher));
         troubles.look_at_devices(&*with.engine);
         let outlets = Outlets { events: events.clone(), notices };
         Self {
-            driver: Driver::new(parts, outlets, state, publish),
+            driver: Driver::new(parts, outlets, state, Outwards { publish, pulse }),
             inboxes: Inboxes { events: events_inbox, requests: requests_inbox, notices: notices_inbox },
             events,
             link,
             troubles,
+            handle: WorkerHandle {
+                published,
+                pulse: pulse_view,
+                outbox: outbox.state(),
+                link: link_view,
+                requests,
+            },
             outbox,
             reports: reports_inbox,
             unreported,
             clock,
-            handle: WorkerHandle { published, link: link_view, requests },
             tracker,
             config,
             with,

@@ -5,14 +5,17 @@ Usage: benches/peers/compare.py [--pairs 5] [--threads 1,2] [--only GROUP/ID,...
 
 Makes its own environment under target/peers on the first run (PyTorch is large), builds our side with
 `cargo bench --no-run`, and prints ratios peer / ours: the median of the pairs, with least and greatest, of wall time
-and of CPU time. Above 1 we are faster. A row counts only where accuracy is within 0.005 of the peer's, or better.
+and of CPU time. Above 1 we are faster; who goes first alternates. A row counts only where our loss and our accuracy,
+means over the pairs, are each at most 0.005 worse than the peer's; better is no fault. Networks start from another seed in
+each pair. `floor` is how often our median wall time is what the machine would take at its peak: for networks the
+multiplications of a step at the GFLOP/s of a product of matrices, for boosting the longer of reading and of adding, over
+the rows that are trained on.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,7 +24,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = ROOT / "target" / "peers"
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements.txt")
-EPOCHS = 5
+
+# Epochs of networks: as many as it takes until loss and accuracy tell more than where they began.
+EPOCHS = {"train_step/cnn_adam": 5}
+USUAL_EPOCHS = 20
 
 # Shapes (rows, features, classes) of made-up tables.
 TABLES = [(6400, 64, 10), (6400, 784, 10), (100_000, 28, 2), (50_000, 54, 7)]
@@ -64,7 +70,7 @@ def standardised(features):
 
 
 def network(name, threads):
-    """A function that trains EPOCHS epochs and gives (steps, loss, accuracy), as one of PyTorch 2 would."""
+    """A function that trains all epochs from a seed and gives (steps, loss, accuracy), as one of PyTorch 2 would."""
     import torch
     from torch import nn
 
@@ -72,6 +78,7 @@ def network(name, threads):
     features, targets = rows_of(WORKS[f"train_step/{name}"][0])
     x, y = torch.from_numpy(standardised(features)), torch.from_numpy(targets)
     batch = 64 if name == "cnn_adam" else 128
+    epochs = EPOCHS.get(f"train_step/{name}", USUAL_EPOCHS)
     if name == "cnn_adam":
         x = x.reshape(-1, 1, 28, 28)
 
@@ -88,7 +95,8 @@ def network(name, threads):
             layers = [nn.Linear(64, 10)]
         return nn.Sequential(*layers)
 
-    def fit():
+    def fit(seed):
+        torch.manual_seed(seed)
         model = build()
         if name.endswith("adam"):
             optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
@@ -96,25 +104,26 @@ def network(name, threads):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
         criterion = nn.CrossEntropyLoss()
         steps = 0
-        for _ in range(EPOCHS):
+        for _ in range(epochs):
             # Sums stay tensors: nothing waits for them within an epoch.
             loss_sum, hits = torch.zeros(()), torch.zeros((), dtype=torch.int64)
             for rows in torch.randperm(len(y)).split(batch):
                 optimizer.zero_grad(set_to_none=True)
-                outputs = model(x[rows])
-                loss = criterion(outputs, y[rows])
+                inputs, labels = x[rows], y[rows]
+                outputs = model(inputs)
+                loss = criterion(outputs, labels)
                 loss.backward()
                 optimizer.step()
                 loss_sum += loss.detach() * len(rows)
-                hits += (outputs.detach().argmax(1) == y[rows]).sum()
+                hits += (outputs.detach().argmax(1) == labels).sum()
                 steps += 1
         return steps, float(loss_sum) / len(y), float(hits) / len(y)
 
     return fit
 
 
-def trees(peer, group, dataset, threads, held_out):
-    """A function that fits once and gives (1, loss, accuracy) on the held-out rows."""
+def trees(peer, dataset, threads, held_out, layout=None):
+    """A function that fits once, and one that gives (1, loss, accuracy) of that on the held-out rows."""
     import numpy as np
     from sklearn.metrics import log_loss
 
@@ -124,28 +133,34 @@ def trees(peer, group, dataset, threads, held_out):
     classes = len(np.unique(targets))
     train, labels, others, answers = features[~mask], targets[~mask], features[mask], targets[mask]
 
-    def fit_xgboost():
+    # We say the loss of the training rows and score the held-out ones after each round, and so do they.
+    def fit_xgboost(_):
         import xgboost
 
         settings = {"tree_method": "hist", "max_depth": 6, "eta": 0.3, "nthread": threads, "verbosity": 0}
-        many = {"objective": "multi:softprob", "num_class": classes}
-        settings |= many if classes > 2 else {"objective": "binary:logistic"}
-        booster = xgboost.train(settings, xgboost.QuantileDMatrix(train, labels, nthread=threads), 50)
-        return lambda: booster.predict(xgboost.DMatrix(others))
+        many = {"objective": "multi:softprob", "num_class": classes, "eval_metric": "mlogloss"}
+        settings |= many if classes > 2 else {"objective": "binary:logistic", "eval_metric": "logloss"}
+        rows = xgboost.QuantileDMatrix(train, labels, nthread=threads)
+        held = xgboost.QuantileDMatrix(others, answers, ref=rows, nthread=threads)
+        evals = [(rows, "train"), (held, "held_out")]
+        booster = xgboost.train(settings, rows, 50, evals=evals, verbose_eval=False)
+        return lambda: booster.predict(held)
 
-    def fit_lightgbm():
+    def fit_lightgbm(_):
         import lightgbm
 
-        settings = {"num_leaves": 31, "learning_rate": 0.3, "num_threads": threads, "verbosity": -1}
-        many = {"objective": "multiclass", "num_class": classes}
-        settings |= many if classes > 2 else {"objective": "binary"}
-        booster = lightgbm.train(settings, lightgbm.Dataset(train, labels), 50)
+        settings = {"num_leaves": 31, "learning_rate": 0.3, "num_threads": threads, "verbosity": -1, layout: True}
+        many = {"objective": "multiclass", "num_class": classes, "metric": "multi_logloss"}
+        settings |= many if classes > 2 else {"objective": "binary", "metric": "binary_logloss"}
+        rows = lightgbm.Dataset(train, labels)
+        held = lightgbm.Dataset(others, answers, reference=rows)
+        booster = lightgbm.train(settings, rows, 50, valid_sets=[rows, held])
         return lambda: booster.predict(others)
 
-    def fit_forest():
+    def fit_forest(seed):
         from sklearn.ensemble import RandomForestClassifier
 
-        forest = RandomForestClassifier(n_estimators=100, n_jobs=threads).fit(train, labels)
+        forest = RandomForestClassifier(n_estimators=100, n_jobs=threads, random_state=seed).fit(train, labels)
         return lambda: forest.predict_proba(others)
 
     fit = {"xgboost": fit_xgboost, "lightgbm": fit_lightgbm, "scikit-learn": fit_forest}[peer]
@@ -161,21 +176,59 @@ def trees(peer, group, dataset, threads, held_out):
 
 
 def serve(peer, work, threads):
-    """Answers each line of standard input with one fit."""
+    """Answers each line of standard input, a seed, with one fit from it."""
     group, name = work.split("/")
     held_out = json.loads(sys.stdin.readline())
+    dataset, note = WORKS[work][0], ""
     if peer == "pytorch":
         fit, judge = network(name, threads), lambda done: done
+    elif peer == "lightgbm":
+        # Which of both layouts is faster LightGBM would try out within the time that is measured.
+        taken = {}
+        for layout in ["force_col_wise", "force_row_wise"]:
+            fit, judge = trees(peer, dataset, threads, held_out, layout)
+            fit(0)
+            wall = time.perf_counter()
+            fit(0)
+            taken[layout] = time.perf_counter() - wall, fit, judge
+        note = min(taken, key=lambda layout: taken[layout][0])
+        _, fit, judge = taken[note]
     else:
-        fit, judge = trees(peer, group, WORKS[work][0], threads, held_out)
-    print("ready", flush=True)
-    for _ in sys.stdin:
+        fit, judge = trees(peer, dataset, threads, held_out)
+    print(json.dumps({"note": note}), flush=True)
+    for seed in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        done = fit()
+        done = fit(int(seed))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         units, loss, accuracy = judge(done)
         answer = {"wall": wall, "cpu": cpu, "units": units, "loss": loss, "accuracy": accuracy}
         print(json.dumps(answer), flush=True)
+
+
+def peaks(threads):
+    """GFLOP/s of a product of matrices, and bytes a second that are read."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(threads)
+    left, right = torch.rand(1024, 1024), torch.rand(1024, 1024)
+    values = np.ones(1 << 26, dtype=np.float32)
+
+    def best(work):
+        work()
+        taken = []
+        for _ in range(10):
+            wall = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - wall)
+        return min(taken)
+
+    versions = {}
+    for name in ["torch", "xgboost", "lightgbm", "sklearn", "numpy"]:
+        versions[name] = __import__(name).__version__
+    gflops = 2 * 1024**3 / best(lambda: left @ right) / 1e9
+    answer = {"gflops": gflops, "bytes": values.nbytes / best(values.sum), "versions": versions}
+    print(json.dumps(answer), flush=True)
 
 
 # ---- the driver ----
@@ -266,18 +319,57 @@ class Side:
         self.process.wait()
 
 
-def compare(work, peer, threads, pairs, python, ours_path):
-    dataset = WORKS[work][0]
+def multiplications(work):
+    """Multiplications of one step of a network: forward, by the weights, and by the inputs but of the first layer."""
+    layers = {
+        "mlp_small": (128, [64 * 128, 128 * 64, 64 * 10]),
+        "mlp_784": (128, [784 * 256, 256 * 128, 128 * 10]),
+        "cnn": (64, [784 * 9 * 16, 196 * 9 * 16 * 32, 1568 * 128, 128 * 10]),
+        "logistic": (128, [64 * 10]),
+    }
+    batch, sizes = layers[work.split("/")[1].rsplit("_", 1)[0]]
+    return batch * (3 * sum(sizes) - sizes[0])
+
+
+def floor(work, threads, peak, rows):
+    """Seconds of one unit of `work` at the machine's peak; None where there is no such figure."""
+    group, _ = work.split("/")
+    if group == "train_step":
+        return 2 * multiplications(work) / (peak["gflops"] * 1e9)
+    if group == "forest":
+        return None
+    features, classes = {"boosting/binary_100k_28": (28, 1), "boosting/multi_50k_54": (54, 7)}.get(work, (64, 10))
+    # 50 rounds of trees of depth 6; below the root the smaller child is added up, and the other is what is left.
+    passes = 50 * classes * (1 + 5 / 2)
+    reading = passes * rows * (features + 8) / peak["bytes"]
+    adding = passes * rows * features * peak["update_seconds"] / threads
+    return max(reading, adding)
+
+
+def compare(work, peer, threads, pairs, python, ours_path, peak):
+    dataset, epochs = WORKS[work][0], 1
+    if work.startswith("train_step/"):
+        epochs = EPOCHS.get(work, USUAL_EPOCHS)
     dataset = "builtin:digits" if dataset == "digits" else f"{dataset}.csv"
+
+    def order(pair):
+        # A seed decides which rows of trees are held out, and the peer is told that once.
+        return f"{work} {dataset} {epochs} {pair if work.startswith('train_step/') else 0}"
+
     ours = Side([ours_path, HOME], threads)
     # The first answer warms up, and tells which rows are held out.
-    first = json.loads(ours.ask(f"{work} {dataset}"))
+    first = json.loads(ours.ask(order(0)))
     theirs = Side([python, __file__, "--serve", peer, work, threads], threads)
-    theirs.ask(json.dumps(first["held_out"]))
-    theirs.ask("warm up")
+    note = json.loads(theirs.ask(json.dumps(first["held_out"])))["note"]
+    theirs.ask("0")
     rows = []
-    for _ in range(pairs):
-        rows.append((json.loads(ours.ask(f"{work} {dataset}")), json.loads(theirs.ask("go"))))
+    for pair in range(pairs):
+        sides = [lambda pair=pair: ours.ask(order(pair)), lambda pair=pair: theirs.ask(str(pair))]
+        if pair % 2:
+            answers = [sides[1](), sides[0]()][::-1]
+        else:
+            answers = [sides[0](), sides[1]()]
+        rows.append(tuple(json.loads(answer) for answer in answers))
     ours.close()
     theirs.close()
 
@@ -291,19 +383,45 @@ def compare(work, peer, threads, pairs, python, ours_path):
     unit = statistics.median(a["wall"] / a["units"] for a, _ in rows)
     figures = {"accuracy": mean(0, "accuracy"), "peer_accuracy": mean(1, "accuracy")}
     figures |= {"loss": mean(0, "loss"), "peer_loss": mean(1, "loss"), "seconds": unit}
-    counts = figures["accuracy"] >= figures["peer_accuracy"] - TOLERANCE
-    return {"work": work, "peer": peer, "threads": threads, "wall": spread("wall"), "cpu": spread("cpu")} | figures | {
-        "counts": counts
-    }
+    least = floor(work, threads, peak, first["rows"])
+    figures |= {"floor": None if least is None else unit / least, "note": note, "counts": counts(figures)}
+    return {"work": work, "peer": peer, "threads": threads, "wall": spread("wall"), "cpu": spread("cpu")} | figures
+
+
+def counts(figures):
+    """Whether neither loss nor accuracy is worse than the peer's by more than the tolerance."""
+    accurate = figures["accuracy"] >= figures["peer_accuracy"] - TOLERANCE
+    return accurate and figures["loss"] <= figures["peer_loss"] + TOLERANCE
 
 
 def line(row):
     ratio = "{:.2f} ({:.2f} to {:.2f})"
+    peer = f"{row['peer']} {row['note']}".strip()
+    distance = "" if row["floor"] is None else f"{row['floor']:.1f}"
     return (
-        f"| {row['work']} | {row['peer']} | {row['threads']} | {ratio.format(*row['wall'])} | "
-        f"{ratio.format(*row['cpu'])} | {row['seconds'] * 1e3:.3f} | {row['accuracy']:.4f} / "
+        f"| {row['work']} | {peer} | {row['threads']} | {ratio.format(*row['wall'])} | "
+        f"{ratio.format(*row['cpu'])} | {row['seconds'] * 1e3:.3f} | {distance} | {row['accuracy']:.4f} / "
         f"{row['peer_accuracy']:.4f} | {row['loss']:.4f} / {row['peer_loss']:.4f} | {'yes' if row['counts'] else 'no'} |"
     )
+
+
+def processor():
+    """The model of the CPU."""
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU unknown")
+
+
+def said(*command):
+    """What a command prints."""
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def measure_peaks(python, ours_path, threads):
+    """What the machine does at best with so many threads."""
+    ours = Side([ours_path, HOME], 1)
+    peak = json.loads(ours.ask("peak"))
+    ours.close()
+    return peak | json.loads(said(python, __file__, "--peaks", str(threads)))
 
 
 def main():
@@ -314,10 +432,13 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--markdown")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peaks", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = [name for name in arguments.only.split(",") if name and name not in WORKS]
     if unknown:
         parser.error(f"--only: {unknown[0]!r} is none of {', '.join(WORKS)}")
+    if arguments.peaks:
+        return peaks(arguments.peaks)
     if arguments.serve:
         peer, work, threads = arguments.serve
         return serve(peer, work, int(threads))
@@ -325,21 +446,33 @@ def main():
     ours_path = build()
     make_rows(python)
     real = cores()
-    head = [f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; two spinning processes got {real:.2f}"]
+    all_threads = list(dict.fromkeys(int(number) for number in arguments.threads.split(",")))
+    peak = {threads: measure_peaks(python, ours_path, threads) for threads in all_threads}
+    versions = peak[all_threads[0]]["versions"]
+    commit = said("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    head = [f"{processor()}, {os.cpu_count()} cores; two spinning processes got {real:.2f}."]
+    head.append(f"{said('rustc', '--version')}, commit {commit}; Python {sys.version.split()[0]}, " + ", ".join(
+        f"{name} {version}" for name, version in versions.items()) + ".")
+    for threads, measured in peak.items():
+        head.append(f"At best with {threads} threads: {measured['gflops']:.0f} GFLOP/s in products of matrices, "
+                    f"{measured['bytes'] / 1e9:.1f} GB/s read; a histogram update takes "
+                    f"{measured['update_seconds'] * 1e9:.2f} ns on one.")
     if real < 1.9:
         head.append("The machine does not give two whole cores: read the ratios of CPU time.")
-    head += ["", "| work | peer | threads | wall, peer / ours | CPU, peer / ours | ours, ms | accuracy | loss | counts |"]
-    head += ["|-|-|-|-|-|-|-|-|-|"]
+    head += ["", "| work | peer | threads | wall, peer / ours | CPU, peer / ours | ours, ms | ours / floor | accuracy, "
+             "ours / peer | loss, ours / peer | counts |"]
+    head += ["|-|-|-|-|-|-|-|-|-|-|"]
     print("\n".join(head), flush=True)
     rows = []
     wanted = [name for name in arguments.only.split(",") if name] or list(WORKS)
     for work in wanted:
         for peer in WORKS[work][1]:
-            for threads in dict.fromkeys(int(number) for number in arguments.threads.split(",")):
-                rows.append(compare(work, peer, threads, arguments.pairs, python, ours_path))
+            for threads in all_threads:
+                rows.append(compare(work, peer, threads, arguments.pairs, python, ours_path, peak[threads]))
                 print(line(rows[-1]), flush=True)
     if arguments.json:
-        pathlib.Path(arguments.json).write_text(json.dumps({"cores": real, "rows": rows}, indent=1) + "\n")
+        machine = {"cores": real, "processor": processor(), "commit": commit, "peaks": peak}
+        pathlib.Path(arguments.json).write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n")
     if arguments.markdown:
         pathlib.Path(arguments.markdown).write_text("\n".join([*head, *map(line, rows)]) + "\n")
 

@@ -1,9 +1,13 @@
 //! Our side of the comparison with other libraries: does what it is told on standard input, and says what it took.
 //!
-//! A line in: `GROUP/ID DATASET`, a CSV file below the folder that is the only argument. A line out: one JSON object
-//! with `wall` and `cpu` seconds, `units` (steps, or 1 for a whole fit), loss and accuracy on the held-out rows (those
-//! of training where there are none), and which rows those are. Driven by benches/peers/compare.py.
+//! A line in: `GROUP/ID DATASET EPOCHS SEED`, DATASET a CSV file below the folder that is the only argument. A line out:
+//! one JSON object with `wall` and `cpu` seconds, `units` (steps, or 1 for a whole fit), loss and accuracy on the held-out
+//! rows (those of training where there are none), which rows those are, and how many are trained on. The line `peak` asks
+//! for the seconds that an update of a histogram takes at best. Driven by benches/peers/compare.py; with the tests every
+//! work is done once, on few rows.
 
+#[path = "../support/kernels.rs"]
+mod kernels;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -11,7 +15,11 @@ use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
 
 use rustix::time::{ClockId, clock_gettime};
-use support::{BOOSTING, FOREST, STEPS, Work, epoch};
+use serde_json::{Value, json};
+use support::{BOOSTING, FOREST, Prepared, STEPS, Work, epoch, is_trial};
+
+/// Rows of each work where it is only tried out.
+const FEW_ROWS: u32 = 300;
 
 /// CPU time of this process.
 fn cpu_seconds() -> f64 {
@@ -19,46 +27,113 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-fn find(name: &str) -> (&'static str, &'static Work) {
-    let (group, id) = name.split_once('/').unwrap_or_else(|| panic!("GROUP/ID, not {name:?}"));
-    let (group, works) = match group {
-        "train_step" => ("train_step", STEPS),
-        "boosting" => ("boosting", BOOSTING),
-        "forest" => ("forest", FOREST),
-        _ => panic!("no group {group:?}"),
+/// A line of standard input.
+#[derive(Debug, Clone, Copy)]
+struct Order<'a> {
+    group: &'a str,
+    work: &'static Work,
+    dataset: &'a str,
+    epochs: u32,
+    seed: u64,
+}
+
+impl<'a> Order<'a> {
+    fn parse(line: &'a str) -> Self {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [name, dataset, epochs, seed] = words[..] else {
+            panic!("GROUP/ID DATASET EPOCHS SEED, not {line:?}")
+        };
+        let (group, id) = name.split_once('/').unwrap_or_else(|| panic!("GROUP/ID, not {name:?}"));
+        let works = match group {
+            "train_step" => STEPS,
+            "boosting" => BOOSTING,
+            "forest" => FOREST,
+            _ => panic!("no group {group:?}"),
+        };
+        let work = works.iter().find(|work| work.id == id).unwrap_or_else(|| panic!("no work {id:?}"));
+        let [epochs, seed] =
+            [epochs, seed].map(|number| number.parse().expect("EPOCHS and SEED are numbers"));
+        Self { group, work, dataset, epochs: u32::try_from(epochs).unwrap(), seed }
+    }
+
+    fn prepare(&self, root: &str) -> Prepared {
+        self.work.prepare_seeded(self.dataset, root, self.seed)
+    }
+
+    /// Trains on `rows`; what that took and gave.
+    fn carry_out(&self, rows: &Prepared) -> Value {
+        let (wall, cpu) = (Instant::now(), cpu_seconds());
+        let mut training = rows.model();
+        let mut last = None;
+        for number in 0..self.epochs {
+            last = Some(epoch(&mut training, number));
+        }
+        let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        let units = if self.group == "train_step" { self.epochs * training.batches_per_epoch() } else { 1 };
+        let result = last.expect("EPOCHS is at least 1");
+        let judged = result.validation.unwrap_or(result.train);
+        json!({
+            "wall": wall, "cpu": cpu, "units": units, "loss": judged.loss, "accuracy": judged.accuracy,
+            "held_out": training.dataset().validation.rows, "rows": training.dataset().train.len(),
+        })
+    }
+}
+
+/// What the machine does at best.
+fn peak() -> Value {
+    let mut histogram = kernels::Histogram::new(100_000);
+    let pass = |histogram: &mut kernels::Histogram| {
+        let began = Instant::now();
+        std::hint::black_box(histogram.pass());
+        began.elapsed().as_secs_f64()
     };
-    (group, works.iter().find(|work| work.id == id).unwrap_or_else(|| panic!("no work {id:?}")))
+    let best = (0..50).map(|_| pass(&mut histogram)).fold(f64::INFINITY, f64::min);
+    json!({ "update_seconds": best / histogram.updates() as f64 })
+}
+
+/// Does every work once, on few rows.
+fn try_all() {
+    for (group, works) in [("train_step", STEPS), ("boosting", BOOSTING), ("forest", FOREST)] {
+        for work in works {
+            let dataset = work.dataset_of(FEW_ROWS);
+            let line = format!("{group}/{} {dataset} 1 1", work.id);
+            let order = Order::parse(&line);
+            let answer = order.carry_out(&order.prepare("."));
+            for figure in ["wall", "loss", "accuracy"] {
+                assert!(answer[figure].as_f64().is_some_and(|value| value >= 0.0), "{line}: {answer}");
+            }
+            assert!(
+                answer["units"].as_u64() >= Some(1) && answer["rows"].as_u64() > Some(0),
+                "{line}: {answer}"
+            );
+        }
+    }
+    assert!(peak()["update_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
 }
 
 fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
-    // Run as one of all benches there is nobody to talk to.
-    let [root] = arguments.as_slice() else { return };
-    let mut prepared = None;
+    let [root] = arguments.as_slice() else {
+        // Run as one of all benches there is nobody to talk to.
+        if is_trial() {
+            try_all();
+        }
+        return;
+    };
+    let mut prepared: Option<(String, Prepared)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
-        let (name, dataset) = line.split_once(' ').unwrap();
-        let (group, work) = find(name);
-        if prepared.as_ref().is_none_or(|(last, _)| *last != line) {
-            prepared = Some((line.clone(), work.prepare(dataset, root)));
-        }
-        let Some((_, rows)) = &prepared else { continue };
-        let (wall, cpu) = (Instant::now(), cpu_seconds());
-        let mut training = rows.model();
-        let epochs = if group == "train_step" { 5 } else { 1 };
-        let mut last = None;
-        for number in 0..epochs {
-            last = Some(epoch(&mut training, number));
-        }
-        let (wall, cpu) = (wall.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-        let units = if group == "train_step" { epochs * training.batches_per_epoch() } else { 1 };
-        let result = last.unwrap();
-        let judged = result.validation.unwrap_or(result.train);
-        let answer = serde_json::json!({
-            "wall": wall, "cpu": cpu, "units": units, "loss": judged.loss, "accuracy": judged.accuracy,
-            "held_out": training.dataset().validation.rows,
-        });
+        let answer = if line == "peak" {
+            peak()
+        } else {
+            let order = Order::parse(&line);
+            let rows = match &prepared {
+                Some((last, rows)) if *last == line => rows,
+                _ => &prepared.insert((line.clone(), order.prepare(root))).1,
+            };
+            order.carry_out(rows)
+        };
         println!("{answer}");
         std::io::stdout().flush().unwrap();
     }

@@ -76,9 +76,15 @@ pub struct Prepared {
 impl Work {
     /// Its own data set, as a dataset_path.
     pub fn dataset(&self) -> String {
+        self.dataset_of(u32::MAX)
+    }
+
+    /// The same with `most` rows at most.
+    pub fn dataset_of(&self, most: u32) -> String {
         match self.shape {
             None => "builtin:digits".to_owned(),
             Some((rows, features, classes)) => {
+                let rows = rows.min(most);
                 let informative = features.min(64).div_ceil(2);
                 format!(
                     "synthetic:classification?rows={rows}&features={features}&classes={classes}\
@@ -93,11 +99,20 @@ impl Work {
     /// # Panics
     /// When that fails: a bench has nobody to tell.
     pub fn prepare(&self, dataset: &str, root: &str) -> Prepared {
+        self.prepare_seeded(dataset, root, 0)
+    }
+
+    /// As [`Self::prepare`], with another seed.
+    ///
+    /// # Panics
+    /// As [`Self::prepare`].
+    pub fn prepare_seeded(&self, dataset: &str, root: &str, seed: u64) -> Prepared {
         let model = ModelType::parse(self.model).unwrap();
         let pairs = self.set.iter().map(|pair| {
             let (name, value) = pair.split_once('=').unwrap();
             (name.to_owned(), value.to_owned())
         });
+        let pairs = pairs.chain([("seed".to_owned(), seed.to_string())]);
         let (hyperparameters, notes) = Hyperparameters::parse(&pairs.collect(), Strictness::Reject).unwrap();
         assert!(notes.is_empty(), "{notes:?}");
         let flags: FlagValues =

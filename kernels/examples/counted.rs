@@ -3,7 +3,7 @@
 #[path = "../../benches/support/kernels.rs"]
 mod work;
 
-use work::{DenseStep, Histogram};
+use work::Histogram;
 
 fn main() -> Result<(), String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -11,23 +11,13 @@ fn main() -> Result<(), String> {
     let times: u32 =
         times.parse().map_err(|_| format!("TIMES \"{times}\" is not allowed; allowed: whole numbers"))?;
     let result = match name.as_str() {
-        "mlp_small_step" => {
-            let mut step = DenseStep::new(&[64, 128, 64, 10], 128);
-            (0..times).map(|_| step.step()).sum::<f64>()
-        }
-        "mlp_784_step" => {
-            let mut step = DenseStep::new(&[784, 256, 128, 10], 128);
-            (0..times).map(|_| step.step()).sum::<f64>()
-        }
         "adam" => work::Descending::new(235_146).steps(times),
         "histogram" => {
             let mut histogram = Histogram::new(10_000);
             (0..times).map(|_| histogram.pass() as f64).sum::<f64>()
         }
         _ => {
-            return Err(format!(
-                "WORK \"{name}\" is not allowed; allowed: mlp_small_step, mlp_784_step, adam, histogram"
-            ));
+            return Err(format!("WORK \"{name}\" is not allowed; allowed: adam, histogram"));
         }
     };
     println!("{result}");

@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status};
 use super::config::{Config, ConfigError, Credential, Deadlines};
 use super::metrics::Metrics;
 use super::{
-    ClaimRequest, Heartbeat, HeartbeatAnswer, JobState, Mode, Orchestrator, OrchestratorError, Registered,
-    Registration, answers, status,
+    ClaimRequest, Claimed, Heartbeat, HeartbeatAnswer, JobState, Mode, Orchestrator, OrchestratorError,
+    Registered, Registration, answers, status,
 };
 use crate::domain::{JobId, Strictness, TaskIdentity, TaskOutcome, TaskView, WorkerId};
 use crate::telemetry::traces::{Arrival, Stage, TRACEPARENT, Traces};
@@ -225,7 +225,7 @@ impl Orchestrator for Client {
 
     /// Do not drop the future before it ends: a base orchestrator takes the task from its queue before it answers,
     /// so a poll that is given up loses a task.
-    async fn claim(&self, request: &ClaimRequest) -> Result<Vec<ClaimedTask>, OrchestratorError> {
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, OrchestratorError> {
         let message = pb::AssignTaskRequest {
             worker_id: request.worker_id.to_string(),
             slots_available: saturated(request.slots_available.into()),
@@ -246,18 +246,19 @@ impl Orchestrator for Client {
                 }
             })
             .await;
+        let answered = tokio::time::Instant::now();
         match answer {
             Ok((mut first, parent)) => {
                 let more = std::mem::take(&mut first.more);
                 let tasks = std::iter::once(first).chain(more).filter(|task| !task.task_id.is_empty());
-                let claimed: Vec<ClaimedTask> =
+                let tasks: Vec<ClaimedTask> =
                     tasks.map(|task| wire::task_from_assignment(task, self.strictness)).collect();
-                for task in claimed.iter().flatten() {
+                for task in tasks.iter().flatten() {
                     self.traces.begin(task, Arrival { since, parent: parent.as_deref() });
                 }
-                Ok(claimed)
+                Ok(Claimed { tasks, answered })
             }
-            Err(status) if status::is_empty_poll(&status) => Ok(Vec::new()),
+            Err(status) if status::is_empty_poll(&status) => Ok(Claimed { tasks: Vec::new(), answered }),
             Err(status) => Err(status::error(&status)),
         }
     }

@@ -132,7 +132,7 @@ fn create_job(orchestrator: &DevOrchestrator) {
 }
 
 async fn claimed(client: &Client) -> Box<TaskSpec> {
-    client.claim(&claim()).await.unwrap().pop().expect("a task waits").expect("it is a good one")
+    client.claim(&claim()).await.unwrap().tasks.pop().expect("a task waits").expect("it is a good one")
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn an_extended_orchestrator_is_used_in_full() {
         lease: Some(Duration::from_secs(30)),
     };
     assert_eq!(registered, expected);
-    assert!(client.claim(&claim()).await.unwrap().is_empty(), "an empty poll is no error");
+    assert!(client.claim(&claim()).await.unwrap().tasks.is_empty(), "an empty poll is no error");
 
     create_job(&orchestrator);
     let task = claimed(&client).await;
@@ -189,7 +189,7 @@ async fn a_base_orchestrator_is_served_by_the_same_client() {
     let client = client_with(config(orchestrator.local_addr()));
     let registered = client.register(&registration()).await.unwrap();
     assert_eq!(registered, Registered { mode: Mode::Base, heartbeat_interval: None, lease: None });
-    assert!(client.claim(&claim()).await.unwrap().is_empty());
+    assert!(client.claim(&claim()).await.unwrap().tasks.is_empty());
 
     create_job(&orchestrator);
     let task = claimed(&client).await;
@@ -392,7 +392,7 @@ async fn what_is_answered_but_not_granted_is_an_error() {
     let client = client_with(config(fake.address));
     let error = client.register(&registration()).await.unwrap_err();
     assert!(matches!(&error, OrchestratorError::Refused(text) if text == "the fleet is full"), "{error}");
-    assert!(client.claim(&claim()).await.unwrap().is_empty(), "a task without an id is none");
+    assert!(client.claim(&claim()).await.unwrap().tasks.is_empty(), "a task without an id is none");
     let identity = TaskIdentity { task_id: TaskId::parse("t").unwrap(), job_id: job(), attempt: 1 };
     let error = client.report(&outcome(&identity, Ok(()))).await.unwrap_err();
     assert!(matches!(&error, OrchestratorError::Busy(text) if text.contains("disk full")), "{error}");

@@ -1,11 +1,14 @@
 //! Series whose label sets end: what a task or a job leaves in /metrics goes away after it.
 //!
 //! ```text
-//! set, observe --> live ----end----> finished --keep passed--> gone
-//!                   ^                   |
-//!                   +---- set, observe -+           more than `most`: the oldest finished goes first,
-//!                                                   then the one that was touched longest ago
+//! of, observe --> live ----end----> finished --keep passed--> gone
+//!                  ^                   |
+//!                  +---- of, observe --+            more than `most`: the oldest finished goes first,
+//!                                                   then the one that was asked for longest ago
 //! ```
+//!
+//! Families of gauges with the same label sets share one table: a task is looked up once, and what it sets then takes
+//! neither a lock nor a look-up.
 //!
 //! Invariants: a family never shows more than [`Limits::most`] label sets; a finished one is gone at the first scrape
 //! or insertion after [`Limits::keep`]; every operation is O(log n) beside the label sets it removes.
@@ -16,6 +19,7 @@
 mod table;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,22 +67,25 @@ pub const fn series_of_histogram(buckets: usize) -> usize {
 }
 
 /// What both kinds of family share: the names, the clock and the label sets.
-struct Family<V> {
-    desc: Desc,
+struct Shared<V> {
+    descs: Vec<Desc>,
     clock: Clock,
     table: Mutex<Table<V>>,
 }
 
-impl<V> Family<V> {
+impl<V> Shared<V> {
     fn new(
-        opts: &Opts,
+        families: &[Opts],
         labels: &[&str],
         limits: Limits,
         clock: Clock,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        let labels = labels.iter().map(|&label| label.to_owned()).collect();
-        let desc = Desc::new(opts.fq_name(), opts.help.clone(), labels, opts.const_labels.clone())?;
-        Ok(Arc::new(Self { desc, clock, table: Mutex::new(Table::new(limits)) }))
+        let labels: Vec<_> = labels.iter().map(|&label| label.to_owned()).collect();
+        let describe = |opts: &Opts| {
+            Desc::new(opts.fq_name(), opts.help.clone(), labels.clone(), opts.const_labels.clone())
+        };
+        let descs = families.iter().map(describe).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { descs, clock, table: Mutex::new(Table::new(limits)) }))
     }
 
     fn table(&self) -> MutexGuard<'_, Table<V>> {
@@ -86,10 +93,16 @@ impl<V> Family<V> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, labels: &[&str], make: impl FnOnce() -> V, change: impl FnOnce(&mut V)) {
-        debug_assert_eq!(labels.len(), self.desc.variable_labels.len(), "labels of {}", self.desc.fq_name);
+    fn update<R>(
+        &self,
+        labels: &[&str],
+        make: impl FnOnce() -> V,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> Option<R> {
+        let fits = |desc: &Desc| desc.variable_labels.len() == labels.len();
+        debug_assert!(self.descs.iter().all(fits), "labels of {:?}", self.descs);
         let now = (self.clock)();
-        self.table().update(labels, now, make, change);
+        self.table().update(labels, now, make, change)
     }
 
     fn end(&self, labels: &[&str]) {
@@ -97,51 +110,80 @@ impl<V> Family<V> {
         self.table().end(labels, now);
     }
 
+    /// All families; `metric` makes what one shows of a value, if anything.
     fn collect(
         &self,
         kind: proto::MetricType,
-        fill: impl Fn(&mut proto::Metric, &V),
+        metric: impl Fn(usize, &V) -> Option<proto::Metric>,
     ) -> Vec<proto::MetricFamily> {
         let now = (self.clock)();
         let mut table = self.table();
         table.sweep(now);
-        let metrics = table.iter().map(|(values, value)| {
-            let mut metric = proto::Metric::from_label(self.label_pairs(values));
-            fill(&mut metric, value);
-            metric
-        });
-        let mut family = proto::MetricFamily::default();
-        family.set_name(self.desc.fq_name.clone());
-        family.set_help(self.desc.help.clone());
-        family.set_field_type(kind);
-        family.set_metric(metrics.collect());
-        vec![family]
-    }
-
-    fn label_pairs(&self, values: &[Box<str>]) -> Vec<proto::LabelPair> {
-        let pairs = self.desc.variable_labels.iter().zip(values).map(|(name, value)| {
-            let mut pair = proto::LabelPair::default();
-            pair.set_name(name.clone());
-            pair.set_value(value.to_string());
-            pair
-        });
-        pairs.chain(self.desc.const_label_pairs.iter().cloned()).collect()
+        let family = |(number, desc): (usize, &Desc)| {
+            let metrics = table.iter().filter_map(|(labels, value)| {
+                let mut metric = metric(number, value)?;
+                metric.set_label(label_pairs(desc, labels));
+                Some(metric)
+            });
+            let mut family = proto::MetricFamily::default();
+            family.set_name(desc.fq_name.clone());
+            family.set_help(desc.help.clone());
+            family.set_field_type(kind);
+            family.set_metric(metrics.collect());
+            family
+        };
+        self.descs.iter().enumerate().map(family).collect()
     }
 }
 
-/// Gauges of label sets that end. Clones share their values.
+fn label_pairs<'a>(desc: &Desc, values: impl Iterator<Item = &'a str>) -> Vec<proto::LabelPair> {
+    let pairs = desc.variable_labels.iter().zip(values).map(|(name, value)| {
+        let mut pair = proto::LabelPair::default();
+        pair.set_name(name.clone());
+        pair.set_value(value.to_owned());
+        pair
+    });
+    pairs.chain(desc.const_label_pairs.iter().cloned()).collect()
+}
+
+/// Bits of a gauge that was never set: a NaN that no calculation gives.
+const UNSET: u64 = u64::MAX;
+
+/// The gauges of one label set, one a family. Clones share their values; setting takes no lock.
+#[derive(Debug, Clone)]
+pub struct Gauges(Arc<[AtomicU64]>);
+
+impl Gauges {
+    fn new(families: usize) -> Self {
+        Self((0..families).map(|_| AtomicU64::new(UNSET)).collect())
+    }
+
+    /// Sets the gauge of the family with this number; nothing happens where there is none.
+    pub fn set(&self, family: usize, value: f64) {
+        if let Some(gauge) = self.0.get(family) {
+            gauge.store(value.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self, family: usize) -> Option<f64> {
+        let bits = self.0.get(family)?.load(Ordering::Relaxed);
+        (bits != UNSET).then(|| f64::from_bits(bits))
+    }
+}
+
+/// Families of gauges over the same label sets, which end together. Clones share their values.
 #[derive(Clone)]
 pub struct ExpiringGauges {
-    family: Arc<Family<f64>>,
+    shared: Arc<Shared<Gauges>>,
 }
 
 impl ExpiringGauges {
-    /// A family named and described by `opts`, with `labels` shown in this order.
+    /// Families named and described by `families`, each with `labels` shown in this order.
     ///
     /// # Errors
     /// A name, a help text or a label that Prometheus does not allow.
-    pub fn new(opts: Opts, labels: &[&str], limits: Limits) -> Result<Self, prometheus::Error> {
-        Self::with_clock(opts, labels, limits, system_clock())
+    pub fn new(families: &[Opts], labels: &[&str], limits: Limits) -> Result<Self, prometheus::Error> {
+        Self::with_clock(families, labels, limits, system_clock())
     }
 
     /// As [`Self::new`], with the time told by `clock`.
@@ -149,55 +191,59 @@ impl ExpiringGauges {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_clock(
-        opts: Opts,
+        families: &[Opts],
         labels: &[&str],
         limits: Limits,
         clock: Clock,
     ) -> Result<Self, prometheus::Error> {
-        Ok(Self { family: Family::new(&opts, labels, limits, clock)? })
+        Ok(Self { shared: Shared::new(families, labels, limits, clock)? })
     }
 
-    /// Shows the family in `registry`.
+    /// Shows the families in `registry`.
     ///
     /// # Errors
-    /// Another family of that name is there already.
+    /// Another family of such a name is there already.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         registry.register(Box::new(self.clone()))
     }
 
-    /// Sets the gauge of `values`, one value a label in the order of the labels; a finished one is live again.
-    pub fn set(&self, values: &[&str], value: f64) {
-        self.family.update(values, || value, |shown| *shown = value);
+    /// The gauges of `values`, one value a label in the order of the labels; finished ones are live again. Whoever keeps
+    /// them sets them without a look-up; what has left is set for nobody.
+    pub fn of(&self, values: &[&str]) -> Gauges {
+        let fresh = || Gauges::new(self.shared.descs.len());
+        self.shared.update(values, fresh, |gauges| gauges.clone()).unwrap_or_else(fresh)
     }
 
     /// Marks `values` as finished; nothing happens where there are none.
     pub fn end(&self, values: &[&str]) {
-        self.family.end(values);
+        self.shared.end(values);
     }
 
     /// Label sets there are now.
     pub fn label_sets(&self) -> usize {
-        self.family.table().len()
+        self.shared.table().len()
     }
 }
 
 impl Collector for ExpiringGauges {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.family.desc]
+        self.shared.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        self.family.collect(proto::MetricType::GAUGE, |metric, &value| {
+        self.shared.collect(proto::MetricType::GAUGE, |family, gauges| {
             let mut gauge = proto::Gauge::default();
-            gauge.set_value(value);
+            gauge.set_value(gauges.get(family)?);
+            let mut metric = proto::Metric::default();
             metric.set_gauge(gauge);
+            Some(metric)
         })
     }
 }
 
 impl fmt::Debug for ExpiringGauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ExpiringGauges({})", self.family.desc.fq_name)
+        f.debug_tuple("ExpiringGauges").field(&self.shared.descs).finish()
     }
 }
 
@@ -223,7 +269,7 @@ impl Observations {
 /// Histograms of label sets that end. Clones share their values.
 #[derive(Clone)]
 pub struct ExpiringHistograms {
-    family: Arc<Family<Observations>>,
+    shared: Arc<Shared<Observations>>,
     bounds: Arc<[f64]>,
 }
 
@@ -251,8 +297,8 @@ impl ExpiringHistograms {
             let message = format!("buckets of {} must be finite and increase", opts.common_opts.fq_name());
             return Err(prometheus::Error::Msg(message));
         }
-        let family = Family::new(&opts.common_opts, labels, limits, clock)?;
-        Ok(Self { family, bounds: opts.buckets.into() })
+        let shared = Shared::new(&[opts.common_opts], labels, limits, clock)?;
+        Ok(Self { shared, bounds: opts.buckets.into() })
     }
 
     /// Shows the family in `registry`.
@@ -267,27 +313,27 @@ impl ExpiringHistograms {
     pub fn observe(&self, values: &[&str], observed: f64) {
         let bounds = &self.bounds;
         let make = || Observations { buckets: vec![0; bounds.len()], count: 0, sum: 0.0 };
-        self.family.update(values, make, |observations| observations.add(bounds, observed));
+        self.shared.update(values, make, |observations| observations.add(bounds, observed));
     }
 
     /// Marks `values` as finished; nothing happens where there are none.
     pub fn end(&self, values: &[&str]) {
-        self.family.end(values);
+        self.shared.end(values);
     }
 
     /// Label sets there are now.
     pub fn label_sets(&self) -> usize {
-        self.family.table().len()
+        self.shared.table().len()
     }
 }
 
 impl Collector for ExpiringHistograms {
     fn desc(&self) -> Vec<&Desc> {
-        vec![&self.family.desc]
+        self.shared.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        self.family.collect(proto::MetricType::HISTOGRAM, |metric, observations| {
+        self.shared.collect(proto::MetricType::HISTOGRAM, |_, observations| {
             let cumulative = observations.buckets.iter().scan(0, |sum, count| {
                 *sum += count;
                 Some(*sum)
@@ -302,14 +348,16 @@ impl Collector for ExpiringHistograms {
             histogram.set_bucket(buckets.collect());
             histogram.set_sample_count(observations.count);
             histogram.set_sample_sum(observations.sum);
+            let mut metric = proto::Metric::default();
             metric.set_histogram(histogram);
+            Some(metric)
         })
     }
 }
 
 impl fmt::Debug for ExpiringHistograms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ExpiringHistograms({})", self.family.desc.fq_name)
+        f.debug_tuple("ExpiringHistograms").field(&self.shared.descs).finish()
     }
 }
 

@@ -144,6 +144,11 @@ impl Traces {
         Ok(())
     }
 
+    /// Whether tasks are followed.
+    pub fn are_on(&self) -> bool {
+        self.0.get().is_some()
+    }
+
     /// `task` is in hand from now on.
     pub fn begin(&self, task: &TaskSpec, arrival: Arrival<'_>) -> Begun {
         let Some(inner) = self.0.get() else { return Begun::Now };

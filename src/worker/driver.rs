@@ -7,6 +7,7 @@
 //! ```
 
 mod asking;
+mod noticing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,15 +20,15 @@ use tokio_util::task::TaskTracker;
 use super::clock::Clock;
 use super::ending::log_end;
 use super::grace::Grace;
-use super::handle::{CancelAnswer, ExecuteError, Published, Request, TaskWatch};
+use super::handle::{CancelAnswer, ExecuteError, Request, TaskWatch};
 use super::held::Held;
 use super::link::LinkView;
 use super::metrics::Metrics;
-use super::observer::{Account, MeasuredRun, Notice, RunObserver};
-use super::outbox::{Outbox, OutboxState};
+use super::observer::{Account, Notice, RunObserver};
+use super::outbox::Outbox;
 use super::reporter::{Report, Unreported};
 use super::state::{Admission, Effect, Event, Key, RunId, State, Waiter, ask, transition};
-use super::view::{self, About, Kept, Seen};
+use super::view::{self, About, Kept, Outwards, Seen};
 use crate::domain::{Progress, TaskOutcome, TaskSpec};
 use crate::engine::{Control, Done, Engine};
 use crate::gpu::GpuProbe;
@@ -87,7 +88,7 @@ struct Run {
     control: Arc<Control>,
     task: Arc<TaskSpec>,
     account: Account,
-    submitted: Instant,
+    waits_since: Instant,
     started: Option<Instant>,
     limit: Duration,
     timed_out: bool,
@@ -112,20 +113,18 @@ pub(super) struct Driver<O> {
     grace: Option<Grace>,
     /// What others are told once the status is published, so that whoever hears it and then asks hears the same.
     tidings: Vec<Tiding>,
-    outbox_state: watch::Receiver<OutboxState>,
-    publish: watch::Sender<Arc<Published>>,
+    /// What keeps outcomes from the disk.
+    storage_trouble: watch::Receiver<Option<String>>,
+    outwards: Outwards,
+    /// When the answer came that is being applied.
+    answered: Option<Instant>,
     drained: bool,
 }
 
 impl<O: Orchestrator> Driver<O> {
-    pub(super) fn new(
-        parts: Parts<O>,
-        outlets: Outlets,
-        state: State,
-        publish: watch::Sender<Arc<Published>>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts<O>, outlets: Outlets, state: State, outwards: Outwards) -> Self {
         let mut driver = Self {
-            outbox_state: parts.outbox.state(),
+            storage_trouble: parts.outbox.trouble(),
             parts,
             outlets,
             state,
@@ -139,7 +138,8 @@ impl<O: Orchestrator> Driver<O> {
             stop_deadline: None,
             grace: None,
             tidings: Vec::new(),
-            publish,
+            outwards,
+            answered: None,
             drained: false,
         };
         driver.publish();
@@ -149,7 +149,7 @@ impl<O: Orchestrator> Driver<O> {
     /// Runs until drained.
     pub(super) async fn run(mut self, mut inboxes: Inboxes) {
         let mut effects = Vec::new();
-        self.outbox_changed(&mut effects);
+        self.storage_changed(&mut effects);
         self.publish();
         while !self.drained {
             let next_timeout = self.next_timeout();
@@ -168,7 +168,7 @@ impl<O: Orchestrator> Driver<O> {
                     self.apply(Event::Abandon, &mut effects);
                 }
                 () = at(leave_deadline) => self.leave(),
-                Ok(()) = self.outbox_state.changed() => self.outbox_changed(&mut effects),
+                Ok(()) = self.storage_trouble.changed() => self.storage_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
                 Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
@@ -225,8 +225,8 @@ impl<O: Orchestrator> Driver<O> {
         self.drained = true;
     }
 
-    fn outbox_changed(&mut self, effects: &mut Vec<Effect>) {
-        let trouble = self.outbox_state.borrow_and_update().trouble();
+    fn storage_changed(&mut self, effects: &mut Vec<Effect>) {
+        let trouble = self.storage_trouble.borrow_and_update().clone();
         self.apply(Event::Storage { trouble }, effects);
     }
 
@@ -270,59 +270,6 @@ impl<O: Orchestrator> Driver<O> {
             }
             Request::Drain { .. } => {}
             Request::Abort { reason } => self.abort(reason, effects),
-        }
-    }
-
-    fn notice(&mut self, notice: Notice, effects: &mut Vec<Effect>) {
-        match notice {
-            Notice::Started { run, at } => {
-                if let Some(run) = self.runs.get_mut(&run) {
-                    run.started = Some(at);
-                    self.parts.traces.run(&run.task.identity);
-                    self.parts.metrics.queued(at.saturating_duration_since(run.submitted));
-                }
-            }
-            Notice::Engine { trouble } => {
-                match &trouble {
-                    Some(trouble) => tracing::error!("no task is taken: {trouble}"),
-                    None if self.state.engine_trouble.is_some() => tracing::info!("tasks are taken again"),
-                    None => {}
-                }
-                self.apply(Event::Engine { trouble }, effects);
-            }
-            Notice::Stored { key, report } => {
-                self.parts.unreported.add(&report);
-                self.tidings.push(Tiding::Report(report));
-                self.apply(Event::Persisted { key }, effects);
-            }
-            Notice::Finished { run, finished } => {
-                let ended = self.runs.remove(&run);
-                let started = ended.as_ref().and_then(|run| run.started);
-                let duration = started.map(|started| started.elapsed()).unwrap_or_default();
-                match ended.and_then(|run| Some((run.account.close()?, run.task))) {
-                    None => {
-                        let ended = Event::Finished { run, finished, duration, energy_joules: None };
-                        self.apply(ended, effects);
-                    }
-                    Some((meter, task)) => {
-                        let ended = Box::new(MeasuredRun { run, task, finished, duration });
-                        let notices = self.outlets.notices.clone();
-                        // It ended now, not when somebody has time to look.
-                        let share = meter.end();
-                        self.parts.tracker.spawn(async move {
-                            let share = share.await;
-                            let _ = notices.send(Notice::Measured { ended, share });
-                        });
-                    }
-                }
-            }
-            Notice::Measured { ended, share } => {
-                let MeasuredRun { run, task, mut finished, duration } = *ended;
-                self.parts.metrics.took(&task, &share);
-                finished.notes.extend(share.note(duration));
-                let energy_joules = share.energy_joules;
-                self.apply(Event::Finished { run, finished, duration, energy_joules }, effects);
-            }
         }
     }
 
@@ -421,7 +368,10 @@ impl<O: Orchestrator> Driver<O> {
 
     fn submit(&mut self, key: Key, run: RunId, task: Arc<TaskSpec>) {
         self.parts.traces.enter(&task.identity, Stage::Train);
-        let seen = self.seen.entry(key).or_insert_with(Seen::now);
+        let now = Instant::now();
+        let seen = self.seen.entry(key).or_insert_with(|| Seen::at(self.answered.unwrap_or(now)));
+        // A try anew waits from now on.
+        let waits_since = if seen.control.is_none() { seen.since } else { now };
         if seen.control.is_none() && !task.notes.is_empty() {
             let notes = task.notes.join("; ");
             let span = self.parts.traces.span(&task.identity);
@@ -437,7 +387,6 @@ impl<O: Orchestrator> Driver<O> {
         let control = Arc::new(Control::new(observer).in_trace(traceparent));
         seen.control = Some(Arc::clone(&control));
         let limit = task.timeout.unwrap_or(self.parts.task_timeout);
-        let submitted = Instant::now();
         let (held, control_of_run) = (Arc::clone(&task), Arc::clone(&control));
         self.runs.insert(
             run,
@@ -445,7 +394,7 @@ impl<O: Orchestrator> Driver<O> {
                 control: control_of_run,
                 task: held,
                 account,
-                submitted,
+                waits_since,
                 started: None,
                 limit,
                 timed_out: false,
@@ -460,7 +409,7 @@ impl<O: Orchestrator> Driver<O> {
     fn publish(&mut self) {
         let records = &self.state.records;
         for (key, record) in records {
-            let seen = self.seen.entry(*key).or_insert_with(Seen::now);
+            let seen = self.seen.entry(*key).or_insert_with(|| Seen::at(Instant::now()));
             let attempt = record.task.identity.attempt;
             let is_kept = seen.kept.is_some_and(|kept| kept.attempt == attempt);
             if record.polled && !is_kept && !record.task.received.is_empty() {
@@ -478,10 +427,9 @@ impl<O: Orchestrator> Driver<O> {
             }
             held
         });
-        let outbox = self.outbox_state.borrow().clone();
-        let mut published = view::publish(&self.parts.about, &self.state, &self.seen, &outbox);
-        published.grace = self.grace.or(self.drain_deadline.map(Grace::from));
-        self.publish.send_replace(Arc::new(published));
+        self.parts.held.write();
+        let grace = self.grace.or(self.drain_deadline.map(Grace::from));
+        self.outwards.show(&self.state, &self.seen, grace);
         for tiding in self.tidings.drain(..) {
             // Whoever asked may have gone away, and the reporter ends with the worker.
             match tiding {

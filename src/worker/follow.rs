@@ -20,7 +20,7 @@ use super::handle::WorkerHandle;
 use super::link::LinkNow;
 use super::metrics::Metrics;
 use super::state::{Event, RENEWALS_PER_LEASE};
-use crate::domain::{JobId, TaskPhase, TaskView, WorkerPhase, WorkerStatus};
+use crate::domain::{JobId, TaskPhase, TaskView, WorkerStatus};
 use crate::gpu::GpuProbe;
 use crate::orchestrator::{Heartbeat, Mode, Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
@@ -66,7 +66,7 @@ impl<O: Orchestrator> Follower<O> {
     /// Sends heartbeats until `ended`.
     pub(super) async fn beat(&self, ended: CancellationToken) {
         let mut link = self.worker.link.clone();
-        let mut worker = self.worker.clone();
+        let mut pulse = self.worker.pulse.clone();
         loop {
             let up = tokio::select! {
                 biased;
@@ -75,16 +75,13 @@ impl<O: Orchestrator> Follower<O> {
             };
             let Some(now) = up else { return };
             let began = Instant::now();
-            let draining = self.worker.phase() == WorkerPhase::Draining;
+            let draining = pulse.borrow().draining;
             self.heartbeat(now).await;
             // The orchestrator learns of a drain at once, not a whole interval later.
             let drain_began = async {
-                while worker.changed().await {
-                    if !draining && worker.phase() == WorkerPhase::Draining {
-                        return;
-                    }
+                if draining || pulse.wait_for(|pulse| pulse.draining).await.is_err() {
+                    std::future::pending().await
                 }
-                std::future::pending().await
             };
             tokio::select! {
                biased;
@@ -103,19 +100,23 @@ impl<O: Orchestrator> Follower<O> {
     /// Waits until the heartbeat after the one that was sent at `began` is due: after the interval, or as soon as a third
     /// of a lease has passed. Tasks come and go meanwhile.
     async fn next_beat(&self, link: LinkNow, began: Instant) {
-        let mut worker = self.worker.clone();
+        let mut pulses = self.worker.pulse.clone();
         loop {
             let due = began + self.interval(link);
-            let published = Arc::clone(&worker.published.borrow_and_update());
-            let renewal = published.renewal_due.map(|due| Instant::now() + due.since(self.clock.now()));
-            let of_lease = published.shortest_lease.unwrap_or_default() / MOST_HEARTBEATS_PER_LEASE;
+            let pulse = *pulses.borrow_and_update();
+            let renewal = pulse.renewal_due.map(|due| Instant::now() + due.since(self.clock.now()));
+            let of_lease = pulse.shortest_lease.unwrap_or_default() / MOST_HEARTBEATS_PER_LEASE;
             let shortest = of_lease.max(SHORTEST_INTERVAL);
             let due = renewal.map_or(due, |renewal| due.min(renewal.max(began + shortest)));
+            if due <= Instant::now() {
+                return;
+            }
             tokio::select! {
                biased;
-                () = sleep_until(due) => return,
-                changed = worker.changed() => {
-                    if !changed {
+                // It is looked again then: tasks that ended meanwhile left later leases.
+                () = sleep_until(due) => {}
+                changed = pulses.changed() => {
+                    if changed.is_err() {
                         return std::future::pending().await;
                     }
                 }
@@ -132,7 +133,7 @@ impl<O: Orchestrator> Follower<O> {
 
     /// How long a heartbeat may take.
     fn limit(&self) -> Duration {
-        let lease = self.worker.published.borrow().shortest_lease;
+        let lease = self.worker.pulse.borrow().shortest_lease;
         let third = lease.map_or(HEARTBEAT_TIMEOUT, |lease| lease / RENEWALS_PER_LEASE);
         third.clamp(SHORTEST_HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT)
     }

@@ -1,6 +1,5 @@
 //! What other rooms may ask of the running worker.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock::Moment;
 use super::grace::Grace;
 use super::link::LinkView;
+use super::outbox::OutboxState;
 use crate::domain::{
     Progress, TaskId, TaskIdentity, TaskOutcome, TaskSpec, TaskView, WorkerPhase, WorkerStatus,
 };
@@ -81,22 +81,41 @@ pub(super) enum Request {
 }
 
 /// The state that the driver publishes; progress is read from the running tasks when somebody looks.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Published {
     pub(super) status: WorkerStatus,
-    pub(super) running: HashMap<TaskIdentity, Arc<Control>>,
+    /// Of the tasks of the status, in their order; None of one that was not in the engine yet.
+    pub(super) controls: Vec<Option<Arc<Control>>>,
+}
+
+/// What moves the heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Pulse {
     /// When the first lease should be renewed.
     pub(super) renewal_due: Option<Moment>,
     /// The shortest lease that is held.
     pub(super) shortest_lease: Option<Duration>,
+    pub(super) draining: bool,
     /// How long the end may take, once there is one.
     pub(super) grace: Option<Grace>,
+}
+
+impl Pulse {
+    /// Takes over `now`; whether a heartbeat may be due earlier than it was. Tasks come and go thousands of times a second,
+    /// and each with a later lease.
+    pub(super) fn quickens(&mut self, now: Self) -> bool {
+        let before = std::mem::replace(self, now);
+        let sooner = now.renewal_due.is_some_and(|due| before.renewal_due.is_none_or(|before| due < before));
+        sooner || now.shortest_lease != before.shortest_lease || now.draining != before.draining
+    }
 }
 
 /// Asks the running worker; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WorkerHandle {
-    pub(super) published: watch::Receiver<Arc<Published>>,
+    pub(super) published: watch::Receiver<Published>,
+    pub(super) pulse: watch::Receiver<Pulse>,
+    pub(super) outbox: watch::Receiver<OutboxState>,
     pub(super) link: LinkView,
     pub(super) requests: mpsc::UnboundedSender<Request>,
 }
@@ -104,13 +123,15 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     /// The worker now, with the latest progress of its tasks. Never waits.
     pub fn status(&self) -> WorkerStatus {
-        let published = Arc::clone(&self.published.borrow());
-        let mut status = published.status.clone();
-        for task in &mut status.tasks {
-            if let Some(control) = published.running.get(&task.identity) {
-                task.progress = control.progress();
+        let mut status = {
+            let published = self.published.borrow();
+            let mut status = published.status.clone();
+            for (task, control) in status.tasks.iter_mut().zip(&published.controls) {
+                task.progress = control.as_ref().map(|control| control.progress()).unwrap_or_default();
             }
-        }
+            status
+        };
+        status.outbox_pending = self.outbox.borrow().pending;
         self.link.fill(&mut status);
         status
     }
@@ -163,7 +184,7 @@ impl WorkerHandle {
 
     /// How long the end may take; None while the worker neither drains nor stops.
     pub fn grace(&self) -> Option<Grace> {
-        self.published.borrow().grace
+        self.pulse.borrow().grace
     }
 
     fn tell(&self, request: Request) {
@@ -204,6 +225,30 @@ impl TaskWatch {
 }
 
 #[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_bring_a_heartbeat_forward_is_told() {
+        let due = |seconds: u64| Some(Moment::LONG_AGO.after(Duration::from_secs(seconds)));
+        let pulse = |renewal_due| Pulse {
+            renewal_due,
+            shortest_lease: renewal_due.map(|_| Duration::from_secs(30)),
+            draining: false,
+            grace: None,
+        };
+        let mut told = Pulse::default();
+        assert!(told.quickens(pulse(due(10))), "the first lease");
+        assert!(!told.quickens(pulse(due(10))));
+        assert!(!told.quickens(pulse(due(20))), "a later one");
+        assert!(told.quickens(pulse(due(15))), "an earlier one than that");
+        assert!(told.quickens(Pulse { draining: true, ..pulse(due(15)) }));
+        assert!(told.quickens(Pulse { shortest_lease: Some(Duration::from_secs(5)), ..told }));
+        assert_eq!(told.shortest_lease, Some(Duration::from_secs(5)));
+    }
+}
+
+#[cfg(test)]
 pub(crate) mod fixed {
     //! A worker that does nothing but say what it is told to; for tests of those who read it.
 
@@ -211,7 +256,8 @@ pub(crate) mod fixed {
     use crate::worker::link::FixedLink;
 
     pub(crate) struct FixedWorker {
-        published: watch::Sender<Arc<Published>>,
+        published: watch::Sender<Published>,
+        outbox: watch::Sender<OutboxState>,
         link: FixedLink,
         /// Kept and never answered, so that whoever asks waits.
         requests: mpsc::UnboundedReceiver<Request>,
@@ -221,7 +267,8 @@ pub(crate) mod fixed {
         /// Says `status` from now on.
         pub(crate) fn say(&self, status: WorkerStatus) {
             self.link.say(&status);
-            self.published.send_replace(Arc::new(published(status)));
+            self.outbox.send_replace(outbox(&status));
+            self.published.send_replace(published(status));
         }
     }
 
@@ -233,18 +280,26 @@ pub(crate) mod fixed {
     }
 
     fn published(status: WorkerStatus) -> Published {
-        Published { status, running: HashMap::new(), renewal_due: None, shortest_lease: None, grace: None }
+        // Progress as it was said is not read from anywhere.
+        Published { status, controls: Vec::new() }
+    }
+
+    fn outbox(status: &WorkerStatus) -> OutboxState {
+        OutboxState { pending: status.outbox_pending, ..OutboxState::default() }
     }
 
     impl WorkerHandle {
         /// A handle of such a worker.
         pub(crate) fn fixed(status: WorkerStatus) -> (FixedWorker, Self) {
             let (link, view) = FixedLink::new(&status);
-            let (sender, receiver) = watch::channel(Arc::new(published(status)));
+            let (outbox, outbox_view) = watch::channel(outbox(&status));
+            let (sender, receiver) = watch::channel(published(status));
             let (requests, inbox) = mpsc::unbounded_channel();
+            // Its last value stays.
+            let pulse = watch::channel(Pulse::default()).1;
             (
-                FixedWorker { published: sender, link, requests: inbox },
-                Self { published: receiver, link: view, requests },
+                FixedWorker { published: sender, outbox, link, requests: inbox },
+                Self { published: receiver, pulse, outbox: outbox_view, link: view, requests },
             )
         }
     }

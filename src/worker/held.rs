@@ -1,7 +1,7 @@
 //! Tasks in hand, on disk: what a process that was killed had, the next one goes on with.
 //!
 //! ```text
-//! driver --keep, let go--> writer thread --one write for what waits--> STATE_DIR/held/tasks.log
+//! driver --what a burst kept and let go--> writer thread --one write for what waits--> STATE_DIR/held/tasks.log
 //!                                                   |
 //!                      larger than 4 MiB: what is still held goes into a new file, which takes its place
 //! ```
@@ -28,8 +28,8 @@ use crate::{failpoint, wire};
 /// Size from which on the file is written anew.
 const MOST_BYTES: u64 = 4 << 20;
 
-/// Orders that share one write at most.
-const MOST_IN_ONE_WRITE: usize = 1024;
+/// Bursts that share one write at most.
+const MOST_BURSTS_IN_ONE_WRITE: usize = 64;
 
 enum Order {
     Keep { number: u64, received: Bytes },
@@ -38,7 +38,9 @@ enum Order {
 
 /// The tasks of one worker.
 pub(super) struct Held {
-    orders: Option<mpsc::Sender<Order>>,
+    orders: Option<mpsc::Sender<Vec<Order>>>,
+    /// Of the burst of events that is being worked off.
+    burst: Vec<Order>,
     writer: Option<JoinHandle<()>>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
@@ -58,6 +60,7 @@ impl Held {
         let writer = std::thread::Builder::new().name("held".into()).spawn(move || writer.run())?;
         let held = Self {
             orders: Some(orders),
+            burst: Vec::new(),
             writer: Some(writer),
             #[cfg(test)]
             here: None,
@@ -72,7 +75,14 @@ impl Held {
     pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
         let (writer, _, tasks) = Self::read(folder)?;
         let here = Some(std::sync::Mutex::new(writer));
-        let held = Self { orders: None, writer: None, here, next_number: 1, inherited: BTreeMap::new() };
+        let held = Self {
+            orders: None,
+            burst: Vec::new(),
+            writer: None,
+            here,
+            next_number: 1,
+            inherited: BTreeMap::new(),
+        };
         Ok((held.inheriting(&tasks), tasks))
     }
 
@@ -81,10 +91,11 @@ impl Held {
             let number = self.keep(task.received.clone());
             self.inherited.insert(task.received.clone(), number);
         }
+        self.write();
         self
     }
 
-    fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<TaskSpec>)> {
+    fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Vec<Order>>, Vec<TaskSpec>)> {
         fs::create_dir_all(folder)?;
         let path = folder.join("tasks.log");
         let mut left = BTreeMap::new();
@@ -123,7 +134,7 @@ impl Held {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.order(Order::Keep { number, received });
+        self.burst.push(Order::Keep { number, received });
         number
     }
 
@@ -134,28 +145,35 @@ impl Held {
         for number in gone.map(|(_, number)| number).collect::<Vec<_>>() {
             self.let_go(number);
         }
+        self.write();
     }
 
     /// It is no longer.
-    pub(super) fn let_go(&self, number: u64) {
-        self.order(Order::LetGo { number });
+    pub(super) fn let_go(&mut self, number: u64) {
+        self.burst.push(Order::LetGo { number });
     }
 
-    fn order(&self, order: Order) {
+    /// Hands what was kept and let go since the last time to the thread that writes.
+    pub(super) fn write(&mut self) {
+        if self.burst.is_empty() {
+            return;
+        }
+        let burst = std::mem::take(&mut self.burst);
         #[cfg(test)]
         if let Some(writer) = &self.here {
-            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(vec![order]);
+            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(burst);
             return;
         }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
-            let _ = orders.send(order);
+            let _ = orders.send(burst);
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.write();
         self.orders = None;
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has said so already.
@@ -169,14 +187,13 @@ struct Writer {
     file: Option<File>,
     end: u64,
     kept: BTreeMap<u64, Bytes>,
-    inbox: mpsc::Receiver<Order>,
+    inbox: mpsc::Receiver<Vec<Order>>,
 }
 
 impl Writer {
     fn run(mut self) {
-        while let Ok(first) = self.inbox.recv() {
-            let mut batch = vec![first];
-            batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_WRITE));
+        while let Ok(mut batch) = self.inbox.recv() {
+            batch.extend(self.inbox.try_iter().take(MOST_BURSTS_IN_ONE_WRITE).flatten());
             self.work_off(batch);
         }
     }
@@ -285,6 +302,7 @@ mod tests {
         for _ in 0..60_000 {
             let number = held.keep(received("goes", 1));
             held.let_go(number);
+            held.write();
         }
         drop(held);
         let bytes = fs::metadata(folder.path().join("tasks.log")).unwrap().len();

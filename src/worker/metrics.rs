@@ -12,7 +12,7 @@ use prometheus::{
 use crate::domain::{Backend, ModelType, Progress, TaskIdentity, TaskOutcome, TaskSpec, TaskStatus};
 use crate::engine::{ExitCause, Step};
 use crate::gpu::GpuShare;
-use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Limits};
+use crate::telemetry::series::{ExpiringGauges, ExpiringHistograms, Gauges, Limits};
 
 /// Bounds of task durations in seconds.
 const TASK_BUCKETS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0];
@@ -20,11 +20,33 @@ const TASK_BUCKETS: [f64; 11] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300
 /// Bounds of step durations in seconds.
 const STEP_BUCKETS: [f64; 10] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0];
 
-/// Bounds of the wait in the engine, in seconds.
-const QUEUE_BUCKETS: [f64; 10] = [0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0, 5.0, 30.0, 120.0, 600.0];
+/// Bounds of the wait from claim to start, in seconds.
+const QUEUE_BUCKETS: [f64; 11] = [0.000_3, 0.001, 0.002, 0.003, 0.01, 0.1, 1.0, 5.0, 30.0, 120.0, 600.0];
 
 /// Series of one gauge family with a task's labels. Six of them and the durations stay under 1,000.
 const TASK_GAUGE_SERIES: usize = 100;
+
+/// The gauges of a task: name and help of the family, which has the number of its place.
+const TASK_GAUGES: [(&str, &str); 6] = [
+    ("worker_training_loss", "Mean training loss of a task so far."),
+    ("worker_training_accuracy", "Mean training accuracy of a task so far (regression: RMSE)."),
+    ("worker_validation_loss", "Loss on held-out rows after a task."),
+    ("worker_validation_accuracy", "Accuracy on held-out rows after a task (regression: RMSE)."),
+    (
+        "worker_task_simulated",
+        "1 where the figures of a task come from an analytic curve, 0 where it trains.",
+    ),
+    (
+        "worker_task_gpu_memory_peak_bytes",
+        "Most video memory in use on the GPU of a task while it ran, by whatever process.",
+    ),
+];
+const LOSS: usize = 0;
+const ACCURACY: usize = 1;
+const VALIDATION_LOSS: usize = 2;
+const VALIDATION_ACCURACY: usize = 3;
+const SIMULATED: usize = 4;
+const GPU_MEMORY_PEAK: usize = 5;
 
 /// Series of the task durations, which carry a job's id.
 const TASK_DURATION_SERIES: usize = 380;
@@ -38,12 +60,7 @@ pub struct Metrics {
     duration: ExpiringHistograms,
     completed: IntCounterVec,
     failed: IntCounter,
-    loss: ExpiringGauges,
-    accuracy: ExpiringGauges,
-    validation_loss: ExpiringGauges,
-    validation_accuracy: ExpiringGauges,
-    simulated: ExpiringGauges,
-    gpu_memory_peak: ExpiringGauges,
+    of_task: ExpiringGauges,
     gpu_energy: CounterVec,
     samples: CounterVec,
     batches: CounterVec,
@@ -61,10 +78,7 @@ impl Metrics {
     /// # Errors
     /// A defect in a name or a help text.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let task = ["job_id", "task_id"];
-        let gauge = |name: &str, help: &str| {
-            ExpiringGauges::new(Opts::new(name, help), &task, Limits::gauges(TASK_GAUGE_SERIES))
-        };
+        let gauges = TASK_GAUGES.map(|(name, help)| Opts::new(name, help));
         let by_backend = ["model_type", "backend"];
         let runner_exits = IntCounterVec::new(
             Opts::new("worker_runner_exits_total", "Child processes that ended, by the cause."),
@@ -92,24 +106,7 @@ impl Metrics {
                 "worker_tasks_failed_total",
                 "Tasks that failed or ran too long; cancelled ones do not count.",
             )?,
-            loss: gauge("worker_training_loss", "Mean training loss of a task so far.")?,
-            accuracy: gauge(
-                "worker_training_accuracy",
-                "Mean training accuracy of a task so far (regression: RMSE).",
-            )?,
-            validation_loss: gauge("worker_validation_loss", "Loss on held-out rows after a task.")?,
-            validation_accuracy: gauge(
-                "worker_validation_accuracy",
-                "Accuracy on held-out rows after a task (regression: RMSE).",
-            )?,
-            simulated: gauge(
-                "worker_task_simulated",
-                "1 where the figures of a task come from an analytic curve, 0 where it trains.",
-            )?,
-            gpu_memory_peak: gauge(
-                "worker_task_gpu_memory_peak_bytes",
-                "Most video memory in use on the GPU of a task while it ran, by whatever process.",
-            )?,
+            of_task: ExpiringGauges::new(&gauges, &["job_id", "task_id"], Limits::gauges(TASK_GAUGE_SERIES))?,
             gpu_energy: CounterVec::new(
                 Opts::new(
                     "worker_task_gpu_energy_joules_total",
@@ -136,7 +133,7 @@ impl Metrics {
             queue: Histogram::with_opts(
                 HistogramOpts::new(
                     "worker_task_queue_seconds",
-                    "Time that a task waits in the engine before it starts.",
+                    "Time from the answer that brought a task to its start.",
                 )
                 .buckets(QUEUE_BUCKETS.to_vec()),
             )?,
@@ -158,9 +155,7 @@ impl Metrics {
         self.duration.register(registry)?;
         registry.register(Box::new(self.completed.clone()))?;
         registry.register(Box::new(self.failed.clone()))?;
-        for family in self.of_task() {
-            family.register(registry)?;
-        }
+        self.of_task.register(registry)?;
         registry.register(Box::new(self.gpu_energy.clone()))?;
         registry.register(Box::new(self.samples.clone()))?;
         registry.register(Box::new(self.batches.clone()))?;
@@ -171,27 +166,14 @@ impl Metrics {
         registry.register(Box::new(self.runners.clone()))
     }
 
-    /// The families whose series end with a task.
-    fn of_task(&self) -> [&ExpiringGauges; 6] {
-        [
-            &self.loss,
-            &self.accuracy,
-            &self.validation_loss,
-            &self.validation_accuracy,
-            &self.simulated,
-            &self.gpu_memory_peak,
-        ]
-    }
-
     /// A try of `task` took `share` of its GPU.
     pub(super) fn took(&self, task: &TaskSpec, share: &GpuShare) {
         if let Some(joules) = share.energy_joules {
             let model = self.model_label(&task.model);
-            self.gpu_energy.with_label_values(&[model.as_str(), share.attribution.name()]).inc_by(joules);
+            self.gpu_energy.with_label_values(&[model, share.attribution.name()]).inc_by(joules);
         }
         if let Some(bytes) = share.memory_peak_bytes {
-            let labels = [task.identity.job_id.as_str(), task.identity.task_id.as_str()];
-            self.gpu_memory_peak.set(&labels, bytes as f64);
+            self.of_task.of(&labels(&task.identity)).set(GPU_MEMORY_PEAK, bytes as f64);
         }
     }
 
@@ -210,7 +192,7 @@ impl Metrics {
         self.runners.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The engine began to work on a task after `waited`.
+    /// The engine began to work on a task that had `waited` since it came, or since it was to be tried again.
     pub(super) fn queued(&self, waited: Duration) {
         self.queue.observe(waited.as_secs_f64());
     }
@@ -218,92 +200,90 @@ impl Metrics {
     /// A task ended.
     pub(super) fn ended(&self, outcome: &TaskOutcome) {
         let model = self.model_label(&outcome.model);
-        self.completed.with_label_values(&[outcome.status().name(), &model]).inc();
-        let job = outcome.identity.job_id.as_str();
-        let of_task = [job, outcome.identity.task_id.as_str()];
+        self.completed.with_label_values(&[outcome.status().name(), model]).inc();
+        let labels = labels(&outcome.identity);
         match &outcome.ending {
             Ok(result) => {
-                self.loss.set(&of_task, result.train.loss);
-                self.accuracy.set(&of_task, result.train.accuracy);
+                let gauges = self.of_task.of(&labels);
+                gauges.set(LOSS, result.train.loss);
+                gauges.set(ACCURACY, result.train.accuracy);
                 if let Some(validation) = result.validation {
-                    self.validation_loss.set(&of_task, validation.loss);
-                    self.validation_accuracy.set(&of_task, validation.accuracy);
+                    gauges.set(VALIDATION_LOSS, validation.loss);
+                    gauges.set(VALIDATION_ACCURACY, validation.accuracy);
                 }
             }
             Err(_) if outcome.status() == TaskStatus::Cancelled => {}
             Err(_) => self.failed.inc(),
         }
-        for family in self.of_task() {
-            family.end(&of_task);
-        }
+        self.of_task.end(&labels);
         // Nobody tells when the last task of a job was here, so each ends the series until the next one comes.
         if !outcome.duration.is_zero() {
-            self.duration.observe(&[&model, job], outcome.duration.as_secs_f64());
-            self.duration.end(&[&model, job]);
+            let labels = [model, outcome.identity.job_id.as_str()];
+            self.duration.observe(&labels, outcome.duration.as_secs_f64());
+            self.duration.end(&labels);
         }
     }
 
     /// Counts the steps of one try.
-    pub(super) fn of_run(&self, task: &TaskSpec) -> RunMetrics {
-        RunMetrics {
-            metrics: self.clone(),
-            task: task.identity.clone(),
-            model: self.model_label(&task.model),
-            of_backend: OnceLock::new(),
-        }
+    pub(super) fn of_run(&self, task: &Arc<TaskSpec>) -> RunMetrics {
+        RunMetrics { metrics: self.clone(), task: Arc::clone(task), started: OnceLock::new() }
     }
 
-    fn model_label(&self, model: &ModelType) -> String {
+    fn model_label<'a>(&self, model: &'a ModelType) -> &'a str {
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        if models.contains(model) || models.len() < MOST_MODEL_LABELS {
-            models.insert(model.clone());
-            model.to_string()
-        } else {
-            "other".to_owned()
+        let known = models.contains(model);
+        if !known && models.len() >= MOST_MODEL_LABELS {
+            return "other";
         }
+        if !known {
+            models.insert(model.clone());
+        }
+        model.as_str()
     }
+}
+
+/// Values of the labels of a task's series.
+fn labels(task: &TaskIdentity) -> [&str; 2] {
+    [task.job_id.as_str(), task.task_id.as_str()]
 }
 
 /// Counts the steps of one try, without a look-up of labels at each.
 pub(super) struct RunMetrics {
     metrics: Metrics,
-    task: TaskIdentity,
-    model: String,
-    of_backend: OnceLock<StepMetrics>,
+    task: Arc<TaskSpec>,
+    started: OnceLock<StepMetrics>,
 }
 
 struct StepMetrics {
+    gauges: Gauges,
     samples: Counter,
     batches: Counter,
     step: Histogram,
 }
 
 impl RunMetrics {
-    fn labels(&self) -> [&str; 2] {
-        [self.task.job_id.as_str(), self.task.task_id.as_str()]
-    }
-
     /// The engine began to work on it.
     pub(super) fn started(&self, backend: Backend) {
-        let simulated = f64::from(u8::from(backend.is_simulated()));
-        self.metrics.simulated.set(&self.labels(), simulated);
-        self.of_backend.get_or_init(|| {
-            let labels = [self.model.as_str(), backend.name()];
+        let Self { metrics, task, started } = self;
+        let of_step = started.get_or_init(|| {
+            let by_backend = [metrics.model_label(&task.model), backend.name()];
             StepMetrics {
-                samples: self.metrics.samples.with_label_values(&labels),
-                batches: self.metrics.batches.with_label_values(&labels),
-                step: self.metrics.step.with_label_values(&labels),
+                gauges: metrics.of_task.of(&labels(&task.identity)),
+                samples: metrics.samples.with_label_values(&by_backend),
+                batches: metrics.batches.with_label_values(&by_backend),
+                step: metrics.step.with_label_values(&by_backend),
             }
         });
+        of_step.gauges.set(SIMULATED, f64::from(u8::from(backend.is_simulated())));
     }
 
     /// One step was made.
     pub(super) fn stepped(&self, progress: &Progress, step: Step) {
-        self.metrics.loss.set(&self.labels(), progress.loss);
-        self.metrics.accuracy.set(&self.labels(), progress.accuracy);
-        let Some(counts) = self.of_backend.get() else { return };
-        counts.samples.inc_by(step.samples as f64);
-        counts.batches.inc();
-        counts.step.observe(step.duration.as_secs_f64());
+        let Some(of_step) = self.started.get() else { return };
+        of_step.gauges.set(LOSS, progress.loss);
+        of_step.gauges.set(ACCURACY, progress.accuracy);
+        of_step.samples.inc_by(step.samples as f64);
+        of_step.batches.inc();
+        of_step.step.observe(step.duration.as_secs_f64());
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::metrics::{Metrics, RunMetrics};
 use super::reporter::Report;
-use super::state::{Key, RunId};
+use super::state::{Event, Key, RunId};
 use crate::domain::{Backend, Progress, TaskSpec};
 use crate::engine::{Engine, ExitCause, Finished, Observer, Step, Watcher};
 use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
@@ -16,6 +16,8 @@ use crate::gpu::{GpuProbe, GpuShare, TaskMeter};
 /// What other threads tell the driver.
 #[derive(Debug)]
 pub(super) enum Notice {
+    /// A poll came back; `answered` when the answer arrived, if any did.
+    Polled { ended: Event, answered: Option<Instant> },
     /// The engine began to work on a try.
     Started { run: RunId, at: Instant },
     /// What keeps the engine from its work, None when that is over.

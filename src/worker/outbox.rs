@@ -82,6 +82,7 @@ impl OutboxState {
 pub(super) struct Outbox {
     orders: Option<mpsc::Sender<Order>>,
     state: watch::Receiver<OutboxState>,
+    trouble: watch::Receiver<Option<String>>,
     writer: Option<JoinHandle<()>>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
@@ -98,11 +99,12 @@ impl Outbox {
     /// When the folder cannot be read or written. Damage inside of it is logged and set aside.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
         let (writer, orders, left) = Self::read(folder)?;
-        let state = writer.tell.subscribe();
+        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
         let writer = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
         let outbox = Self {
             orders: Some(orders),
             state,
+            trouble,
             writer: Some(writer),
             #[cfg(test)]
             here: None,
@@ -114,9 +116,9 @@ impl Outbox {
     #[cfg(test)]
     pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
         let (writer, _, left) = Self::read(folder)?;
-        let state = writer.tell.subscribe();
+        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
         let here = Some(std::sync::Mutex::new(writer));
-        Ok((Self { orders: None, state, writer: None, here }, left))
+        Ok((Self { orders: None, state, trouble, writer: None, here }, left))
     }
 
     fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<Left>)> {
@@ -132,8 +134,10 @@ impl Outbox {
             }
         }
         let (orders, inbox) = mpsc::channel();
-        let tell = watch::Sender::new(state_of(&log, None));
-        Ok((Writer { log, tell, inbox, backlog: VecDeque::new() }, orders, left))
+        let state = state_of(&log, None);
+        let trouble = watch::Sender::new(state.trouble());
+        let tell = watch::Sender::new(state);
+        Ok((Writer { log, tell, trouble, inbox, backlog: VecDeque::new() }, orders, left))
     }
 
     /// Puts `outcome` on disk; `stored` is called when it is there. Returns at once.
@@ -154,6 +158,11 @@ impl Outbox {
     /// Follows what the outbox says of itself.
     pub(super) fn state(&self) -> watch::Receiver<OutboxState> {
         self.state.clone()
+    }
+
+    /// Follows why no further task should be taken: that changes seldom, and what waits changes with each task.
+    pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
     }
 
     fn order(&self, order: Order) {
@@ -183,6 +192,7 @@ impl Drop for Outbox {
 struct Writer {
     log: Log,
     tell: watch::Sender<OutboxState>,
+    trouble: watch::Sender<Option<String>>,
     inbox: mpsc::Receiver<Order>,
     /// What came in while the disk could not be written.
     backlog: VecDeque<Order>,
@@ -218,12 +228,25 @@ impl Writer {
             tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
             return Flushed::GaveUp;
         }
-        let now = state_of(&self.log, None);
-        self.tell.send_if_modified(|state| std::mem::replace(state, now.clone()) != now);
+        self.say(state_of(&self.log, None));
         for (sequence, call) in stored {
             call(sequence);
         }
         Flushed::Whole
+    }
+
+    fn say(&self, now: OutboxState) {
+        let trouble = now.trouble();
+        self.tell.send_if_modified(|state| {
+            let changed = *state != now;
+            *state = now;
+            changed
+        });
+        self.trouble.send_if_modified(|told| {
+            let changed = *told != trouble;
+            *told = trouble;
+            changed
+        });
     }
 
     /// Writes until it succeeds: an outcome is worth waiting for a disk that has room again.
@@ -232,7 +255,7 @@ impl Writer {
             let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
             if self.tell.borrow().disk.as_ref() != Some(&trouble) {
                 tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
-                self.tell.send_replace(state_of(&self.log, Some(trouble)));
+                self.say(state_of(&self.log, Some(trouble)));
             }
             match self.inbox.recv_timeout(RETRY_INTERVAL) {
                 // What is acknowledged meanwhile makes room, perhaps on the very disk that has none.

@@ -291,7 +291,7 @@ impl State {
     }
 
     /// Ended tasks, newest last.
-    pub(super) fn recent(&self) -> impl Iterator<Item = &Arc<TaskOutcome>> {
+    pub(super) fn recent(&self) -> impl ExactSizeIterator<Item = &Arc<TaskOutcome>> + DoubleEndedIterator {
         self.recent.iter().map(|(_, outcome)| outcome)
     }
 

@@ -8,6 +8,7 @@
 //!
 //! `SIMULATION_SEED=42 cargo test --lib simulation` plays one again, `SIMULATION_SEEDS=100000` plays more than usual.
 
+mod dispatch;
 mod engine;
 mod fuzz;
 mod network;

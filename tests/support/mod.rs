@@ -345,17 +345,3 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
-
-/// The runners that a worker has now.
-pub fn runners_of(worker: &WorkerProcess) -> Vec<Pid> {
-    let parent = format!("PPid:\t{}", worker.child.id());
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let number = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // It has another child for a moment, which looks for GPUs.
-    let is_runner = |id: &i32| {
-        let read = |what: &str| std::fs::read_to_string(format!("/proc/{id}/{what}")).unwrap_or_default();
-        read("status").lines().any(|line| line == parent)
-            && read("cmdline").split('\0').nth(1) == Some("runner")
-    };
-    number.filter(is_runner).filter_map(Pid::from_raw).collect()
-}

@@ -110,7 +110,7 @@ impl pulp::NullaryFnOnce for Squares<'_> {
 #[inline(always)]
 fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
     let avx = simd.avx;
-    let [a, b, c, d, e, f, g, h] = square.map(|line| pulp::cast(line));
+    let [a, b, c, d, e, f, g, h] = square.map(pulp::cast);
     let low = |a, b| avx._mm256_unpacklo_ps(a, b);
     let high = |a, b| avx._mm256_unpackhi_ps(a, b);
     let (ab, cd, ef, gh) =
@@ -127,7 +127,7 @@ fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE
     let lower = |a, b| avx._mm256_permute2f128_ps::<0x20>(a, b);
     let upper = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
     [lower(a, e), lower(b, f), lower(c, g), lower(d, h), upper(a, e), upper(b, f), upper(c, g), upper(d, h)]
-        .map(|line| pulp::cast(line))
+        .map(pulp::cast)
 }
 
 /// Terms `terms` of all rows of `matrix`, whose columns lie side by side, tile after tile into `copy`, each of shape

@@ -1,6 +1,7 @@
 //! Updates against a reference, and what a model file holds.
 
 mod accuracy;
+mod gradients;
 mod penalties;
 mod stopping;
 

@@ -89,6 +89,36 @@ fn a_line_is_one_flat_object() {
 }
 
 #[test]
+fn names_are_there_once_and_values_are_those_of_json() {
+    let paper = Paper::default();
+    with_default(json(&filter("info"), Traces::default(), paper.clone()), || {
+        let outer = tracing::info_span!("outer", task_id = "outer", epoch = 1);
+        let _outer = outer.entered();
+        let inner = tracing::info_span!("inner", task_id = "inner", message = "of the span", target = "mine");
+        let _inner = inner.entered();
+        let path = std::path::Path::new("a \"b\"\\\u{1}ö");
+        tracing::info!(epoch = 2, loss = f64::NAN, ?path, none = None::<u32>, "said {}", "so");
+        tracing::info!(only = -1);
+    });
+    let text = paper.text();
+    for line in text.lines() {
+        for name in ["timestamp", "level", "target", "message", "task_id", "epoch"] {
+            assert_eq!(line.matches(&format!("\"{name}\":")).count(), 1, "{name}: {line}");
+        }
+    }
+    let lines = paper.objects();
+    assert_eq!((&lines[0]["task_id"], &lines[0]["epoch"]), (&"inner".into(), &2.into()));
+    assert_eq!((&lines[0]["message"], &lines[0]["loss"]), (&"said so".into(), &Value::Null));
+    assert_eq!(lines[0]["path"], format!("{:?}", "a \"b\"\\\u{1}ö"));
+    assert_eq!(lines[0].get("none"), None);
+    assert_eq!((&lines[1]["message"], &lines[1]["only"]), (&"".into(), &Value::from(-1)));
+    assert_eq!(
+        (&lines[1]["epoch"], &lines[1]["target"]),
+        (&1.into(), &"tensorfleet_worker::telemetry::logs::tests".into())
+    );
+}
+
+#[test]
 fn dependencies_are_heard_from_warn_on_unless_named() {
     let heard = |raw: &str| {
         let paper = Paper::default();

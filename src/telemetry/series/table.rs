@@ -6,8 +6,12 @@ use std::time::Instant;
 
 use super::Limits;
 
-/// Values of the labels, in the family's order.
-type Labels = Arc<[Box<str>]>;
+/// Between two values of a key. Labels are ids of printable characters, and a key that is cut elsewhere is only shown
+/// otherwise.
+const END: char = '\0';
+
+/// Values of the labels, in the family's order, each with an [`END`].
+type Key = Arc<str>;
 
 /// Place in the order of leaving. Derived `Ord` does the work: finished before live, older before newer; the
 /// number of the touch makes places unique.
@@ -25,52 +29,56 @@ struct Entry<V> {
 /// Label sets and their values.
 pub(super) struct Table<V> {
     limits: Limits,
-    entries: HashMap<Labels, Entry<V>>,
-    leaving: BTreeMap<Place, Labels>,
+    entries: HashMap<Key, Entry<V>>,
+    leaving: BTreeMap<Place, Key>,
     touches: u64,
+    /// Room for the key that is looked for, so that nothing is allocated for one that is there.
+    wanted: String,
 }
 
 impl<V> Table<V> {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, entries: HashMap::new(), leaving: BTreeMap::new(), touches: 0 }
+        Self { limits, entries: HashMap::new(), leaving: BTreeMap::new(), touches: 0, wanted: String::new() }
     }
 
     /// Applies `change` to the value of `labels`, made by `make` where it is new, and makes it the last to leave.
-    pub(super) fn update(
+    pub(super) fn update<R>(
         &mut self,
         labels: &[&str],
         now: Instant,
         make: impl FnOnce() -> V,
-        change: impl FnOnce(&mut V),
-    ) {
+        change: impl FnOnce(&mut V) -> R,
+    ) -> Option<R> {
         if self.limits.most == 0 {
-            return;
+            return None;
         }
-        let labels = owned(labels);
         self.touches += 1;
         let place = Place::Live(self.touches);
-        if let Some(entry) = self.entries.get_mut(&labels) {
-            change(&mut entry.value);
-            self.leaving.remove(&entry.place);
+        self.look_for(labels);
+        if let Some(entry) = self.entries.get_mut(self.wanted.as_str()) {
+            if let Some(key) = self.leaving.remove(&entry.place) {
+                self.leaving.insert(place, key);
+            }
             entry.place = place;
-        } else {
-            self.sweep(now);
-            while self.entries.len() >= self.limits.most && self.remove_first() {}
-            let mut value = make();
-            change(&mut value);
-            self.entries.insert(Arc::clone(&labels), Entry { value, place });
+            return Some(change(&mut entry.value));
         }
-        self.leaving.insert(place, labels);
+        self.sweep(now);
+        while self.entries.len() >= self.limits.most && self.remove_first() {}
+        let key = Key::from(self.wanted.as_str());
+        let entry = self.entries.entry(Arc::clone(&key)).insert_entry(Entry { value: make(), place });
+        self.leaving.insert(place, key);
+        Some(change(&mut entry.into_mut().value))
     }
 
     /// Marks `labels` as finished at `now`, unless it was before.
     pub(super) fn end(&mut self, labels: &[&str], now: Instant) {
-        let labels = owned(labels);
-        let Some(entry) = self.entries.get_mut(&labels) else { return };
-        if let Place::Live(touch) = entry.place {
-            self.leaving.remove(&entry.place);
+        self.look_for(labels);
+        let Some(entry) = self.entries.get_mut(self.wanted.as_str()) else { return };
+        if let Place::Live(touch) = entry.place
+            && let Some(key) = self.leaving.remove(&entry.place)
+        {
             entry.place = Place::Finished(now, touch);
-            self.leaving.insert(entry.place, labels);
+            self.leaving.insert(entry.place, key);
         }
     }
 
@@ -85,18 +93,23 @@ impl<V> Table<V> {
     /// Removes the first to leave; false when there is none.
     fn remove_first(&mut self) -> bool {
         let first = self.leaving.pop_first();
-        first.is_some_and(|(_, labels)| self.entries.remove(&labels).is_some())
+        first.is_some_and(|(_, key)| self.entries.remove(&key).is_some())
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[Box<str>], &V)> {
-        self.entries.iter().map(|(labels, entry)| (&**labels, &entry.value))
+    /// The values of the labels, in the family's order, and the value.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (impl Iterator<Item = &str>, &V)> {
+        self.entries.iter().map(|(key, entry)| (key.split_terminator(END), &entry.value))
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
-}
 
-fn owned(labels: &[&str]) -> Labels {
-    labels.iter().map(|&label| Box::from(label)).collect()
+    fn look_for(&mut self, labels: &[&str]) {
+        self.wanted.clear();
+        for label in labels {
+            self.wanted.push_str(label);
+            self.wanted.push(END);
+        }
+    }
 }

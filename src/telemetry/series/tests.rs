@@ -27,7 +27,7 @@ impl Hand {
 
 fn gauges(most: usize, hand: &Hand) -> ExpiringGauges {
     let opts = Opts::new("worker_training_loss", "Loss of a task.");
-    ExpiringGauges::with_clock(opts, &["job_id", "task_id"], Limits::gauges(most), hand.clock()).unwrap()
+    ExpiringGauges::with_clock(&[opts], &["job_id", "task_id"], Limits::gauges(most), hand.clock()).unwrap()
 }
 
 fn shown(collector: &impl Collector) -> Vec<String> {
@@ -45,8 +45,8 @@ fn shown(collector: &impl Collector) -> Vec<String> {
 fn a_finished_label_set_leaves_after_its_time() {
     let hand = Hand::new();
     let gauges = gauges(10, &hand);
-    gauges.set(&["j", "done"], 1.0);
-    gauges.set(&["j", "running"], 2.0);
+    gauges.of(&["j", "done"]).set(0, 1.0);
+    gauges.of(&["j", "running"]).set(0, 2.0);
     gauges.end(&["j", "done"]);
     hand.advance(299);
     assert_eq!(shown(&gauges), ["done", "running"]);
@@ -60,7 +60,7 @@ fn a_finished_label_set_leaves_after_its_time() {
 fn ending_twice_does_not_prolong_and_setting_revives() {
     let hand = Hand::new();
     let gauges = gauges(10, &hand);
-    gauges.set(&["j", "a"], 1.0);
+    gauges.of(&["j", "a"]).set(0, 1.0);
     gauges.end(&["j", "a"]);
     hand.advance(200);
     gauges.end(&["j", "a"]);
@@ -68,10 +68,10 @@ fn ending_twice_does_not_prolong_and_setting_revives() {
     hand.advance(100);
     assert_eq!(shown(&gauges), [""; 0]);
 
-    gauges.set(&["j", "a"], 1.0);
+    gauges.of(&["j", "a"]).set(0, 1.0);
     gauges.end(&["j", "a"]);
     hand.advance(200);
-    gauges.set(&["j", "a"], 2.0);
+    gauges.of(&["j", "a"]).set(0, 2.0);
     hand.advance(200);
     assert_eq!(shown(&gauges), ["a"]);
 }
@@ -81,25 +81,55 @@ fn the_oldest_finished_leaves_first_then_the_least_recently_touched() {
     let hand = Hand::new();
     let gauges = gauges(3, &hand);
     for task in ["a", "b", "c"] {
-        gauges.set(&["j", task], 0.0);
+        gauges.of(&["j", task]).set(0, 0.0);
         hand.advance(1);
     }
     gauges.end(&["j", "c"]);
     hand.advance(1);
     gauges.end(&["j", "b"]);
-    gauges.set(&["j", "d"], 0.0);
+    gauges.of(&["j", "d"]).set(0, 0.0);
     assert_eq!(shown(&gauges), ["a", "b", "d"]);
-    gauges.set(&["j", "e"], 0.0);
+    gauges.of(&["j", "e"]).set(0, 0.0);
     assert_eq!(shown(&gauges), ["a", "d", "e"]);
-    gauges.set(&["j", "a"], 1.0);
-    gauges.set(&["j", "f"], 0.0);
+    gauges.of(&["j", "a"]).set(0, 1.0);
+    gauges.of(&["j", "f"]).set(0, 0.0);
     assert_eq!(shown(&gauges), ["a", "e", "f"]);
+}
+
+#[test]
+fn families_over_the_same_tasks_show_what_was_set_and_leave_together() {
+    let (hand, registry) = (Hand::new(), Registry::new());
+    let families = [Opts::new("worker_loss", "Loss."), Opts::new("worker_accuracy", "Accuracy.")];
+    let limits = Limits::gauges(2);
+    let gauges = ExpiringGauges::with_clock(&families, &["task_id"], limits, hand.clock()).unwrap();
+    gauges.register(&registry).unwrap();
+    let series = || {
+        let text = String::from_utf8(render(&registry).unwrap()).unwrap();
+        let mut lines: Vec<_> =
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (a, b) = (gauges.of(&["a"]), gauges.of(&["b"]));
+    a.set(0, 0.5);
+    b.set(0, f64::NAN);
+    b.set(1, 1.0);
+    a.set(2, 3.0);
+    let shown_of_b = [r#"worker_accuracy{task_id="b"} 1"#, r#"worker_loss{task_id="b"} NaN"#];
+    assert_eq!(series(), [shown_of_b[0], r#"worker_loss{task_id="a"} 0.5"#, shown_of_b[1]]);
+    // What is kept goes on to be shown, until the label set leaves.
+    a.set(0, 0.25);
+    gauges.end(&["a"]);
+    assert_eq!(series(), [shown_of_b[0], r#"worker_loss{task_id="a"} 0.25"#, shown_of_b[1]]);
+    gauges.of(&["c"]);
+    a.set(0, 0.125);
+    assert_eq!(series(), shown_of_b);
 }
 
 #[test]
 fn a_family_without_room_shows_nothing() {
     let gauges = gauges(0, &Hand::new());
-    gauges.set(&["j", "a"], 1.0);
+    gauges.of(&["j", "a"]).set(0, 1.0);
     assert_eq!(gauges.label_sets(), 0);
 }
 
@@ -110,8 +140,8 @@ fn a_hundred_thousand_tasks_leave_no_trace() {
     let start = Instant::now();
     for task in 0..100_000 {
         let task = task.to_string();
-        gauges.set(&["j", &task], 1.0);
-        gauges.set(&["j", &task], 0.5);
+        gauges.of(&["j", &task]).set(0, 1.0);
+        gauges.of(&["j", &task]).set(0, 0.5);
         gauges.end(&["j", &task]);
         assert!(gauges.label_sets() <= 150);
     }
@@ -134,9 +164,13 @@ fn the_budget_of_a_thousand_series_is_kept() {
     let families: Vec<_> = (0..4)
         .map(|family| {
             let opts = Opts::new(format!("worker_figure_{family}"), "A figure.");
-            let gauges =
-                ExpiringGauges::with_clock(opts, &["job_id", "task_id"], Limits::gauges(150), hand.clock())
-                    .unwrap();
+            let gauges = ExpiringGauges::with_clock(
+                &[opts],
+                &["job_id", "task_id"],
+                Limits::gauges(150),
+                hand.clock(),
+            )
+            .unwrap();
             gauges.register(&registry).unwrap();
             gauges
         })
@@ -144,7 +178,7 @@ fn the_budget_of_a_thousand_series_is_kept() {
     for id in 0..5_000 {
         let id = id.to_string();
         durations.observe(&["neural_network", &id], 1.0);
-        families.iter().for_each(|gauges| gauges.set(&[&id, &id], 1.0));
+        families.iter().for_each(|gauges| gauges.of(&[&id, &id]).set(0, 1.0));
     }
     let text = String::from_utf8(render(&registry).unwrap()).unwrap();
     let series = text.lines().filter(|line| line.contains("job_id=")).count();
@@ -179,8 +213,8 @@ worker_task_duration_seconds_count{model_type="cnn",job_id="j"} 4
 fn wrong_families_are_refused() {
     let opts = HistogramOpts::new("a", "b").buckets(vec![1.0, 1.0]);
     assert!(ExpiringHistograms::new(opts, &["x"], Limits::gauges(1)).is_err());
-    assert!(ExpiringGauges::new(Opts::new("a", "b"), &["no-dash"], Limits::gauges(1)).is_err());
-    let gauges = ExpiringGauges::new(Opts::new("a", "b"), &["x"], Limits::gauges(1)).unwrap();
+    assert!(ExpiringGauges::new(&[Opts::new("a", "b")], &["no-dash"], Limits::gauges(1)).is_err());
+    let gauges = ExpiringGauges::new(&[Opts::new("a", "b")], &["x"], Limits::gauges(1)).unwrap();
     let registry = Registry::new();
     gauges.register(&registry).unwrap();
     assert!(gauges.register(&registry).is_err());

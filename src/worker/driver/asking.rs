@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::domain::{JobId, TaskIdentity};
 use crate::orchestrator::{Backoff, ClaimRequest, JobState, Orchestrator, OrchestratorError};
+use crate::worker::observer::Notice;
 use crate::worker::state::{Event, Key, Polled, Taken};
 
 /// An empty poll that lasted for less was not held until there is a task.
@@ -52,19 +53,21 @@ impl<O: Orchestrator> Driver<O> {
             warm_jobs: self.parts.engine.warm_jobs(),
             gpu_memory_available_bytes: self.parts.gpus.snapshot().memory_available_bytes(),
         };
-        let (events, link) = (self.outlets.events.clone(), self.parts.link.clone());
+        let (notices, link) = (self.outlets.notices.clone(), self.parts.link.clone());
         let orchestrator = Arc::clone(&self.parts.orchestrator);
         let (asked, pace) = (self.parts.clock.now(), self.pace.clone());
         self.parts.tracker.spawn(async move {
             let began = Instant::now();
+            let mut answered = None;
             let polled = match orchestrator.claim(&request).await {
                 Ok(claimed) => {
                     link.contact();
-                    let wait = pace.wait_after(began.elapsed(), claimed.len());
+                    answered = Some(claimed.answered);
+                    let wait = pace.wait_after(began.elapsed(), claimed.tasks.len());
                     if !wait.is_zero() {
                         tokio::time::sleep(wait).await;
                     }
-                    if claimed.is_empty() { Polled::Empty } else { Polled::Tasks(claimed) }
+                    if claimed.tasks.is_empty() { Polled::Empty } else { Polled::Tasks(claimed.tasks) }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a poll for tasks failed");
@@ -80,7 +83,8 @@ impl<O: Orchestrator> Driver<O> {
                     }
                 }
             };
-            let _ = events.send(Event::PollEnded { generation, asked, places, polled });
+            let ended = Event::PollEnded { generation, asked, places, polled };
+            let _ = notices.send(Notice::Polled { ended, answered });
         });
     }
 

@@ -7,7 +7,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use super::*;
 use crate::dev::{Contract, DevConfig, without_socket};
-use crate::domain::{Backend, WorkerPhase};
+use crate::domain::{Backend, GpuInfo, WorkerPhase};
 use crate::orchestrator::{Client, Transport};
 use crate::worker::tests::Waiting;
 
@@ -29,7 +29,7 @@ fn gpu() -> GpuInfo {
         index: 0,
         uuid: "GPU-1".into(),
         name: "one".into(),
-        memory_bytes: 1 << 30,
+        memory_bytes: Some(1 << 30),
         pci_bus_id: String::new(),
         compute_capability: String::new(),
         driver_version: String::new(),
@@ -98,4 +98,38 @@ async fn a_contract_that_changed_meanwhile_is_noticed_when_gpus_are_told_anew() 
         told = tokio::time::timeout(Duration::from_secs(300), told) => told.expect("the link hears of it"),
     }
     assert_eq!(view.mode(), Some(Mode::Base));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_of_the_orchestrator_leaves_a_worker_registered_and_an_outage_does_not() {
+    let base = Registered { mode: Mode::Base, heartbeat_interval: None, lease: None };
+    let mut link = LinkNow::first();
+    link.miss(LinkState::Disconnected);
+    assert!(!link.is_registered(), "it never was");
+    link.connect(base);
+    tokio::time::advance(OUTAGE * 2).await;
+    assert!(link.is_registered(), "for as long as it is connected");
+    link.miss(LinkState::Disconnected);
+    tokio::time::advance(OUTAGE / 2).await;
+    link.miss(LinkState::Connecting);
+    assert!(link.is_registered());
+    tokio::time::advance(OUTAGE / 2).await;
+    assert!(!link.is_registered(), "a try is no connection");
+    link.connect(base);
+    assert!(link.is_registered());
+}
+
+#[tokio::test]
+async fn any_answer_stands_for_a_heartbeat_only_where_there_are_none() {
+    for (mode, stands) in [(Mode::Base, true), (Mode::Extended, false)] {
+        let mut now = LinkNow::first();
+        now.connect(Registered { mode, heartbeat_interval: None, lease: None });
+        let (_now, now) = latest::channel(now);
+        let view = LinkView { now, losses: mpsc::unbounded_channel().0, last_heartbeat: Arc::default() };
+        let heard = || view.last_heartbeat.lock().unwrap().is_some();
+        view.contact();
+        assert_eq!(heard(), stands, "{mode:?}");
+        view.beat();
+        assert!(heard());
+    }
 }

@@ -45,6 +45,8 @@ pub(super) struct Log {
     current: u64,
     end: u64,
     waiting: BTreeMap<u64, Place>,
+    /// Bytes of what waits.
+    waiting_bytes: u64,
     next_sequence: u64,
     buffer: Vec<u8>,
     /// Sequence numbers and sizes in `buffer` that still have to be synced.
@@ -110,6 +112,7 @@ impl Log {
         let (segment, file) = create(folder, current)?;
         segments.insert(current, segment);
         let mut log = Self {
+            waiting_bytes: waiting.values().map(|place: &Place| place.bytes).sum(),
             folder: folder.to_owned(),
             segments,
             file,
@@ -131,7 +134,7 @@ impl Log {
 
     /// Bytes of them.
     pub(super) fn pending_bytes(&self) -> u64 {
-        self.waiting.values().map(|place| place.bytes).sum()
+        self.waiting_bytes
     }
 
     /// Takes an outcome for the next [`Log::flush`] and numbers it.
@@ -146,6 +149,7 @@ impl Log {
     /// Takes an acknowledgement for the next [`Log::flush`].
     pub(super) fn acknowledge(&mut self, sequence: u64) {
         if let Some(place) = self.waiting.remove(&sequence) {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(place.bytes);
             segment::encode(&Entry::Acknowledged { sequence }, &mut self.buffer);
             if let Some(segment) = self.segments.get_mut(&place.segment) {
                 segment.waiting = segment.waiting.saturating_sub(1);
@@ -195,6 +199,7 @@ impl Log {
             segment.waiting += self.buffered.len() as u64;
         }
         let segment = self.current;
+        self.waiting_bytes += self.buffered.iter().map(|(_, bytes)| bytes).sum::<u64>();
         self.waiting
             .extend(self.buffered.drain(..).map(|(sequence, bytes)| (sequence, Place { segment, bytes })));
         self.delete_done();

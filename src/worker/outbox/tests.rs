@@ -44,6 +44,24 @@ fn numbered(count: usize) -> Vec<String> {
 }
 
 #[test]
+fn what_waits_is_counted_as_it_comes_and_goes_and_is_no_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let (outbox, _) = Outbox::open_here(folder.path()).unwrap();
+    let (state, trouble) = (outbox.state(), outbox.trouble());
+    let bytes = wire::encode_outcome(&outcome("t0")).len() as u64;
+    let sequences = store(&outbox, &numbered(10));
+    assert_eq!((state.borrow().pending, state.borrow().pending_bytes), (10, 10 * bytes));
+    for sequence in sequences.iter().take(4).chain(&sequences[..1]) {
+        outbox.acknowledge(*sequence);
+    }
+    assert_eq!((state.borrow().pending, state.borrow().pending_bytes), (6, 6 * bytes));
+    assert!(!trouble.has_changed().unwrap(), "who waits for trouble alone is not woken by each task");
+    drop(outbox);
+    let (outbox, _) = Outbox::open_here(folder.path()).unwrap();
+    assert_eq!(outbox.state().borrow().pending_bytes, 6 * bytes);
+}
+
+#[test]
 fn what_is_not_acknowledged_is_there_after_a_restart_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let (outbox, left) = Outbox::open(folder.path()).unwrap();
