@@ -106,6 +106,16 @@ impl Criterion {
         Ok(Self { objective, weights, weighted })
     }
 
+    /// The name of a loss that is neither cross-entropy nor squared error.
+    pub(super) fn own_name(&self) -> Option<&'static str> {
+        match self.objective {
+            Objective::CrossEntropy | Objective::Squared => None,
+            Objective::SquaredHinge => Some("squared hinge"),
+            Objective::Absolute => Some("mean absolute error"),
+            Objective::EpsilonInsensitive => Some("epsilon-insensitive error"),
+        }
+    }
+
     /// Width of the network's output.
     pub(super) fn outputs(&self) -> usize {
         match self.objective {
