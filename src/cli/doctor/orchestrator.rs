@@ -149,14 +149,13 @@ async fn call(config: &Config) -> Finding {
                 "set ORCHESTRATOR_TOKEN_FILE (or AUTH_TOKEN_FILE) to a file with the token that it knows",
             )
         }
-        Ok(Err(status)) if status.code() == Code::Unavailable || status.code() == Code::Unknown => {
-            let causes = causes(&status);
-            let repair = if https { tls_repair(&causes) } else { PLAIN };
-            Finding::error(
-                check,
-                format!("it takes connections and no calls: {}", innermost(&status)),
-                repair,
-            )
+        // A cause of its own has what did not come from the other side.
+        Ok(Err(status))
+            if matches!(status.code(), Code::Unavailable | Code::Unknown) || status.source().is_some() =>
+        {
+            let repair = if https { tls_repair(&causes(&status), config) } else { PLAIN };
+            let message = format!("it takes connections and no calls: {}", innermost(&status));
+            Finding::error(check, message, repair)
         }
         // Whatever else it says, it is there and says it.
         Ok(Err(status)) => Finding::ok(check, format!("it answers ({:?}){tls}", status.code())),
@@ -190,7 +189,7 @@ fn causes(status: &tonic::Status) -> String {
 }
 
 /// What mends a call that TLS does not let through, by what the library says of it.
-fn tls_repair(causes: &str) -> &'static str {
+fn tls_repair(causes: &str, config: &Config) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| causes.contains(word));
     if says(&["not valid for name", "NotValidForName"]) {
         "set ORCHESTRATOR_TLS_SERVER_NAME to a name in its certificate, or ORCHESTRATOR_ADDRESS to that name"
@@ -198,10 +197,12 @@ fn tls_repair(causes: &str) -> &'static str {
         "renew the certificate of the orchestrator, and look at the clocks of both machines"
     } else if says(&["UnknownIssuer", "BadSignature", "invalid peer certificate"]) {
         "set ORCHESTRATOR_TLS_CA to the authority of its certificate"
-    } else if says(&["received fatal alert", "CertificateRequired"]) {
-        "it refuses the worker's own certificate, or misses one: set ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY to \
-         files that it accepts"
+    } else if says(&["corrupt message", "InvalidContentType"]) {
+        "write http:// in ORCHESTRATOR_ADDRESS, since it has no TLS"
+    } else if says(&["received fatal alert", "CertificateRequired"]) || config.identity.is_none() {
+        "it misses a certificate of the worker, or refuses it: set ORCHESTRATOR_TLS_CERT and ORCHESTRATOR_TLS_KEY to files \
+         that it accepts"
     } else {
-        "write http:// in ORCHESTRATOR_ADDRESS where it has no TLS; else look at the orchestrator's own log"
+        "look at the orchestrator's own log"
     }
 }
