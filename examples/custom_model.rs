@@ -5,22 +5,23 @@
 //! The model is a nearest-centroid classifier: a class is the mean of its rows, and a row belongs to the nearest one.
 
 use std::error::Error;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Instant;
 
+use tensorfleet_worker::app::{App, Program, Shutdown};
 use tensorfleet_worker::config::{Config, Layers};
 use tensorfleet_worker::data::{Dataset, FeatureForm, Part, Targets};
-use tensorfleet_worker::domain::{
-    Backend, ErrorCode, JobId, Metrics, ModelType, Progress, TaskError, TaskId, TaskIdentity, TaskResult,
-    TaskSpec,
-};
+use tensorfleet_worker::dev::{DevConfig, DevOrchestrator, JobSummary};
+use tensorfleet_worker::domain::{ErrorCode, JobId, Metrics, Progress, TaskError};
 use tensorfleet_worker::engine::{
-    Blueprint, Control, Done, Engine as _, ModelEntry, ModelRegistry, Observer, Slice, Step, Trained,
-    Trainer, TrainingEngine, TrainsOn,
+    Blueprint, Control, ModelEntry, ModelRegistry, Slice, Step, Trained, Trainer, TrainsOn,
 };
+use tensorfleet_worker::telemetry::traces::Traces;
+use tensorfleet_worker::wire::pb;
+use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
 /// What the engine has to know of the model.
-static NEAREST_CENTROID: ModelEntry = ModelEntry {
+pub(crate) static NEAREST_CENTROID: ModelEntry = ModelEntry {
     name: "nearest_centroid",
     aliases: &["centroids"],
     weights_file_name: "centroids.json",
@@ -203,47 +204,51 @@ impl Trainer for NearestCentroid {
     }
 }
 
-/// Hears of progress; here nobody does.
-struct Deaf;
-
-impl Observer for Deaf {
-    fn started(&self, _: Backend) {}
-    fn stepped(&self, _: &Progress, _: Step) {}
-}
-
-/// Trains one slice of the iris data with the model above.
-pub(crate) fn run() -> Result<TaskResult, Box<dyn Error + Send + Sync>> {
-    let environment = [("TRAINING_BACKEND".to_owned(), "cpu".to_owned())].into();
+/// Trains a job of the model above with a whole worker that is part of `program`.
+pub(crate) async fn run(program: Program) -> Result<JobSummary, Box<dyn Error + Send + Sync>> {
+    let listen = "127.0.0.1:0".parse()?;
+    let orchestrator = DevOrchestrator::start(DevConfig { listen, ..DevConfig::default() }).await?;
+    let address = orchestrator.local_addr().to_string();
+    let state = std::env::temp_dir().join(format!("custom-model-{}", std::process::id()));
+    let settings = [
+        ("ORCHESTRATOR_ADDRESS", address.clone()),
+        ("WORKER_PORT", "0".to_owned()),
+        ("METRICS_PORT", "0".to_owned()),
+        ("TRAINING_BACKEND", "cpu".to_owned()),
+        ("STATE_DIR", state.to_string_lossy().into_owned()),
+    ];
+    let environment = settings.map(|(name, value)| (name.to_owned(), value)).into();
     let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
-    let config = tensorfleet_worker::engine::Config { state_dir: None, ..config.engine };
-
-    // The one line. A whole worker with it: App::build_with(config, models, Traces::default()).
-    let models = ModelRegistry::default().with(&NEAREST_CENTROID)?;
-
-    let engine = TrainingEngine::new(config)?.with_models(models);
-    let task = TaskSpec {
-        identity: TaskIdentity { task_id: TaskId::parse("t-1")?, job_id: JobId::parse("j-1")?, attempt: 1 },
-        model: ModelType::parse("nearest_centroid")?,
-        dataset_path: "builtin:iris".to_owned(),
-        hyperparameters: Default::default(),
-        notes: Vec::new(),
-        epoch: 0,
-        batches: 0..100,
-        total_epochs: None,
-        timeout: None,
-        lease: None,
-        initial_weights: Default::default(),
-        received: Default::default(),
+    let app = App::build_with(config, program, Traces::default()).await?;
+    let shutdown = Shutdown::new();
+    let working = async {
+        let mut client = OrchestratorServiceClient::connect(format!("http://{address}")).await?;
+        let job = pb::TrainingJobRequest {
+            // The seed of a job follows from its id, so that this one ends the same each time.
+            job_id: "centroids".to_owned(),
+            model_type: "nearest_centroid".to_owned(),
+            dataset_path: "builtin:iris".to_owned(),
+            epochs: 2,
+            ..pb::TrainingJobRequest::default()
+        };
+        let job = JobId::parse(&client.create_training_job(job).await?.into_inner().job_id)?;
+        let board = orchestrator.board();
+        let ended = board.wait_for(|board| board.job(&job).ok().filter(|job| job.status.is_final())).await;
+        shutdown.drain();
+        Ok::<_, Box<dyn Error + Send + Sync>>(ended)
     };
-    let (done, ended) = mpsc::channel();
-    let tell = move |finished: tensorfleet_worker::engine::Finished| drop(done.send(finished));
-    engine.submit(Arc::new(task), Arc::new(Control::new(Deaf)), Done::new(tell));
-    Ok(ended.recv()?.ending?)
+    let (ran, ended) = tokio::join!(app.run(shutdown.clone()), working);
+    ran?;
+    orchestrator.shutdown().await;
+    std::fs::remove_dir_all(&state)?;
+    ended
 }
 
 #[allow(dead_code, reason = "tests call run() alone")]
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    let result = run()?;
-    println!("accuracy {:.3}, validation {:?}", result.train.accuracy, result.validation);
+    // The one line. It comes first, since runner processes are this program again and have to know the model, too.
+    let program = Program::enter(ModelRegistry::default().with(&NEAREST_CENTROID)?);
+    let job = tokio::runtime::Runtime::new()?.block_on(run(program))?;
+    println!("{} of {} tasks, {:?}", job.completed, job.total, job.current);
     Ok(())
 }

@@ -4,14 +4,16 @@
 
 use std::error::Error;
 
-use tensorfleet_worker::app::{App, Shutdown};
+use tensorfleet_worker::app::{App, Program, Shutdown};
 use tensorfleet_worker::config::{Config, Layers};
 use tensorfleet_worker::dev::{DevConfig, DevOrchestrator};
+use tensorfleet_worker::engine::ModelRegistry;
+use tensorfleet_worker::telemetry::traces::Traces;
 use tensorfleet_worker::wire::pb;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
-/// Trains one small job and returns how many tasks the worker completed.
-pub(crate) async fn run() -> Result<u64, Box<dyn Error + Send + Sync>> {
+/// Trains one small job in runner processes of `program` and returns how many tasks the worker completed.
+pub(crate) async fn run(program: Program) -> Result<u64, Box<dyn Error + Send + Sync>> {
     // Here, one in memory; in earnest ORCHESTRATOR_ADDRESS is that of your fleet.
     let listen = "127.0.0.1:0".parse()?;
     let orchestrator = DevOrchestrator::start(DevConfig { listen, ..DevConfig::default() }).await?;
@@ -24,14 +26,13 @@ pub(crate) async fn run() -> Result<u64, Box<dyn Error + Send + Sync>> {
         ("WORKER_PORT", "0".to_owned()),
         ("METRICS_PORT", "0".to_owned()),
         ("TRAINING_BACKEND", "cpu".to_owned()),
-        ("TASK_ISOLATION", "thread".to_owned()),
         ("STATE_DIR", state.to_string_lossy().into_owned()),
     ];
     let environment = settings.map(|(name, value)| (name.to_owned(), value)).into();
     let config = Config::resolve(&Layers { environment, ..Layers::default() })?.config;
 
     // Builds everything and takes the ports; nothing runs yet.
-    let app = App::build(config).await?;
+    let app = App::build_with(config, program, Traces::default()).await?;
     println!("the live page is at http://{}/", app.http_addr());
     let mut worker = app.worker();
     let shutdown = Shutdown::new();
@@ -69,8 +70,11 @@ pub(crate) async fn run() -> Result<u64, Box<dyn Error + Send + Sync>> {
 }
 
 #[allow(dead_code, reason = "tests call run() alone")]
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
-    println!("{} tasks completed", run().await?);
+fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
+    // First of all: the worker starts this program again for its runners, which end in here. A program that cannot
+    // promise that takes App::build, which trains in threads of its own.
+    let program = Program::enter(ModelRegistry::default());
+    let runtime = tokio::runtime::Runtime::new()?;
+    println!("{} tasks completed", runtime.block_on(run(program))?);
     Ok(())
 }

@@ -9,7 +9,11 @@
 //! Whatever can fail for a reason that the operator has to mend (a port that is taken, a folder that cannot be written,
 //! an address that cannot be one) fails in [`App::build`], before anything runs.
 
+mod collector;
 mod gpus;
+mod program;
+
+pub use program::Program;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +32,7 @@ use crate::engine::{
 use crate::gpu::{self, GpuProbe, GpuSampler};
 use crate::orchestrator::{self, Client, OrchestratorError};
 use crate::telemetry::host::{self, HostSampler};
-use crate::telemetry::traces::{self, Traces};
+use crate::telemetry::traces::Traces;
 use crate::worker::{self, Collaborators, Grace, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, guard, http, telemetry};
 
@@ -58,7 +62,7 @@ pub enum AppError {
     Metrics(#[from] prometheus::Error),
     /// Traces cannot be sent.
     #[error(transparent)]
-    Traces(#[from] traces::Error),
+    Traces(#[from] collector::Error),
     /// The HTTP server.
     #[error(transparent)]
     Http(#[from] http::Error),
@@ -133,23 +137,20 @@ pub struct App {
 }
 
 impl App {
-    /// Builds it. Must be called inside a tokio runtime.
+    /// Builds it for any program; tasks train in its threads. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// [`AppError`] with what the operator has to mend.
     pub async fn build(config: Config) -> Result<Self, AppError> {
-        Self::build_with(config, ModelRegistry::default(), Traces::default()).await
+        let program = Program::without_children(ModelRegistry::default());
+        Self::build_with(config, program, Traces::default()).await
     }
 
-    /// As [`Self::build`], for a worker that trains `models`, with `traces` that others may look at.
+    /// As [`Self::build`], for a `program` that may be its own runner, with `traces` that others may look at.
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub async fn build_with(
-        mut config: Config,
-        models: ModelRegistry,
-        traces: Traces,
-    ) -> Result<Self, AppError> {
+    pub async fn build_with(mut config: Config, program: Program, traces: Traces) -> Result<Self, AppError> {
         let guard_metrics = guard::Metrics::new()?;
         let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
@@ -172,15 +173,8 @@ impl App {
         let looks_for_adapters = config.engine.device_policy != DevicePolicy::Cpu;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
-        let isolation = match config.isolation {
-            Isolation::Process(_) if models.has_others() => {
-                tracing::warn!(
-                    "models that are not the library's own train in the worker's process: its runners do not know them"
-                );
-                Isolation::Thread
-            }
-            isolation => isolation,
-        };
+        let isolation = program.isolation(config.isolation);
+        let models = program.models;
         let to_follow = sampled.clone();
         let runtime = Handle::current();
         let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
@@ -192,8 +186,8 @@ impl App {
                     (engine, Box::new(move || adapters.adapters()))
                 }
                 Isolation::Process(runners) => {
-                    let engine =
-                        Arc::new(ProcessEngine::start(config.engine, sessions, runners, Some(watched))?);
+                    let engine = ProcessEngine::start(config.engine, sessions, runners, Some(watched))?;
+                    let engine = Arc::new(engine.with_models(models));
                     let adapters = Arc::clone(&engine);
                     runtime.spawn(gpus::follow(to_follow.watch(), Arc::downgrade(&engine)));
                     (engine, Box::new(move || adapters.adapters()))
@@ -208,9 +202,16 @@ impl App {
         client_metrics.register(&registry)?;
         let worker_id = folder.worker_id().clone();
         let orchestrator = config.orchestrator.endpoint.clone();
-        let control =
-            if config.guard.asks_for_credentials() { http::Control::Admitted } else { http::Control::Nobody };
-        traces.start(&config.traces, &worker_id)?;
+        let control = if config.guard.token_file.is_some() {
+            http::Control::Token
+        } else if config.guard.knows_pages_by_certificate() {
+            http::Control::Certificate
+        } else {
+            http::Control::Nobody
+        };
+        if let Some(exporter) = collector::exporter(&config.traces)? {
+            traces.start(exporter, &worker_id);
+        }
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?
             .traced(traces.clone());
         let metrics = worker::Metrics::new()?;

@@ -60,7 +60,8 @@ pub use registry::ModelRegistry;
 pub use runner::{Confinement, ProcessEngine, Runner, RunnerError, Tried};
 pub use sessions::SessionLimits;
 pub use trainer::{
-    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, TrainsOn, Verdict, listeners,
+    Blueprint, Build, Course, MODELS, ModelEntry, Slice, Trained, Trainer, TrainsOn, Verdict, hears,
+    listeners,
 };
 pub use training::TrainingEngine;
 

@@ -15,6 +15,7 @@
 //! Deliberately absent: which routes are private, which is for `http` and `grpc` to say, and permissions: whoever is
 //! let in may do everything.
 
+mod anyone;
 mod door;
 mod files;
 mod gate;
@@ -29,6 +30,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use anyone::connector_to_anyone;
 pub use door::{Arrival, Door, Guest, Limits, Peer};
 pub use files::SecretFile;
 pub use gate::{Gate, Rate, Refusal};
@@ -81,6 +83,12 @@ impl Config {
     /// Whether somebody who can reach a port has to show anything before the worker obeys.
     pub fn asks_for_credentials(&self) -> bool {
         self.token_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some())
+    }
+
+    /// Whether the HTTP port can see client certificates, and asks for them.
+    pub fn knows_pages_by_certificate(&self) -> bool {
+        self.http_tls == Demand::Private
+            && self.tls.as_ref().is_some_and(|tls| tls.client_authorities.is_some())
     }
 
     /// Whether a caller's token crosses the network readable, to one of the ports at least.

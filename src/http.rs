@@ -128,7 +128,6 @@ struct Shared {
     /// One permit for each client that follows the events.
     viewers: Arc<Semaphore>,
     live: Arc<Live>,
-    shutdown: CancellationToken,
 }
 
 /// The server, built and not started.
@@ -177,7 +176,6 @@ impl Server {
             profiles: Arc::new(Semaphore::new(1)),
             viewers: Arc::new(Semaphore::new(events::MOST_VIEWERS)),
             live: Arc::clone(&live),
-            shutdown: shutdown.clone(),
         };
         let door = Door::open(self.listener, &self.guard, self.patience.limits()).map_err(Error::Listener)?;
         let access = Access { gate: self.guard.gate, measurements: self.measurements };

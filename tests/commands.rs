@@ -69,6 +69,15 @@ fn compare_trains_each_model_type_on_the_same_rows() {
         let metrics = std::fs::read(folder.path().join(name).join("metrics.json")).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&metrics).unwrap()["rows_validation"], 30);
     }
+    // What one minimises is not what the other does, and their losses are told apart.
+    let margins = [&common[..], &["--compare", "svm,logistic_regression"]].concat();
+    assert_eq!(json(&run(&margins))["own_losses"], serde_json::json!({"svm": "squared hinge"}));
+    let shown = run(&margins.into_iter().filter(|word| *word != "--json").collect::<Vec<_>>());
+    let table = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let row = |model: &str| table.lines().find(|line| line.contains(model)).unwrap().to_owned();
+    assert_eq!(row("svm").matches('*').count(), 2, "{table}");
+    assert_eq!(row("logistic_regression").matches('*').count(), 0, "{table}");
+    assert!(table.contains("(squared hinge): compare accuracy instead"), "{table}");
     let twice = run(&[&common[..], &["--compare", "mlp,mlp"]].concat());
     assert_eq!(twice.status.code(), Some(2));
     assert!(stderr(&twice).contains("--compare: \"mlp\""), "{}", stderr(&twice));

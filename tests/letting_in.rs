@@ -369,3 +369,70 @@ async fn no_secret_is_in_anything_that_the_worker_says() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_apart_what_tls_is_not_content_with() {
+    let (fleet, strangers) = (Fleet::new(), Fleet::new());
+    fleet.issue("worker");
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    let server =
+        terminate_tls(&fleet, &fleet.issue("orchestrator"), orchestrator.local_addr(), anywhere).await;
+    let address = format!("https://localhost:{}", server.address.port());
+    let (ca, other) = (fleet.text("ca.pem"), strangers.text("ca.pem"));
+    let (certificate, key) = (fleet.text("worker.pem"), fleet.text("worker.key"));
+    let own = [("ORCHESTRATOR_TLS_CERT", certificate.as_str()), ("ORCHESTRATOR_TLS_KEY", &key)];
+    let ask = |settings: &[(&str, &str)]| {
+        let common = [("TRAINING_BACKEND", "cpu"), ("ORCHESTRATOR_ADDRESS", &address)];
+        let output = command(&[&common[..], settings].concat()).args(["doctor", "--json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["check"] == "orchestrator.grpc");
+        finding.unwrap_or_else(|| panic!("{report}")).clone()
+    };
+    let cases: [(&[(&str, &str)], &str); 3] = [
+        (&[("ORCHESTRATOR_TLS_CA", &other), own[0], own[1]], "set ORCHESTRATOR_TLS_CA"),
+        (
+            &[
+                ("ORCHESTRATOR_TLS_CA", &ca),
+                ("ORCHESTRATOR_TLS_SERVER_NAME", "fleet.example"),
+                own[0],
+                own[1],
+            ],
+            "set ORCHESTRATOR_TLS_SERVER_NAME",
+        ),
+        (&[("ORCHESTRATOR_TLS_CA", &ca)], "set ORCHESTRATOR_TLS_CERT"),
+    ];
+    for (settings, repair) in cases {
+        let finding = ask(settings);
+        assert_eq!(finding["level"], "error", "{settings:?}: {finding}");
+        assert!(finding["repair"].as_str().unwrap().contains(repair), "{settings:?}: {finding}");
+    }
+    let finding = ask(&[("ORCHESTRATOR_TLS_CA", &ca), own[0], own[1]]);
+    assert_eq!(finding["level"], "ok", "{finding}");
+    assert!(finding["message"].as_str().unwrap().contains("extended contract"), "{finding}");
+}
+
+#[test]
+fn the_health_check_of_an_image_follows_the_configuration() {
+    let fleet = Fleet::new();
+    fleet.issue("worker");
+    let (certificate, key) = (fleet.text("worker.pem"), fleet.text("worker.key"));
+    let cases: [&[(&str, &str)]; 3] = [
+        &[("TLS_CERT", &certificate), ("TLS_KEY", &key)],
+        &[("TLS_CERT", &certificate), ("TLS_KEY", &key), ("METRICS_TLS", "off")],
+        &[("LISTEN_ADDRESS", "127.0.0.2")],
+    ];
+    for settings in cases {
+        let mut worker = WorkerProcess::start(NOBODY, settings);
+        let port = worker.http.port().to_string();
+        let health = || {
+            command(&[settings, &[("METRICS_PORT", port.as_str())]].concat()).arg("health").output().unwrap()
+        };
+        let answer = health();
+        assert_eq!(answer.status.code(), Some(0), "{settings:?}: {answer:?}");
+        worker.signal(Signal::TERM);
+        worker.wait();
+        assert_eq!(health().status.code(), Some(1), "{settings:?}");
+    }
+}

@@ -1,10 +1,14 @@
 //! Traces of a real worker: what a collector receives by OTLP, and what the orchestrator and the log see of it.
 
+#[path = "../src/guard/testing.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the library's own tests")]
+mod certificates;
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
+use certificates::{Authority, replace};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -19,6 +23,7 @@ use tensorfleet_worker::dev::Contract;
 use tensorfleet_worker::wire::worker_pb;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -40,14 +45,16 @@ impl TraceService for Collector {
 
 impl Collector {
     async fn start(&self) -> String {
+        format!("http://{}", self.serve(tonic::transport::Server::builder()).await)
+    }
+
+    async fn serve(&self, mut server: tonic::transport::Server) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = TraceServiceServer::new(self.clone());
-        let served = tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpIncoming::from(listener));
+        let served = server.add_service(service).serve_with_incoming(TcpIncoming::from(listener));
         spawn(served);
-        format!("http://{address}")
+        address
     }
 
     fn spans(&self) -> Vec<Span> {
@@ -255,4 +262,52 @@ async fn the_context_goes_into_runners_and_comes_back_with_what_they_log() {
     assert_eq!(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736", "{line}");
     // Only the runner knows the attempt of what it logs.
     assert_eq!((&line["job_id"], line["attempt"].is_u64()), (&"j1".into(), true), "{line}");
+}
+
+fn simulated_task() -> worker_pb::TaskRequest {
+    worker_pb::TaskRequest {
+        task_id: "t1".into(),
+        job_id: "j1".into(),
+        model_type: "test".into(),
+        hyperparameters: [("backend".to_owned(), "analytic".to_owned())].into(),
+        batch_end: 10,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_reached_over_tls() {
+    let authority = Authority::new();
+    let issued = authority.issue("collector");
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    replace(&ca, &authority.pem);
+    let collector = Collector::default();
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(&issued.certificate, &issued.key));
+    let address = collector.serve(tonic::transport::Server::builder().tls_config(tls).unwrap()).await;
+    let endpoint = format!("https://localhost:{}", address.port());
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_str().unwrap()),
+        ("ANALYTIC_EPOCH_DELAY", "0"),
+    ];
+    let mut worker = WorkerProcess::start(NOBODY, &settings);
+    assert!(worker.client().await.execute_task(simulated_task()).await.unwrap().into_inner().success);
+    worker.signal(Signal::TERM);
+    worker.wait();
+    assert!(collector.spans().iter().any(|span| span.name == "task"), "{:#?}", worker.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_that_cannot_be_sent_are_told_of_while_the_worker_runs() {
+    // Nobody takes what this port is sent, as where no collector runs.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let endpoint = format!("http://{port}");
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("ANALYTIC_EPOCH_DELAY", "0")];
+    let worker = WorkerProcess::start(NOBODY, &settings);
+    assert!(worker.client().await.execute_task(simulated_task()).await.unwrap().into_inner().success);
+    // The outcome waits for an orchestrator, so that the task goes on; its parts are sent.
+    let line = worker.wait_for_log("traces cannot be sent");
+    assert!(line["message"].as_str().unwrap().contains("4317, not 4318"), "{line}");
+    assert_eq!(line["level"], "WARN", "{line}");
 }

@@ -2,9 +2,11 @@
 //!
 //! Changes nothing: ports are let go at once, the orchestrator is asked without registering, no folder is made.
 
+mod devices;
 mod gpu;
 mod machine;
 mod orchestrator;
+mod vulkan;
 
 use serde::Serialize;
 
@@ -105,6 +107,7 @@ async fn examine(layers: &Layers, environment: &Environment) -> Vec<Finding> {
             findings.extend(machine::ports(&config));
             findings.extend(machine::folders(&config));
             findings.extend(orchestrator::examine(&config.orchestrator).await);
+            findings.extend(orchestrator::collector(&config.traces).await);
             findings.extend(gpu::examine(&config, environment).await);
         }
         Err(ConfigErrors(problems)) => findings.extend(problems.iter().map(misconfigured)),

@@ -5,7 +5,7 @@ use tokio_util::task::TaskTracker;
 
 use super::signals::Signals;
 use super::{ConfigFlags, Exit, Failure};
-use crate::app::{App, Shutdown};
+use crate::app::{App, Program, Shutdown};
 use crate::config::{Config, Environment};
 use crate::engine::ModelRegistry;
 use crate::guard;
@@ -34,10 +34,11 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     if resolved.has_secrets() {
         guard::no_core_dumps();
     }
+    let program = Program::with_children(ModelRegistry::default());
     // Before anything is built, so that a signal during the start is not lost.
     let mut signals = Signals::listen()?;
     let app = tokio::select! {
-        app = App::build_with(resolved.config, ModelRegistry::default(), traces) => app?,
+        app = App::build_with(resolved.config, program, traces) => app?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
     let worker_id = app.worker().status().worker_id;

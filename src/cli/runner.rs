@@ -1,7 +1,7 @@
 //! `runner`: the child process of a worker that trains. Nobody else starts it.
 
 use super::{Exit, Failure};
-use crate::engine::Runner;
+use crate::engine::{ModelRegistry, Runner};
 use crate::telemetry::logs::{self, LogFormat};
 
 /// Arguments of `runner`.
@@ -21,6 +21,6 @@ pub fn execute(args: &Args) -> Result<Exit, Failure> {
     let filter = runner.log_filter().parse().unwrap_or_default();
     // The worker reads each line and logs it anew.
     logs::init(&logs::Config { filter, format: LogFormat::Json })?;
-    runner.serve()?;
+    runner.serve(ModelRegistry::default())?;
     Ok(Exit::Done)
 }

@@ -9,6 +9,7 @@
 mod artifacts;
 mod compare;
 mod curve;
+mod epochs;
 mod explain;
 mod predictions;
 mod training;
@@ -46,13 +47,14 @@ pub struct Args {
         conflicts_with = "model_type"
     )]
     pub compare: Vec<ModelType>,
-    /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, or the path of a CSV file with
-    /// a header, below --data-root
+    /// Data set: builtin:digits, builtin:iris, builtin:wine, builtin:breast_cancer, synthetic:..., the path of a CSV
+    /// file with a header or of a Parquet file, below --data-root, http(s)://... of a host in DATA_ALLOWED_HOSTS, or
+    /// s3://BUCKET/KEY
     #[arg(long, value_name = "PATH", default_value = "builtin:digits")]
     pub dataset: String,
-    /// Passes over the data
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = job::epochs())]
-    pub epochs: u32,
+    /// Passes over the data [default: 10, or what --set total_epochs or --set n_estimators ask for]
+    #[arg(long, value_name = "N", value_parser = job::epochs())]
+    pub epochs: Option<u32>,
     /// Hyperparameter, such as hidden_layers=64,32 or learning_rate=0.01 or target=COLUMN; may be repeated
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub settings: Vec<Setting>,
@@ -103,6 +105,11 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     let mut all = Vec::with_capacity(models.len());
     for (model, folder) in models.iter().zip(&folders) {
         order.model.clone_from(model);
+        let (epochs, note) = epochs::of(model, args.epochs, &order.hyperparameters)?;
+        order.epochs = epochs;
+        if let Some(note) = note {
+            ui::tell(&format!("note: {note}"));
+        }
         let Some(trained) = train(&order, board.clone(), &mut signals).await? else {
             return Ok(Exit::Interrupted);
         };
@@ -167,7 +174,7 @@ fn order(args: &Args, environment: &Environment) -> Result<(Order, gpu::Config),
     let order = Order {
         model: args.model_type.clone(),
         dataset: args.dataset.clone(),
-        epochs: args.epochs,
+        epochs: epochs::of(&args.model_type, args.epochs, &settings.checked)?.0,
         hyperparameters: settings.checked,
         config,
     };

@@ -57,7 +57,7 @@ impl RemoteWorker {
         let token_file = target.token_file.clone().or_else(|| from_environment().map(PathBuf::from));
         let config = Config {
             token_file: token_file.as_deref().map(SecretFile::token),
-            ca_file: target.tls_ca.clone(),
+            ca_file: target.tls_ca.as_deref().map(|path| SecretFile::new("--tls-ca", path)),
             identity: target.tls_cert.clone().zip(target.tls_key.clone()),
             ..config
         };

@@ -46,6 +46,11 @@ fn pair(reader: &mut Reader<'_>, certificate: &str, key: &str) -> Option<(PathBu
     }
 }
 
+/// The file that `variable` names.
+pub(super) fn file(reader: &mut Reader<'_>, variable: &'static str) -> Option<SecretFile> {
+    Some(SecretFile::new(variable, &reader.read(variable, parse::path)?))
+}
+
 /// The worker's own servers.
 pub(super) fn guard(reader: &mut Reader<'_>) -> Option<guard::Config> {
     let identity = pair(reader, "TLS_CERT", "TLS_KEY");
@@ -83,11 +88,10 @@ pub(super) fn orchestrator(
     warnings: &mut Vec<String>,
 ) -> Option<orchestrator::Config> {
     let address = reader.read("ORCHESTRATOR_ADDRESS", |raw| orchestrator::Config::parse(raw).ok());
-    let ca_file = reader.read("ORCHESTRATOR_TLS_CA", parse::path);
+    let ca_file = file(reader, "ORCHESTRATOR_TLS_CA");
     let identity = pair(reader, "ORCHESTRATOR_TLS_CERT", "ORCHESTRATOR_TLS_KEY");
     let server_name = reader.read("ORCHESTRATOR_TLS_SERVER_NAME", |raw| Some(raw.trim().to_owned()));
-    let mut token = |variable| Some(SecretFile::new(variable, &reader.read(variable, parse::path)?));
-    let token_file = token("ORCHESTRATOR_TOKEN_FILE").or_else(|| token("AUTH_TOKEN_FILE"));
+    let token_file = file(reader, "ORCHESTRATOR_TOKEN_FILE").or_else(|| file(reader, "AUTH_TOKEN_FILE"));
     let mut config = orchestrator::Config { ca_file, identity, server_name, token_file, ..address? };
     if !config.is_encrypted() {
         // Said here; the other files are looked at all the same.

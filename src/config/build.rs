@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::{Config, Problem, Source, VARIABLES, Values, Variable, access, parse};
 use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, ObjectFolder, S3, Secret};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, ParseChoiceError, Strictness, WorkerId};
+use crate::domain::{
+    Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
+};
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs, traces};
 use crate::{data, engine, gpu, orchestrator, worker};
@@ -265,13 +267,26 @@ fn isolation(reader: &mut Reader<'_>, logs: Option<&logs::Config>) -> Option<Iso
     })
 }
 
-/// The worker speaks plain text to the collector, which stands beside it.
 fn traces(reader: &mut Reader<'_>) -> Option<traces::Config> {
-    let endpoint = reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", |raw| {
-        let endpoint = orchestrator::Config::parse(raw.trim().trim_end_matches('/')).ok()?;
-        (!endpoint.is_encrypted()).then_some(endpoint.endpoint)
+    let collector = reader.read("OTEL_EXPORTER_OTLP_ENDPOINT", |raw| {
+        orchestrator::Config::parse(raw.trim().trim_end_matches('/')).ok()
     });
-    Some(traces::Config { endpoint })
+    let ca_file = access::file(reader, "OTEL_EXPORTER_OTLP_CERTIFICATE");
+    match &collector {
+        Some(collector) if collector.is_encrypted() => {
+            let collector = orchestrator::Config { ca_file: ca_file.clone(), ..collector.clone() };
+            for InvalidField { field, allowed, .. } in collector.check_files() {
+                reader.conflict(&field, &allowed);
+            }
+        }
+        _ if ca_file.is_some() => reader.conflict(
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "unset, since OTEL_EXPORTER_OTLP_ENDPOINT is not https://",
+        ),
+        _ => {}
+    }
+    let ca_file = reader.read("OTEL_EXPORTER_OTLP_CERTIFICATE", parse::path);
+    Some(traces::Config { endpoint: collector.map(|collector| collector.endpoint), ca_file })
 }
 
 fn logs(reader: &mut Reader<'_>) -> Option<logs::Config> {

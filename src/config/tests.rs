@@ -163,7 +163,7 @@ fn values_are_taken() {
     ]);
     assert_eq!(config.worker.worker_id.unwrap().as_str(), "gpu-7");
     assert_eq!(config.orchestrator.endpoint, "https://fleet:443");
-    assert_eq!(config.orchestrator.ca_file, Some(AUTHORITY.into()));
+    assert_eq!(config.orchestrator.ca_file, Some(SecretFile::new("ORCHESTRATOR_TLS_CA", AUTHORITY.as_ref())));
     assert_eq!(config.orchestrator.token_file, Some(SecretFile::token(&token)));
     let listen = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     assert_eq!((config.grpc_listen, config.http_listen), (listen, listen));
@@ -236,7 +236,8 @@ fn each_bad_value_is_named_with_its_source_and_what_is_allowed() {
         ("ALLOW_SOFTWARE_ADAPTER", "2"),
         ("ORCHESTRATOR_TLS_CA", "/etc/ca.pem"),
         ("ORCHESTRATOR_TLS_SERVER_NAME", "fleet"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem"),
         ("LISTEN_ADDRESS", "localhost"),
         ("METRICS_TLS", "maybe"),
         ("METRICS_TLS", "on"),

@@ -291,8 +291,14 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         None,
-        "http://host:port of a collector that takes OTLP over gRPC, such as http://localhost:4317",
+        "http://host:port or https://host:port of a collector that takes OTLP over gRPC, such as http://localhost:4317",
         "Where traces of tasks go, by OTLP over gRPC; none by default",
+    ),
+    variable(
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        None,
+        "the path of a PEM file with certificates, where OTEL_EXPORTER_OTLP_ENDPOINT is https://",
+        "Whom to trust for OTEL_EXPORTER_OTLP_ENDPOINT, instead of the machine's authorities",
     ),
     variable(
         "TLS_CERT",

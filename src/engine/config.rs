@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -64,6 +64,11 @@ pub struct RunnerConfig {
 impl RunnerConfig {
     /// The program that runs now, even when its file was replaced since.
     pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+    /// Whether a runner is the program that runs now.
+    pub fn is_this_program(&self) -> bool {
+        self.program == Path::new(Self::THIS_PROGRAM)
+    }
 }
 
 impl Default for RunnerConfig {

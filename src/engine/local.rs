@@ -159,6 +159,11 @@ impl LocalTraining {
         self.session.trainer().weights()
     }
 
+    /// What its loss is, where most models have another one.
+    pub fn own_loss(&self) -> Option<&'static str> {
+        self.session.trainer().own_loss()
+    }
+
     /// What that file is called.
     pub fn weights_file_name(&self) -> &'static str {
         self.entry.weights_file_name

@@ -73,6 +73,12 @@ impl Placer {
         Self { models, ..self }
     }
 
+    /// Takes other models from now on.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn know(&mut self, models: ModelRegistry) {
+        self.models = models;
+    }
+
     /// Where `task` goes.
     ///
     /// # Errors

@@ -54,7 +54,8 @@ use super::placement::Placer;
 use super::search::Search;
 use super::sessions::Submission;
 use super::{
-    Config, Control, Done, Engine, EngineCapabilities, EngineError, RunnerConfig, SessionLimits, Watcher,
+    Config, Control, Done, Engine, EngineCapabilities, EngineError, ModelRegistry, RunnerConfig,
+    SessionLimits, Watcher,
 };
 use crate::domain::{Backend, JobId, PciAddress, TaskSpec};
 
@@ -129,6 +130,13 @@ impl ProcessEngine {
         let cards = Arc::new(Cards::new(search.clone(), gpus));
         let placer = Placer::new(&config, search)?;
         Self::with_program((config, limits, runners), (placer, cards), (program, Patience::default()))
+    }
+
+    /// The same engine, which trains `models` instead of those of this crate alone; its runners have to know them, too.
+    /// Call it before the first task.
+    pub fn with_models(mut self, models: ModelRegistry) -> Self {
+        self.placer.know(models);
+        self
     }
 
     /// PCI addresses of the adapters that were found; None while they are still looked for, or nobody had to look.

@@ -138,6 +138,12 @@ pub trait Trainer: Send {
     /// `state` is none of such a trainer; nothing has changed then.
     fn restore(&mut self, state: &[u8]) -> Result<(), TaskError>;
 
+    /// What its loss is where that is another one than most models have, which is the cross-entropy of classes and the
+    /// mean squared error of numbers: figures of different losses cannot be compared.
+    fn own_loss(&self) -> Option<&'static str> {
+        None
+    }
+
     /// What may help where its figures are no numbers any more, for errors.
     fn remedy(&self) -> String;
 
@@ -363,6 +369,12 @@ pub fn listeners(hyperparameter: &str) -> Option<Vec<&'static str>> {
         return None;
     }
     Some(MODELS.iter().filter(|entry| entry.listens_to(hyperparameter)).map(|entry| entry.name).collect())
+}
+
+/// Whether `model`, by name or alias, listens to `hyperparameter`; models that are not this crate's do not.
+pub fn hears(model: &ModelType, hyperparameter: &str) -> bool {
+    ModelEntry::of(model)
+        .is_some_and(|entry| entry.listens_to.iter().any(|names| names.contains(&hyperparameter)))
 }
 
 #[cfg(test)]

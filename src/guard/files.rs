@@ -30,7 +30,7 @@ impl SecretFile {
     }
 
     /// The error that says what would be right.
-    pub(super) fn invalid(&self, allowed: impl Into<String>) -> InvalidField {
+    pub(crate) fn invalid(&self, allowed: impl Into<String>) -> InvalidField {
         InvalidField::new(self.variable, self.path.to_string_lossy(), allowed)
     }
 

@@ -241,7 +241,8 @@ impl Pki {
     fn client(&self, identity: Option<(PathBuf, PathBuf)>) -> ClientTls {
         let authorities = self.folder.path().join("authority.pem");
         replace(&authorities, &self.authority.pem);
-        let files = ClientFiles { authorities: Some(authorities), identity };
+        let files =
+            ClientFiles { authorities: Some(SecretFile::new("ORCHESTRATOR_TLS_CA", &authorities)), identity };
         ClientTls::open(&files, ServerName::try_from("localhost").unwrap()).unwrap()
     }
 }

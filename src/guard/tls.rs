@@ -104,11 +104,11 @@ impl ServerTls {
     }
 }
 
-/// Files of a client's TLS, each with the variable that names it.
+/// Files of a client's TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientFiles {
     /// Authorities to trust; None = those of this machine.
-    pub authorities: Option<PathBuf>,
+    pub authorities: Option<SecretFile>,
     /// The chain to show, and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
@@ -143,7 +143,7 @@ impl ClientTls {
     /// # Errors
     /// The variable whose file cannot be used, or a machine without authorities where none are named.
     pub fn open(files: &ClientFiles, server: ServerName<'static>) -> Result<Self, ClientTlsError> {
-        let authorities = files.authorities.as_ref().map(|path| SecretFile::new("ORCHESTRATOR_TLS_CA", path));
+        let authorities = files.authorities.clone();
         let identity = files.identity.as_ref().map(|(chain, key)| {
             (SecretFile::new("ORCHESTRATOR_TLS_CERT", chain), SecretFile::new("ORCHESTRATOR_TLS_KEY", key))
         });

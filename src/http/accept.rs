@@ -26,6 +26,10 @@ const MOST_HEADERS: usize = 64;
 /// Longest head of a request in bytes, and most that is buffered for a connection.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
+/// Ends when the connection of a request is to end: what goes on for ever ends then, in order.
+#[derive(Debug, Clone)]
+pub(super) struct Closing(pub(super) CancellationToken);
+
 /// What a client may cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -77,9 +81,12 @@ pub(super) async fn serve(door: Door, router: Router, patience: Patience, shutdo
 /// One connection, from its first request to its end.
 async fn converse(guest: Guest, router: Router, patience: Patience, shutdown: CancellationToken) {
     let peer = guest.peer();
+    let closing = Closing(shutdown.child_token());
+    let told = closing.clone();
     let service = tower::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(told.clone());
         let router = router.clone();
         async move { router.oneshot(request).await.map(|response: Response| response) }
     });
@@ -99,6 +106,7 @@ async fn converse(guest: Guest, router: Router, patience: Patience, shutdown: Ca
     let ended = match ended {
         Some(ended) => ended,
         None => {
+            closing.0.cancel();
             connection.as_mut().graceful_shutdown();
             time::timeout(patience.grace, connection).await.unwrap_or(Ok(()))
         }

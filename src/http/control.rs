@@ -4,6 +4,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 
 use super::Shared;
@@ -17,17 +18,39 @@ pub enum Control {
     /// Nobody.
     #[default]
     Nobody,
-    /// Whoever is let in to private routes, see `access`: their credentials have been checked before.
-    Admitted,
+    /// Whoever shows a token; `access` has checked it before.
+    Token,
+    /// Whoever shows a client certificate; checked before as well.
+    Certificate,
 }
 
 impl Control {
-    fn check(self) -> Result<(), Problem> {
-        if self == Self::Admitted { Ok(()) } else { Err(Problem::forbidden(CLOSED)) }
+    /// The name that the page knows.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "none",
+            Self::Token => "token",
+            Self::Certificate => "certificate",
+        }
+    }
+
+    /// Whether an order with these `headers` is obeyed.
+    fn check(self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self == Self::Nobody {
+            return Err(Problem::forbidden(CLOSED));
+        }
+        // A browser shows its certificate to whatever page asks for something here; it says whose page that was.
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        match site {
+            None | Some(b"same-origin" | b"none") => Ok(()),
+            Some(_) => Err(Problem::forbidden(ELSEWHERE)),
+        }
     }
 }
 
 const CLOSED: &str = "this worker takes no orders by HTTP, since it has no token to know you by; set AUTH_TOKEN_FILE, or use gRPC";
+
+const ELSEWHERE: &str = "this worker takes orders of its own page, not of other sites";
 
 /// What became of a request.
 #[derive(Debug, Serialize)]
@@ -40,8 +63,9 @@ pub(super) struct Answer {
 pub(super) async fn cancel(
     State(shared): State<Shared>,
     Path(task_id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Json<Answer>, Problem> {
-    shared.sources.control.check()?;
+    shared.sources.control.check(&headers)?;
     let task = TaskId::parse(&task_id)?;
     let held = shared.sources.handle.status().tasks.into_iter().map(|view| view.identity);
     let held = held.filter(|identity| identity.task_id == task).max();
@@ -56,8 +80,8 @@ pub(super) async fn cancel(
 }
 
 /// `POST /api/v1/drain`.
-pub(super) async fn drain(State(shared): State<Shared>) -> Result<Json<Answer>, Problem> {
-    shared.sources.control.check()?;
+pub(super) async fn drain(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Answer>, Problem> {
+    shared.sources.control.check(&headers)?;
     tracing::info!("asked by HTTP to drain");
     shared.sources.handle.drain(None);
     let message = "the worker takes no more tasks and ends when those it has are done".to_owned();

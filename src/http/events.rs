@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
@@ -13,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 
 use super::Shared;
+use super::accept::Closing;
 use super::problem::Problem;
 
 /// Clients that look at the same time.
@@ -21,13 +23,20 @@ pub(super) const MOST_VIEWERS: usize = 64;
 const FULL: &str =
     "as many clients follow the events as may at once (64); close one, or read /api/v1/status instead";
 
-/// Follows the worker until the client goes away or the worker ends.
-pub(super) async fn events(State(shared): State<Shared>) -> Result<Response, Problem> {
+/// Follows the worker until the client goes away, the worker ends, or the connection has lasted as long as one may: a
+/// client that hears the end of the answer asks again.
+pub(super) async fn events(
+    State(shared): State<Shared>,
+    Extension(Closing(closing)): Extension<Closing>,
+) -> Result<Response, Problem> {
     let place = Arc::clone(&shared.viewers).try_acquire_owned().map_err(|_| Problem::unavailable(FULL))?;
     let viewer = shared.live.viewer();
-    let next = move |(shared, mut viewer, place): (Shared, _, _)| async move {
-        let event = shared.shutdown.run_until_cancelled(shared.live.next(&mut viewer)).await??;
-        Some((Ok::<_, Infallible>(event), (shared, viewer, place)))
+    let next = move |(shared, mut viewer, place): (Shared, _, _)| {
+        let closing = closing.clone();
+        async move {
+            let event = closing.run_until_cancelled(shared.live.next(&mut viewer)).await??;
+            Some((Ok::<_, Infallible>(event), (shared, viewer, place)))
+        }
     };
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::Sources;
 use super::live::{Job, Live, RunningTask};
-use super::{Control, Sources};
 use crate::domain::{
     Health, Metrics, TaskOutcome, TaskPhase, TaskView, WorkerStatus, rfc3339, unready_reasons,
 };
@@ -37,7 +37,7 @@ pub(super) struct Summary {
     samples_per_second: f64,
     /// Where the orchestrator is looked for.
     orchestrator: String,
-    /// Whether a token lets cancel and drain by HTTP.
+    /// What lets cancel and drain by HTTP: token, certificate or none.
     control: &'static str,
 }
 
@@ -66,7 +66,7 @@ impl Summary {
             outbox_pending: status.outbox_pending,
             samples_per_second: running.map(|task| task.progress.samples_per_second).sum(),
             orchestrator: sources.orchestrator.clone(),
-            control: if sources.control == Control::Admitted { "token" } else { "none" },
+            control: sources.control.name(),
         }
     }
 }

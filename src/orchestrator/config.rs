@@ -31,7 +31,7 @@ pub struct Config {
     /// `http://host:port` or `https://host:port`, checked.
     pub endpoint: String,
     /// PEM file with the authorities to trust for `https://`; None = those of this machine.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<SecretFile>,
     /// PEM files with the certificate to show over `https://`, and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
     /// The name in the orchestrator's certificate; None = the host of the endpoint.
@@ -187,15 +187,11 @@ impl Config {
     /// TLS as the files have it; None for `http://`.
     fn tls(&self) -> Result<Option<ClientTls>, ConfigError> {
         if !self.is_encrypted() {
-            let identity = self.identity.as_ref().map(|(certificate, _)| certificate);
-            let named = [("ORCHESTRATOR_TLS_CA", self.ca_file.as_ref()), ("ORCHESTRATOR_TLS_CERT", identity)];
-            let named = named.into_iter().find_map(|(name, path)| Some((name, path?)));
-            return match named {
+            let certificate =
+                self.identity.as_ref().map(|(path, _)| SecretFile::new("ORCHESTRATOR_TLS_CERT", path));
+            return match self.ca_file.clone().or(certificate) {
                 None => Ok(None),
-                Some((name, path)) => {
-                    let allowed = format!("unset without https:// in {ADDRESS}");
-                    Err(InvalidField::new(name, path.to_string_lossy(), allowed).into())
-                }
+                Some(file) => Err(file.invalid("unset, since the address is not https://").into()),
             };
         }
         let (variable, name) = match &self.server_name {
@@ -315,16 +311,20 @@ mod tests {
         assert!(missing.token().unwrap_err().to_string().contains("/no/such/file"));
     }
 
+    fn authorities(path: &std::path::Path) -> SecretFile {
+        SecretFile::new("ORCHESTRATOR_TLS_CA", path)
+    }
+
     #[tokio::test]
     async fn authorities_are_read_for_https_only() {
         let refusal = |text, address| {
             let (_folder, path, config) = with_file(text, address);
-            Config { ca_file: Some(path), ..config }.channel().unwrap_err().to_string()
+            Config { ca_file: Some(authorities(&path)), ..config }.channel().unwrap_err().to_string()
         };
         assert!(refusal("", "https://host:1").contains("a PEM file with certificates"));
-        assert!(refusal("", "http://host:1").contains("unset without https://"));
-        let missing =
-            Config { ca_file: Some("/no/such/ca".into()), ..Config::parse("https://host:1").unwrap() };
+        assert!(refusal("", "http://host:1").contains("unset, since the address is not https://"));
+        let ca_file = Some(authorities("/no/such/ca".as_ref()));
+        let missing = Config { ca_file, ..Config::parse("https://host:1").unwrap() };
         assert!(
             missing.channel().unwrap_err().to_string().starts_with("ORCHESTRATOR_TLS_CA: \"/no/such/ca\"")
         );

@@ -374,7 +374,10 @@ async fn https_trusts_the_given_authority_and_no_other() {
     let endpoint = format!("https://localhost:{}", fake.address.port());
 
     std::fs::write(&ca_file, include_str!("tests/authority.pem")).unwrap();
-    let config = Config { ca_file: Some(ca_file.clone()), ..Config::parse(&endpoint).unwrap() };
+    let config = Config {
+        ca_file: Some(SecretFile::new("ORCHESTRATOR_TLS_CA", &ca_file)),
+        ..Config::parse(&endpoint).unwrap()
+    };
     let error = client_with(config.clone()).register(&registration()).await.unwrap_err();
     assert!(matches!(&error, OrchestratorError::Refused(text) if text == "the fleet is full"), "{error}");
 

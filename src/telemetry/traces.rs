@@ -13,19 +13,23 @@
 //!
 //! Deliberately absent: spans of steps and batches, of which there are thousands a second.
 
+mod exporter;
+
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
+use self::exporter::Told;
 use crate::domain::{TaskId, TaskIdentity, TaskOutcome, TaskSpec, WorkerId};
 
 /// Name of the header, and of the gRPC metadata, of W3C Trace Context.
@@ -35,18 +39,16 @@ pub const TRACEPARENT: &str = "traceparent";
 const MOST_OPEN: usize = 20_000;
 
 /// How long the collector may take for a batch, and the last one at the end.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Traces cannot be sent.
-#[derive(Debug, thiserror::Error)]
-#[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
-pub struct Error(#[from] ExporterBuildError);
+pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Configuration of the traces.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
-    /// OTEL_EXPORTER_OTLP_ENDPOINT; None = no traces.
+    /// OTEL_EXPORTER_OTLP_ENDPOINT, `http://host:port` or `https://host:port`; None = no traces.
     pub endpoint: Option<String>,
+    /// OTEL_EXPORTER_OTLP_CERTIFICATE: PEM file with the authorities to trust for `https://`; None = those of this
+    /// machine.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The tasks in hand. Clones share them; does nothing before [`Traces::start`].
@@ -118,30 +120,20 @@ impl Stage {
 }
 
 impl Traces {
-    /// Sends from now on to the collector of `config`, if it names one, by OTLP over gRPC.
-    ///
-    /// Must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// The endpoint is none.
-    pub fn start(&self, config: &Config, worker: &WorkerId) -> Result<(), Error> {
-        let Some(endpoint) = &config.endpoint else { return Ok(()) };
-        let exporter = SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint.as_str())
-            .with_timeout(EXPORT_TIMEOUT)
-            .build()?;
+    /// Sends from now on through `exporter`.
+    pub fn start(&self, exporter: SpanExporter, worker: &WorkerId) {
         let resource = Resource::builder_empty()
             .with_service_name("tensorfleet-worker")
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .with_attribute(KeyValue::new("service.instance.id", worker.to_string()))
             .build();
-        let provider =
-            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(Told::new(exporter))
+            .with_resource(resource)
+            .build();
         let tracer = provider.tracer("tensorfleet_worker");
         // A second start of the same worker changes nothing.
         let _ = self.0.set(Inner { provider, tracer, open: Mutex::default() });
-        Ok(())
     }
 
     /// Whether tasks are followed.

@@ -4,29 +4,29 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Finding;
+use super::{Finding, devices, vulkan};
 use crate::config::{Config, Environment};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, GpuInfo};
-use crate::engine::{self, Engine as _, TrainingEngine};
+use crate::domain::GpuInfo;
 use crate::gpu::{self, FIRST_SAMPLE_PATIENCE, GpuHealth, GpuSnapshot, NvmlState};
 
-/// Where the Vulkan loader looks for drivers.
-const ICD_FOLDERS: &[&str] = &["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"];
-
-const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics";
+/// What a container needs of the driver.
+pub(super) const CAPABILITIES: &str = "NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics";
 
 /// From the kernel's driver up to the adapter.
 pub(super) async fn examine(config: &Config, environment: &Environment) -> Vec<Finding> {
     let mut findings = Vec::new();
     let driver = fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let in_container = Path::new("/.dockerenv").exists() || Path::new("/run/.containerenv").exists();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let in_container = Path::new("/.dockerenv").exists()
+        || Path::new("/run/.containerenv").exists()
+        || is_container(environment, &mounts);
     let seen = gpu::look(config.gpu.clone()).await;
     match &driver {
         Some(version) => {
             let line = version.lines().next().unwrap_or_default();
             findings.push(Finding::ok("gpu.driver", line.to_owned()));
             findings.extend(capabilities(environment, in_container));
-            findings.push(icd(environment));
+            findings.push(vulkan::examine(environment));
         }
         None => findings.push(Finding::ok("gpu.driver", "no NVIDIA driver is loaded on this machine")),
     }
@@ -38,7 +38,7 @@ pub(super) async fn examine(config: &Config, environment: &Environment) -> Vec<F
         }
     };
     findings.extend(nvml(&snapshot, driver.is_some()));
-    findings.push(adapter(config, &snapshot, driver.is_some()).await);
+    findings.extend(devices::examine(config, &snapshot, driver.is_some()).await);
     findings
 }
 
@@ -109,61 +109,29 @@ fn capabilities(environment: &Environment, in_container: bool) -> Option<Finding
     })
 }
 
-fn icd(environment: &Environment) -> Finding {
-    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().find_map(|name| environment.get(*name));
-    let is_there = |folder: &&str| {
-        fs::read_dir(folder).is_ok_and(|mut files| {
-            files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().contains("nvidia")))
-        })
+/// Whether this is a container that leaves no file of its own, as containerd's under Kubernetes: its root lies on layers.
+fn is_container(environment: &Environment, mounts: &str) -> bool {
+    let is_layered = |line: &str| {
+        let (place, kind) = line.split_once(" - ").unwrap_or_default();
+        let kind = kind.split(' ').next().unwrap_or_default();
+        place.split(' ').nth(4) == Some("/") && (kind == "overlay" || kind == "fuse.fuse-overlayfs")
     };
-    if let Some(named) = named {
-        Finding::ok("gpu.vulkan_driver", format!("Vulkan drivers are those of {named}"))
-    } else if let Some(folder) = ICD_FOLDERS.iter().find(|folder| is_there(folder)) {
-        Finding::ok("gpu.vulkan_driver", format!("{folder} names NVIDIA's Vulkan driver"))
-    } else {
-        let message = "no file names NVIDIA's Vulkan driver (nvidia_icd.json), so that wgpu finds no GPU";
-        Finding::warning(
-            "gpu.vulkan_driver",
-            message,
-            format!("in a container: {CAPABILITIES}; else install the driver's Vulkan part"),
-        )
-    }
+    environment.contains_key("KUBERNETES_SERVICE_HOST") || mounts.lines().any(is_layered)
 }
 
-/// Looks for devices as the worker will.
-async fn adapter(config: &Config, snapshot: &GpuSnapshot, has_driver: bool) -> Finding {
-    let check = "gpu.adapter";
-    let hidden_gpus = snapshot.hidden.clone();
-    let mut engine_config = engine::Config { state_dir: None, hidden_gpus, ..config.engine.clone() };
-    let needs_no_gpu = matches!(config.engine.backend, BackendChoice::Only(Backend::Cpu | Backend::Analytic));
-    if needs_no_gpu && config.engine.device_policy == DevicePolicy::Prefer {
-        // Nobody waits for that search, and a driver that is being loaded when the program ends may crash it.
-        engine_config.device_policy = DevicePolicy::Cpu;
-    }
-    let searched = tokio::task::spawn_blocking(move || TrainingEngine::new(engine_config)).await;
-    let has_gpu = has_driver || !snapshot.gpus.is_empty();
-    let may_use = config.engine.device_policy != DevicePolicy::Cpu;
-    match searched {
-        Err(error) => Finding::error(
-            check,
-            format!("the search for devices ended early: {error}"),
-            "see the driver's log (dmesg)",
-        ),
-        Ok(Err(error)) => {
-            Finding::error(check, error.to_string(), "DEVICE_POLICY=prefer starts without a GPU")
-        }
-        Ok(Ok(engine)) => {
-            let found = engine.capabilities();
-            let device = format!("trains by default on {} ({})", found.default_backend.name(), found.device);
-            if found.default_backend == Backend::Analytic && config.engine.backend == BackendChoice::Auto {
-                let message = format!("{device}: no GPU was found, and results will be simulated");
-                Finding::warning(check, message, "TRAINING_BACKEND=cpu trains for real on the CPU")
-            } else if has_gpu && may_use && !needs_no_gpu && !found.backends.contains(&Backend::Wgpu) {
-                let message = format!("{device}: there is an NVIDIA driver, and no Vulkan adapter");
-                Finding::warning(check, message, format!("{CAPABILITIES} and the driver's Vulkan part"))
-            } else {
-                Finding::ok(check, device)
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_known_by_kubernetes_or_by_a_root_of_layers() {
+        let nothing = Environment::new();
+        let machine = "28 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw\n\
+                       99 28 0:44 / /var/lib/docker/overlay2/x/merged rw - overlay overlay rw,lowerdir=/a\n";
+        let container = "1450 1393 0:312 / / rw,relatime master:502 - overlay overlay rw,lowerdir=/a\n";
+        assert!(!is_container(&nothing, machine) && is_container(&nothing, container));
+        let kubernetes = [("KUBERNETES_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned())].into();
+        assert!(is_container(&kubernetes, machine));
+        assert!(capabilities(&nothing, true).unwrap().message.contains("lacks compute, utility, graphics"));
     }
 }

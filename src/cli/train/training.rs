@@ -31,6 +31,8 @@ pub(super) struct Order {
 pub(super) struct Trained {
     pub(super) metrics: Metrics,
     pub(super) quality: Quality,
+    /// What its losses are, where most models have another one.
+    pub(super) own_loss: Option<&'static str>,
     /// File name and content; None when nothing was trained.
     pub(super) model: Option<(&'static str, Vec<u8>)>,
     /// Of the rows held out; None when nothing was trained.
@@ -52,9 +54,11 @@ pub(super) fn train(order: &Order, watcher: &Watcher, control: &Arc<Control>) ->
 
 fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result<Trained, OpenError> {
     let check = || control.check();
-    // What a schedule stretches over, unless it is said otherwise.
-    let total_epochs = order.hyperparameters.total_epochs.or(Some(order.epochs));
-    let hyperparameters = Hyperparameters { total_epochs, ..order.hyperparameters.clone() };
+    // What a schedule stretches over.
+    let mut hyperparameters =
+        Hyperparameters { total_epochs: Some(order.epochs), ..order.hyperparameters.clone() };
+    // It had its effect on the epochs, whether the model listens to it or not.
+    hyperparameters.given.remove("total_epochs");
     let mut local =
         LocalTraining::open(&order.model, &order.dataset, &hyperparameters, &order.config, &check)?;
     let quality = Quality::of(local.dataset());
@@ -78,7 +82,8 @@ fn train_for_real(order: &Order, watcher: &Watcher, control: &Control) -> Result
     let rows = Some((dataset.train.len() as u64, dataset.validation.len() as u64));
     let metrics = record.metrics(order, local.model_type(), local.backend(), rows, local.seed());
     let model = (local.weights_file_name(), local.weights()?);
-    Ok(Trained { metrics, quality, model: Some(model), predictions: Some(local.predictions()) })
+    let (own_loss, predictions) = (local.own_loss(), Some(local.predictions()));
+    Ok(Trained { metrics, quality, own_loss, model: Some(model), predictions })
 }
 
 /// Runs the analytic curves through the engine, as a worker would.
@@ -115,7 +120,7 @@ fn simulate(order: &Order, watcher: &Watcher, control: &Arc<Control>) -> Result<
         record.add(watcher, |_| run(&engine, task, control))?;
     }
     let metrics = record.metrics(order, order.model.as_str(), Backend::Analytic, None, seed);
-    Ok(Trained { metrics, quality: Quality::Accuracy, model: None, predictions: None })
+    Ok(Trained { metrics, quality: Quality::Accuracy, own_loss: None, model: None, predictions: None })
 }
 
 /// Runs one task and waits for its end.

@@ -109,6 +109,16 @@ impl Criterion {
         })
     }
 
+    /// The name of a loss that is neither cross-entropy nor squared error.
+    pub(super) fn own_name(&self) -> Option<&'static str> {
+        match self.objective {
+            Objective::CrossEntropy | Objective::Squared => None,
+            Objective::SquaredHinge => Some("squared hinge"),
+            Objective::Absolute => Some("mean absolute error"),
+            Objective::EpsilonInsensitive => Some("epsilon-insensitive error"),
+        }
+    }
+
     /// Width of the network's output.
     pub(super) fn outputs(&self) -> usize {
         match self.objective {

@@ -267,6 +267,10 @@ impl Trainer for GradientTrainer {
         Ok(())
     }
 
+    fn own_loss(&self) -> Option<&'static str> {
+        self.recipe.criterion.own_name()
+    }
+
     fn remedy(&self) -> String {
         minibatches::remedy(self.rate)
     }

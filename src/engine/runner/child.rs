@@ -23,8 +23,8 @@ use crate::domain::{Backend, BackendChoice, DevicePolicy, JobId, Progress, TaskE
 use crate::engine::parent;
 use crate::engine::sessions::Loss;
 use crate::engine::{
-    AnalyticProfile, Config, Control, Done, Engine as _, EngineError, Finished, Observer, Step,
-    TrainingEngine, UnsupportedModels,
+    AnalyticProfile, Config, Control, Done, Engine as _, EngineError, Finished, ModelRegistry, Observer,
+    Step, TrainingEngine, UnsupportedModels,
 };
 
 /// Least time between two messages about the steps of a task.
@@ -92,14 +92,15 @@ impl Runner {
         &self.setup.log
     }
 
-    /// Gives up what it does not need, then trains until the worker lets it go. Must be called while the process has
-    /// one thread.
+    /// Gives up what it does not need, then trains `models` until the worker lets it go. Must be called while the
+    /// process has one thread.
     ///
     /// # Errors
     /// When the device is not there, or the worker is.
-    pub fn serve(mut self) -> Result<(), RunnerError> {
+    pub fn serve(mut self, models: ModelRegistry) -> Result<(), RunnerError> {
         let confinement = confine(&self.setup);
         let engine = TrainingEngine::with_limits(engine_config(&self.setup), self.setup.limits())?;
+        let engine = engine.with_models(models);
         try_memory()?;
         self.output.say(News::ready(&confinement).map_err(|error| RunnerError::Message(error.to_string()))?);
         let work = Arc::new(Work { engine, running: Mutex::default() });

@@ -8,7 +8,7 @@ import { OutcomeTable, TaskList, byId, make, write } from "./tables.js";
 const state = new State();
 const parts = [new Overview(), new Jobs(), new TaskList(askToCancel), new OutcomeTable(), new Gpus()];
 let lost = false;
-let locked = false;
+let locked = "";
 let said = null;
 
 let scheduled = 0;
@@ -17,7 +17,7 @@ function draw() {
   notices();
   if (!state.status) return;
   for (const part of parts) part.show(state);
-  const mayChange = state.status.control === "token";
+  const mayChange = state.status.control !== "none";
   byId("drain").hidden = !mayChange || state.status.status === "DRAINING";
   write(byId("control-note"), mayChange ? "" : "Read-only: with AUTH_TOKEN_FILE set, tasks can be cancelled and the worker drained from here.");
 }
@@ -30,7 +30,8 @@ function schedule() {
 function notices() {
   const { status } = state;
   const wanted = [];
-  if (locked) wanted.push(["warn", "This worker shows its state to those who know its token."]);
+  if (locked === "token") wanted.push(["warn", "This worker shows its state to those who know its token."]);
+  else if (locked) wanted.push(["warn", "This worker shows its state to those whose browser has a certificate that it trusts (TLS_CLIENT_CA)."]);
   else if (lost) wanted.push(["bad", "This page has lost the worker. What it shows is the last that was heard; trying again."]);
   if (status && !lost) {
     if (status.orchestrator_connection === "disconnected") {
@@ -48,7 +49,7 @@ function notices() {
   if (box.dataset.key === key) return;
   box.dataset.key = key;
   box.replaceChildren(...wanted.map(([tone, text]) => make("p", { class: "notice", "data-tone": tone }, text)));
-  if (locked) {
+  if (locked === "token") {
     const button = make("button", { type: "button" }, "Enter the token");
     button.addEventListener("click", () => ask({ title: "Token", text: "It is kept until this tab is closed.", yes: "Use it", act: unlock }));
     box.append(make("p", { class: "notice" }, button));
@@ -91,7 +92,8 @@ function ask({ title, text, yes, act }) {
   write(byId("ask-error"), "");
   write(byId("ask-yes"), yes);
   byId("ask-token").value = "";
-  byId("ask-token-line").hidden = token() !== "";
+  const byToken = (state.status?.control ?? "token") === "token";
+  byId("ask-token-line").hidden = !byToken || token() !== "";
   byId("ask-form").onsubmit = async (event) => {
     event.preventDefault();
     if (!byId("ask-token-line").hidden) {
@@ -104,7 +106,7 @@ function ask({ title, text, yes, act }) {
       dialog.close();
       if (message) say("ok", message);
     } catch (error) {
-      byId("ask-token-line").hidden = error.status !== 401;
+      byId("ask-token-line").hidden = !byToken || error.status !== 401;
       write(byId("ask-error"), error.message);
     }
   };
@@ -143,6 +145,6 @@ const tryAgain = follow(token, (kind, data) => {
   if (kind === "state") state.replace(data);
   else if (kind === "update") state.change(data);
   lost = kind === "lost";
-  if (kind !== "lost") locked = kind === "locked";
+  if (kind !== "lost") locked = kind === "locked" ? data : "";
   schedule();
 });

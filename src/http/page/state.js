@@ -92,7 +92,7 @@ const keyOf = (task) => `${task.task_id}\n${task.attempt}`;
 
 /**
  * Follows the events for ever, and tells `hear(kind, data)`: "state", "update", "lost" (no answer, or none for 5 s),
- * "locked" (the worker asks for a token). By fetch, since EventSource cannot send a token. The function that it returns
+ * "locked" (the worker asks for a token, or for a certificate). By fetch, since EventSource cannot send a token. The function that it returns
  * tries again at once; while locked nothing else does.
  */
 export function follow(token, hear) {
@@ -111,17 +111,23 @@ export function follow(token, hear) {
     const answer = await fetch("/api/v1/events", { headers, cache: "no-store", signal: stop.signal });
     if (answer.status === 401) {
       clearTimeout(watchdog);
-      hear("locked");
+      hear("locked", answer.headers.has("WWW-Authenticate") ? "token" : "certificate");
       await new Promise((resolve) => { again = resolve; });
       waitMs = 0;
       return;
     }
+    let heard = false;
     if (!answer.ok) throw new Error(`${answer.status}`);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return;
+      if (done) {
+        // The worker ends each answer after a while, which is no loss of it.
+        if (heard) waitMs = 0;
+        return;
+      }
+      heard = true;
       silence();
       waitMs = 500;
       text += value;

@@ -143,7 +143,7 @@ async fn whoever_knows_the_token_may_drain() {
     std::fs::write(&token_file, "a-secret-of-some-length").unwrap();
     let config = guard::Config { token_file: Some(token_file), ..guard::Config::default() };
     let guard = config.open(&guard::Metrics::new().unwrap()).unwrap().http;
-    let mut running = start_as(Patience::default(), guard, Control::Admitted);
+    let mut running = start_as(Patience::default(), guard, Control::Token);
     let known = "Authorization: Bearer a-secret-of-some-length\r\n";
     let status = running.send("GET /api/v1/status", known).await;
     assert_eq!(status.json()["control"], "token");
@@ -154,9 +154,40 @@ async fn whoever_knows_the_token_may_drain() {
     }
     assert_eq!(running.get("/").await.status, 200, "the page itself holds nothing of the worker");
     assert!(!running.worker.was_asked());
-    let answer = running.send("POST /api/v1/drain", known).await;
+    let of_another_site = format!("{known}Sec-Fetch-Site: cross-site\r\n");
+    let answer = running.send("POST /api/v1/drain", &of_another_site).await;
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (403, &"forbidden".into()));
+    assert!(!running.worker.was_asked());
+    let own = format!("{known}Sec-Fetch-Site: same-origin\r\n");
+    let answer = running.send("POST /api/v1/drain", &own).await;
     assert_eq!((answer.status, &answer.json()["done"]), (200, &true.into()));
     assert!(running.worker.was_asked());
     let answer = running.send("POST /api/v1/tasks/a%20b/cancel", known).await;
     assert_eq!((answer.status, &answer.json()["error"]["field"]), (400, &"task_id".into()));
+}
+
+#[tokio::test]
+async fn a_certificate_lets_order_where_there_is_no_token() {
+    let running = start_as(Patience::default(), Guard::none(), Control::Certificate);
+    assert_eq!(running.get("/api/v1/status").await.json()["control"], "certificate");
+    assert_eq!(running.send("POST /api/v1/drain", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn events_end_in_order_before_their_connection_is_cut() {
+    let patience = Patience { connection: Duration::from_millis(300), ..Patience::default() };
+    let running = start_with(patience);
+    let address = running.address;
+    // HTTP/1.1 marks the end of an answer, so that an end is told from a break.
+    let heard = spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: w\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8(answer).unwrap()
+    });
+    let heard = heard.await.unwrap();
+    assert!(heard.contains("event: state\n"), "{heard}");
+    assert!(heard.ends_with("\r\n0\r\n\r\n"), "{heard}");
 }

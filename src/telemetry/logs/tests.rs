@@ -1,5 +1,6 @@
 //! What is allowed, what is heard, and how it looks.
 
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
@@ -155,8 +156,8 @@ fn lines_for_people_have_colours_only_where_wanted() {
 #[tokio::test]
 async fn lines_about_a_task_name_it_and_its_trace_in_both_formats() {
     let traces = Traces::default();
-    let nobody = crate::telemetry::traces::Config { endpoint: Some("http://127.0.0.1:9".to_owned()) };
-    traces.start(&nobody, &WorkerId::parse("w").unwrap()).unwrap();
+    let nobody = SpanExporter::builder().with_tonic().with_endpoint("http://127.0.0.1:9").build().unwrap();
+    traces.start(nobody, &WorkerId::parse("w").unwrap());
     let request = TaskRequest {
         task_id: "t1".into(),
         job_id: "j1".into(),

@@ -90,7 +90,9 @@ def check_worker(deployment, resources, values):
     env = {entry["name"]: entry.get("value") for entry in worker["env"]}
     assert len(env) == len(worker["env"]), f"{name}: a variable is set twice"
     drain, task = (int(env[variable].removesuffix("s")) for variable in ("DRAIN_TIMEOUT", "TASK_TIMEOUT"))
-    stop = worker["lifecycle"]["preStop"]["sleep"]["seconds"]
+    stop = worker.get("lifecycle", {}).get("preStop", {"sleep": {"seconds": 0}})["sleep"]["seconds"]
+    # Kubernetes refuses to sleep for no time.
+    assert ("lifecycle" in worker) == (stop > 0) and stop == values["preStopSeconds"], name
     # What runs may end, is reported, and nothing is killed.
     assert task < drain and drain + stop < pod["terminationGracePeriodSeconds"], name
     ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
@@ -100,11 +102,33 @@ def check_worker(deployment, resources, values):
     mounts = {mount["mountPath"] for mount in worker["volumeMounts"]}
     writable = [mount["mountPath"] for mount in worker["volumeMounts"] if not mount.get("readOnly")]
     assert any(env["STATE_DIR"].startswith(path + "/") for path in writable), f"{name}: STATE_DIR cannot be written to"
-    for variable in ("ORCHESTRATOR_TLS_CA", "AUTH_TOKEN_FILE"):
-        assert variable not in env or any(env[variable].startswith(mount) for mount in mounts), f"{name}: {variable}"
+    files = {
+        "ORCHESTRATOR_TLS_CA": values["orchestrator"]["tlsSecret"],
+        "ORCHESTRATOR_TOKEN_FILE": values["orchestrator"]["tokenSecret"],
+        # Whoever sends a token need not ask for one.
+        "AUTH_TOKEN_FILE": values["auth"]["tokenSecret"],
+        "TLS_CERT": values["tls"]["secretName"],
+        "TLS_KEY": values["tls"]["secretName"],
+        "TLS_CLIENT_CA": values["tls"]["clients"] and values["tls"]["secretName"],
+    }
+    secrets = {volume["name"]: volume.get("secret", {}).get("secretName") for volume in pod["volumes"]}
+    for variable, secret in files.items():
+        assert (variable in env) == bool(secret), f"{name}: {variable}"
+        mounted = [m["name"] for m in worker["volumeMounts"] if secret and env[variable].startswith(m["mountPath"] + "/")]
+        assert [secrets[mount] for mount in mounted] == ([secret] if secret else []), f"{name}: {variable}"
     assert {mount["name"] for mount in worker["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    encrypted = bool(values["tls"]["secretName"]) and values["tls"]["metrics"]
+    assert env.get("METRICS_TLS") == (None if not values["tls"]["secretName"] else "on" if encrypted else "off"), name
+    scheme = "HTTPS" if encrypted else "HTTP"
+    assert all(worker[probe]["httpGet"]["scheme"] == scheme for probe in ("startupProbe", "livenessProbe", "readinessProbe"))
 
-    (service,) = of_kind(resources, "Service")
+    service, *of_pools = of_kind(resources, "Service")
+    # Each pool is tested by itself, and Prometheus finds every pod once.
+    mine = [one for one in of_pools if selects(one["spec"]["selector"])]
+    assert [one["metadata"]["name"] for one in mine] == [name]
+    (test,) = [one for one in of_kind(resources, "Pod") if one["metadata"]["name"] == f"{name}-ready"]
+    url = test["spec"]["containers"][0]["args"][-1]
+    assert url == f"{scheme.lower()}://{name}.ml.svc:{ports['http']}/readyz", url
     assert selects(service["spec"]["selector"]) and selects(deployment["spec"]["selector"]["matchLabels"])
     for budget in of_kind(resources, "PodDisruptionBudget"):
         assert "minAvailable" not in budget["spec"]
@@ -116,9 +140,16 @@ def check_worker(deployment, resources, values):
         assert selects(policy["spec"]["podSelector"]["matchLabels"])
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
         assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} <= set(ports)
+        open_to = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+        for variable in ("ORCHESTRATOR_ADDRESS", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+            port = int(env[variable].rsplit(":", 1)[1]) if variable in env else 53
+            assert port in open_to, f"{name}: the network policy blocks {variable}={env[variable]}"
     for monitor in of_kind(resources, "ServiceMonitor"):
         assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert not any(monitor["spec"]["selector"]["matchLabels"].items() <= one["metadata"]["labels"].items() for one in of_pools)
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert (endpoint.get("scheme", "http"), "tlsConfig" in endpoint) == (scheme.lower(), encrypted)
     scalers = of_kind(resources, "HorizontalPodAutoscaler") + of_kind(resources, "ScaledObject")
     mine = [scaler for scaler in scalers if scaler["spec"]["scaleTargetRef"]["name"] == name]
     # Who scales sets the number of pods, alone.
@@ -164,6 +195,8 @@ def check_chart():
             for key, value in yaml.safe_load(path.read_text()).items():
                 if isinstance(value, dict):
                     values[key].update(value)
+                else:
+                    values[key] = value
         for version in VERSIONS:
             resources = render(version, *arguments)
             checked += check_schemas(resources, version)
@@ -176,6 +209,8 @@ def check_chart():
             assert has_gpu == deployment["metadata"]["name"].endswith("-gpu")
             env = {entry["name"]: entry.get("value") for entry in worker["env"]}
             assert (env.get("DEVICE_POLICY") == "require") == has_gpu
+            if what == "everything" and not has_gpu:
+                assert worker["envFrom"] == [{"secretRef": {"name": "s3"}}]
         for pod in of_kind(resources, "Pod"):
             check_pod(pod["metadata"]["name"], pod["spec"])
     wanted = {
@@ -186,6 +221,7 @@ def check_chart():
 
     refuse("must be more than taskTimeoutSeconds", "--set", "taskTimeoutSeconds=600")
     refuse("WORKER_PORT", "--set", "settings.WORKER_PORT=1")
+    refuse("METRICS_TLS", "--set", "settings.METRICS_TLS=on")
     refuse("/pools/cpu", "--set", "pools.cpu.replica=3")
     refuse("/orchestrator/address", "--set", "orchestrator.address=nowhere")
     refuse("autoscaling/kind", "--set", "pools.cpu.autoscaling.kind=vpa")

@@ -16,6 +16,27 @@ app.kubernetes.io/part-of: tensorfleet
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* HTTP or HTTPS: what the port of metrics and page speaks. */}}
+{{- define "worker.scheme" -}}
+{{- if and .Values.tls.secretName .Values.tls.metrics }}HTTPS{{ else }}HTTP{{ end }}
+{{- end }}
+
+{{/* Ports that workers call, as one YAML list: that of the orchestrator, and of collectors of traces. */}}
+{{- define "worker.called" -}}
+{{- $addresses := list .Values.orchestrator.address }}
+{{- range $pool := fromYaml (include "worker.pools" .) }}
+{{- $settings := mergeOverwrite (deepCopy $.Values.settings) $pool.settings }}
+{{- with $settings.OTEL_EXPORTER_OTLP_ENDPOINT }}
+{{- $addresses = append $addresses . }}
+{{- end }}
+{{- end }}
+{{- $ports := list }}
+{{- range $addresses }}
+{{- $ports = append $ports (trimSuffix "/" . | regexFind "[0-9]+$" | int) }}
+{{- end }}
+{{- $ports | uniq | toYaml }}
+{{- end }}
+
 {{/* The pools that are enabled, each laid over the defaults, as one YAML object by name. */}}
 {{- define "worker.pools" -}}
 {{- if le (int .Values.drainSeconds) (int .Values.taskTimeoutSeconds) }}
