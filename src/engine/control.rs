@@ -103,6 +103,8 @@ impl Control {
 
     /// The engine begins to work on the task.
     pub fn started(&self, backend: Backend) {
+        // Marked from the beginning, not from the first step on.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).simulated = backend.is_simulated();
         self.observer.started(backend);
     }
 
@@ -137,6 +139,15 @@ mod tests {
     impl Observer for Deaf {
         fn started(&self, _: Backend) {}
         fn stepped(&self, _: &Progress, _: Step) {}
+    }
+
+    #[test]
+    fn what_is_simulated_is_marked_before_its_first_step() {
+        for (backend, simulated) in [(Backend::Analytic, true), (Backend::Cpu, false)] {
+            let control = Control::new(Deaf);
+            control.started(backend);
+            assert_eq!(control.progress(), Progress { simulated, ..Progress::default() });
+        }
     }
 
     #[test]
