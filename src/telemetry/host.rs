@@ -282,9 +282,9 @@ mod tests {
         use std::process::{Command, Stdio};
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let alone = resident_bytes(&std::process::id().to_string());
-        let childs = resident_bytes(&child.id().to_string());
-        assert!(alone > 0 && childs > 0);
-        assert!(of_children() >= childs);
+        let of_child = resident_bytes(&child.id().to_string());
+        assert!(alone > 0 && of_child > 0);
+        assert!(of_children() >= of_child);
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!(resident_bytes(&child.id().to_string()), 0);
