@@ -34,7 +34,7 @@ pub use ids::{JobId, ModelType, TaskId, WorkerId};
 pub use invalid::InvalidField;
 pub(crate) use invalid::printable;
 pub use masked::masked_path;
-pub use outcome::{ErrorCode, Metrics, TaskError, TaskOutcome, TaskResult, TaskStatus};
+pub use outcome::{ErrorCode, Metrics, ModelReference, TaskError, TaskOutcome, TaskResult, TaskStatus};
 pub use pci::{ParsePciAddressError, PciAddress};
 pub use progress::Progress;
 pub use status::{

@@ -12,8 +12,8 @@ mod convert;
 mod tests;
 
 pub use convert::{
-    ClaimedTask, RejectedTask, completion, decode_outcome, encode_outcome, progress, saturated,
-    task_from_assignment, task_from_received, task_from_request,
+    ClaimedTask, RejectedTask, completion, decode_outcome, encode_outcome, progress, refer_to_model,
+    saturated, task_from_assignment, task_from_received, task_from_request,
 };
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -73,7 +73,7 @@ fn worker(orchestrator: SocketAddr, service: &Service) -> WorkerProcess {
 }
 
 /// Such a worker, and its answer to a task whose model is too large for it.
-async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
+async fn trained(service: &Service) -> (WorkerProcess, tonic::Response<TaskResponse>) {
     let orchestrator = orchestrator(Contract::Extended).await;
     let worker = worker(orchestrator.local_addr(), service);
     let given = [("hidden_layers", "1000,900"), ("optimizer", "sgd"), ("batch_size", "4")];
@@ -87,10 +87,18 @@ async fn trained(service: &Service) -> (WorkerProcess, TaskResponse) {
         batch_start: 0,
         batch_end: 2,
     };
-    let response = worker.client().await.execute_task(task).await.unwrap().into_inner();
-    assert!(response.success, "{response:?}");
-    assert!(response.model_weights.is_empty());
+    let response = worker.client().await.execute_task(task).await.unwrap();
+    assert!(response.get_ref().success, "{response:?}");
+    assert!(response.get_ref().model_weights.is_empty());
     (worker, response)
+}
+
+/// What the answer says to programs of where the model is: URI, SHA-256 and size.
+fn reference<T>(response: &tonic::Response<T>) -> [String; 3] {
+    ["uri", "sha256", "bytes"].map(|what| {
+        let value = response.metadata().get(format!("tensorfleet-model-{what}")).unwrap();
+        value.to_str().unwrap().to_owned()
+    })
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -107,7 +115,9 @@ async fn a_model_that_is_too_large_is_put_into_s3_and_referred_to() {
     // The job's slash is %2F in the key, and its percent sign %25 in the URL.
     assert_eq!(*path, format!("/bucket/models/a%252Fjob/{digest}/model.safetensors"));
     let told = format!("it is in s3://bucket/models/a%2Fjob/{digest}/model.safetensors (sha256 {digest})");
-    assert!(response.message.contains(&told), "{}", response.message);
+    assert!(response.get_ref().message.contains(&told), "{response:?}");
+    let uri = format!("s3://bucket/models/a%2Fjob/{digest}/model.safetensors");
+    assert_eq!(reference(&response), [uri, digest, model.len().to_string()]);
     let copy = std::fs::read(worker.state.path().join("models/a%2Fjob/model.safetensors")).unwrap();
     assert_eq!(copy, *model);
     let shown = format!("{:?}{response:?}{}", worker.log(), worker.get("/api/v1/status").1);
@@ -124,8 +134,11 @@ async fn a_model_that_s3_does_not_take_stays_and_the_outcome_says_where() {
         "it is in {} (sha256 {digest}), since CHECKPOINT_URI: \"s3://bucket/models\"",
         path.display()
     );
-    assert!(response.message.contains(&told), "{}", response.message);
-    assert!(response.message.contains("HTTP status 503"), "{}", response.message);
+    assert!(response.get_ref().message.contains(&told), "{response:?}");
+    assert!(response.get_ref().message.contains("HTTP status 503"), "{response:?}");
+    let [uri, sha256, _] = reference(&response);
+    assert!(uri.starts_with("file:///") && uri.ends_with("/models/a%252Fjob/model.safetensors"), "{uri}");
+    assert_eq!(sha256, digest);
     assert!(worker.log().iter().any(|line| line.to_string().contains("a model stays in")));
 }
 

@@ -155,6 +155,19 @@ pub struct TaskResult {
     pub device: String,
     /// The model after this task, in the format of its type; may be empty.
     pub weights: Bytes,
+    /// Where it is, when it is too large to be sent.
+    pub reference: Option<ModelReference>,
+}
+
+/// Where a model is that is too large to be sent with the result, and how to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelReference {
+    /// `s3://...`, or `file://...` on the worker's machine.
+    pub uri: String,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// How a task ended, as the wire's status says it.

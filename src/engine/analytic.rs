@@ -113,6 +113,7 @@ impl Run {
             backend: Backend::Analytic,
             device: DEVICE.to_owned(),
             weights: Bytes::new(),
+            reference: None,
         }
     }
 }

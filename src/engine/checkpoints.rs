@@ -15,7 +15,7 @@
 
 mod models;
 
-pub(super) use self::models::Elsewhere;
+pub(super) use self::models::{Elsewhere, Kept};
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

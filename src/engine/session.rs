@@ -159,6 +159,7 @@ impl Session {
             backend: self.device.backend,
             device: self.device.name.clone(),
             weights: Bytes::from(weights),
+            reference: None,
         })
     }
 
@@ -213,6 +214,7 @@ impl Session {
             backend: self.device.backend,
             device: self.device.name.clone(),
             weights: Bytes::from(self.trainer.weights()?),
+            reference: None,
         }))
     }
 

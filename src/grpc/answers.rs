@@ -203,6 +203,7 @@ mod tests {
             backend: Backend::Analytic,
             device: "curve".into(),
             weights: Bytes::from_static(b"w"),
+            reference: None,
         })));
         assert!(response.success && response.simulated);
         assert_eq!((response.loss, response.accuracy), (0.5, 0.75));

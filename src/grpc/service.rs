@@ -15,7 +15,7 @@ use crate::domain::{Health, Strictness, TaskId, WorkerId};
 use crate::guard::Gate;
 use crate::telemetry::traces::{Arrival, Begun, TRACEPARENT};
 use crate::wire::worker_pb::worker_service_server::WorkerService;
-use crate::wire::{pb, task_from_request, worker_pb};
+use crate::wire::{self, pb, task_from_request, worker_pb};
 use crate::worker::TaskWatch;
 
 /// Answers the calls.
@@ -58,6 +58,7 @@ impl WorkerService for Service {
             .map_err(|error| Status::internal(format!("the wait for the task ended early: {error}")))?
             .map_err(answers::not_taken)?;
         let mut response = Response::new(answers::task_response(&outcome));
+        wire::refer_to_model(&outcome, response.metadata_mut());
         if let Some(header) = context.and_then(|context| context.parse().ok()) {
             response.metadata_mut().insert(TRACEPARENT, header);
         }

@@ -47,6 +47,7 @@ pub(super) fn status() -> WorkerStatus {
         backend: Backend::Analytic,
         device: "curve".into(),
         weights: Bytes::from_static(b"never shown"),
+        reference: None,
     };
     WorkerStatus {
         worker_id: WorkerId::parse("w-1").unwrap(),

@@ -178,6 +178,16 @@ impl Client {
         answer
     }
 
+    fn report_of(
+        &self,
+        outcome: &TaskOutcome,
+        message: pb::TaskCompletionRequest,
+    ) -> Request<pb::TaskCompletionRequest> {
+        let mut request = self.about(&outcome.identity, message);
+        wire::refer_to_model(outcome, request.metadata_mut());
+        request
+    }
+
     async fn send_report(
         &self,
         request: Request<pb::TaskCompletionRequest>,
@@ -335,7 +345,7 @@ impl Orchestrator for Client {
     async fn report(&self, outcome: &TaskOutcome) -> Result<(), OrchestratorError> {
         let mut message = wire::completion(outcome, &self.worker_id);
         self.traces.enter(&outcome.identity, Stage::Report);
-        let mut answer = self.send_report(self.about(&outcome.identity, message.clone())).await;
+        let mut answer = self.send_report(self.report_of(outcome, message.clone())).await;
         let too_large = answer.as_ref().is_err_and(status::is_too_large);
         if too_large && !message.model_weights.is_empty() {
             let bytes = std::mem::take(&mut message.model_weights).len();
@@ -344,7 +354,7 @@ impl Orchestrator for Client {
                 message.error_message.push_str("; ");
             }
             message.error_message.push_str(&note);
-            answer = self.send_report(self.about(&outcome.identity, message)).await;
+            answer = self.send_report(self.report_of(outcome, message)).await;
         }
         let answer = match answer {
             Ok(answer) if answer.acknowledged => Ok(()),

@@ -75,6 +75,7 @@ fn outcome(identity: &TaskIdentity, ending: Result<(), ErrorCode>) -> TaskOutcom
         backend: Backend::Cpu,
         device: "cpu".into(),
         weights: bytes::Bytes::from(vec![7; 5 << 20]),
+        reference: None,
     };
     TaskOutcome {
         identity: identity.clone(),

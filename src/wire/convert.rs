@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use tonic::metadata::MetadataMap;
 
 use super::{pb, worker_pb};
 use crate::domain::{
     Backend, Capabilities, ErrorCode, GpuInfo, GpuUsage, Hyperparameters, InvalidField, JobId, Metrics,
-    ModelType, Progress, Strictness, TaskError, TaskId, TaskIdentity, TaskOutcome, TaskResult, TaskSpec,
-    TaskStatus, TaskView, WorkerId, masked_path,
+    ModelReference, ModelType, Progress, Strictness, TaskError, TaskId, TaskIdentity, TaskOutcome,
+    TaskResult, TaskSpec, TaskStatus, TaskView, WorkerId, masked_path,
 };
 
 /// Longest dataset_path in bytes.
@@ -206,6 +207,27 @@ impl From<TaskStatus> for pb::TaskStatus {
     }
 }
 
+/// What metadata says of the model of `outcome` where that is too large for a message: names and values.
+fn reference(outcome: &TaskOutcome) -> impl Iterator<Item = (&'static str, String)> {
+    let model = outcome.ending.as_ref().ok().and_then(|result| result.reference.as_ref());
+    model.into_iter().flat_map(|ModelReference { uri, sha256, bytes }| {
+        [
+            ("tensorfleet-model-uri", uri.clone()),
+            ("tensorfleet-model-sha256", sha256.clone()),
+            ("tensorfleet-model-bytes", bytes.to_string()),
+        ]
+    })
+}
+
+/// Tells in `metadata`, that of a report or of an answer, where the model of `outcome` is when it is not in the message.
+pub fn refer_to_model(outcome: &TaskOutcome, metadata: &mut MetadataMap) {
+    for (name, value) in reference(outcome) {
+        if let Ok(value) = value.parse() {
+            metadata.insert(name, value);
+        }
+    }
+}
+
 /// `outcome` with all that is needed to report it after a restart.
 pub fn encode_outcome(outcome: &TaskOutcome) -> Vec<u8> {
     let result = outcome.ending.as_ref().ok();
@@ -230,6 +252,11 @@ pub fn encode_outcome(outcome: &TaskOutcome) -> Vec<u8> {
         device: result.map(|result| result.device.clone()).unwrap_or_default(),
         weights: result.map(|result| result.weights.clone()).unwrap_or_default(),
         energy_joules: outcome.energy_joules,
+        reference: result.and_then(|result| result.reference.as_ref()).map(|model| stored::Reference {
+            uri: model.uri.clone(),
+            sha256: model.sha256.clone(),
+            bytes: model.bytes,
+        }),
     }
     .encode_to_vec()
 }
@@ -259,6 +286,11 @@ pub fn decode_outcome(bytes: &[u8]) -> Result<TaskOutcome, String> {
             backend,
             device: stored.device,
             weights: stored.weights,
+            reference: stored.reference.map(|model| ModelReference {
+                uri: model.uri,
+                sha256: model.sha256,
+                bytes: model.bytes,
+            }),
         })
     } else {
         let code = ErrorCode::from_name(&stored.error_code)
@@ -320,6 +352,18 @@ mod stored {
         pub(super) weights: Bytes,
         #[prost(double, optional, tag = "19")]
         pub(super) energy_joules: Option<f64>,
+        #[prost(message, optional, tag = "20")]
+        pub(super) reference: Option<Reference>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Reference {
+        #[prost(string, tag = "1")]
+        pub(super) uri: String,
+        #[prost(string, tag = "2")]
+        pub(super) sha256: String,
+        #[prost(uint64, tag = "3")]
+        pub(super) bytes: u64,
     }
 }
 

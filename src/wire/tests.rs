@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::metadata::MetadataMap;
 
 use super::*;
 use crate::domain::{
-    Backend, ErrorCode, JobId, Metrics, ModelType, Strictness, TaskError, TaskId, TaskIdentity, TaskOutcome,
-    TaskResult, WorkerId,
+    Backend, ErrorCode, JobId, Metrics, ModelReference, ModelType, Strictness, TaskError, TaskId,
+    TaskIdentity, TaskOutcome, TaskResult, WorkerId,
 };
 
 fn assignment() -> pb::AssignTaskResponse {
@@ -84,8 +85,12 @@ fn an_outcome_survives_the_way_to_disk() {
         backend: Backend::Cpu,
         device: "cpu".into(),
         weights: Bytes::from_static(b"weights"),
+        reference: None,
     };
-    let unvalidated = TaskResult { validation: None, ..result.clone() };
+    let digest = "0f".repeat(32);
+    let model = ModelReference { uri: "s3://bucket/model".into(), sha256: digest.clone(), bytes: 5 << 20 };
+    let unvalidated =
+        TaskResult { validation: None, weights: Bytes::new(), reference: Some(model), ..result.clone() };
     let error = TaskError::new(ErrorCode::Diverged, "loss is NaN at step 3");
     for ending in [Ok(result), Ok(unvalidated), Err(error)] {
         let outcome = TaskOutcome {
@@ -105,6 +110,15 @@ fn an_outcome_survives_the_way_to_disk() {
             outcome.ending.as_ref().is_ok_and(|r| r.validation.is_some())
         );
         assert!(report.error_message.contains("a note"));
+        let mut metadata = MetadataMap::new();
+        refer_to_model(&outcome, &mut metadata);
+        let told = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok());
+        let refers = outcome.ending.as_ref().is_ok_and(|result| result.reference.is_some());
+        let expected = ["s3://bucket/model", digest.as_str(), "5242880"].map(|value| refers.then_some(value));
+        assert_eq!(
+            ["uri", "sha256", "bytes"].map(|what| told(&format!("tensorfleet-model-{what}"))),
+            expected
+        );
     }
 }
 

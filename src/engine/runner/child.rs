@@ -218,7 +218,7 @@ impl Work {
         let done = Done::new(move |finished: Finished| {
             work.running().remove(&number);
             steps.flush();
-            output.say(News::Ended(Ended::new(number, finished, &work.engine.warm_jobs())));
+            output.say(News::Ended(Box::new(Ended::new(number, finished, &work.engine.warm_jobs()))));
         });
         match submit.task() {
             Ok(task) => {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::confinement::Confinement;
 use crate::data;
 use crate::domain::{
-    Backend, ErrorCode, JobId, Metrics, ModelType, Progress, TaskError, TaskId, TaskIdentity, TaskResult,
-    TaskSpec,
+    Backend, ErrorCode, JobId, Metrics, ModelReference, ModelType, Progress, TaskError, TaskId, TaskIdentity,
+    TaskResult, TaskSpec,
 };
 use crate::engine::{Finished, SessionLimits, Step};
 
@@ -205,8 +205,8 @@ pub(super) enum News {
     Started(Started),
     #[prost(message, tag = "3")]
     Stepped(Stepped),
-    #[prost(message, tag = "4")]
-    Ended(Ended),
+    #[prost(message, boxed, tag = "4")]
+    Ended(Box<Ended>),
 }
 
 impl News {
@@ -321,6 +321,20 @@ pub(super) struct Ended {
     /// Jobs whose session is loaded now.
     #[prost(string, repeated, tag = "13")]
     pub(super) warm: Vec<String>,
+    /// Where the model is, when it is not here.
+    #[prost(message, optional, tag = "14")]
+    reference: Option<Reference>,
+}
+
+/// A [`ModelReference`].
+#[derive(Clone, PartialEq, Message)]
+struct Reference {
+    #[prost(string, tag = "1")]
+    uri: String,
+    #[prost(string, tag = "2")]
+    sha256: String,
+    #[prost(uint64, tag = "3")]
+    bytes: u64,
 }
 
 impl Ended {
@@ -339,6 +353,11 @@ impl Ended {
                 backend: result.backend.name().to_owned(),
                 device: result.device,
                 weights: result.weights,
+                reference: result.reference.map(|model| Reference {
+                    uri: model.uri,
+                    sha256: model.sha256,
+                    bytes: model.bytes,
+                }),
                 ..ended
             },
         }
@@ -359,6 +378,11 @@ impl Ended {
                 backend,
                 device: self.device,
                 weights: self.weights,
+                reference: self.reference.map(|model| ModelReference {
+                    uri: model.uri,
+                    sha256: model.sha256,
+                    bytes: model.bytes,
+                }),
             }),
         };
         Finished { ending, notes: self.notes }

@@ -246,7 +246,7 @@ impl Supervisor {
                     });
                 }
             }
-            News::Ended(ended) => self.pool.ended(id, ended),
+            News::Ended(ended) => self.pool.ended(id, *ended),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{Key, Submission};
 use crate::data;
 use crate::domain::{BATCHES_PER_TASK, Backend, ErrorCode, TASKS_PER_EPOCH, TaskError, TaskResult, TaskSpec};
 use crate::engine::cards::Reservation;
-use crate::engine::checkpoints::{Checkpoint, Completed, REMEMBERED_TASKS, Store};
+use crate::engine::checkpoints::{Checkpoint, Completed, Kept, REMEMBERED_TASKS, Store};
 use crate::engine::session::{Session, SessionPlan, Validation};
 use crate::engine::trainer::{Course, Slice};
 use crate::engine::{Finished, panic_message, priority};
@@ -284,7 +284,11 @@ impl Line {
                         .as_ref()
                         .map(|store| self.keep(store, &result.weights, &|| control.check()));
                     let place = match kept {
-                        Some(Ok(place)) => format!("; {place}"),
+                        Some(Ok(kept)) => {
+                            let said = format!("; {kept}");
+                            result.reference = Some(kept.reference);
+                            said
+                        }
                         Some(Err(error)) => format!(" and could not be kept: {error}"),
                         None => String::new(),
                     };
@@ -417,7 +421,7 @@ impl Line {
     }
 
     /// Puts the model where it can be fetched, and says where that is.
-    fn keep(&self, store: &Store, model: &Bytes, check: data::Check<'_>) -> Result<String, String> {
+    fn keep(&self, store: &Store, model: &Bytes, check: data::Check<'_>) -> Result<Kept, String> {
         store.keep_model(&self.key.job, self.plan.entry.weights_file_name, model, check)
     }
 

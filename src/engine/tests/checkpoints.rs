@@ -95,8 +95,13 @@ fn a_model_that_is_too_large_to_travel_is_kept_and_told_of() {
     wide.batches = 0..2;
     wide.hyperparameters.hidden_layers = vec![1000, 1000];
     let finished = wait_for(&submit(&keeping(folder.path()), wide));
-    assert!(finished.ending.unwrap().weights.is_empty());
+    let result = finished.ending.unwrap();
+    assert!(result.weights.is_empty());
     let model = folder.path().join("models/job/model.safetensors");
+    let reference = result.reference.unwrap();
+    assert_eq!(reference.uri, format!("file://{}", model.display()));
+    assert_eq!(reference.bytes, std::fs::metadata(&model).unwrap().len());
+    assert!(finished.notes.iter().any(|note| note.contains(&reference.sha256)));
     let note = finished.notes.iter().find(|note| note.contains("too large")).unwrap();
     assert!(note.contains(model.to_str().unwrap()) && note.contains("sha256"), "{note}");
     assert!(std::fs::metadata(model).unwrap().len() > 3 << 20);

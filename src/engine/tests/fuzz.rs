@@ -43,6 +43,7 @@ fn fuzz_checkpoints() {
         backend: Backend::Cpu,
         device: "cpu".into(),
         weights: Bytes::new(),
+        reference: None,
     };
     let completed = vec![Completed::new(&task, &result); 2];
     let state = trained("neural_network").state().unwrap();

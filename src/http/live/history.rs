@@ -339,6 +339,7 @@ mod tests {
                 backend: Backend::Cpu,
                 device: "cpu".into(),
                 weights: bytes::Bytes::new(),
+                reference: None,
             }),
             notes: Vec::new(),
             duration: Duration::from_secs(1),

@@ -158,6 +158,7 @@ fn fuzz_outcomes_from_disk() {
         backend: Backend::Cpu,
         device: "cpu".into(),
         weights: Bytes::from_static(b"weights"),
+        reference: None,
     };
     let error = TaskError::new(ErrorCode::Diverged, "loss is NaN at step 3");
     let good = [encode_outcome(&outcome(Ok(result))), encode_outcome(&outcome(Err(error)))];

@@ -38,6 +38,7 @@ pub(super) fn success() -> Finished {
         backend: Backend::Cpu,
         device: "cpu".into(),
         weights: bytes::Bytes::new(),
+        reference: None,
     };
     Finished { ending: Ok(result), notes: Vec::new() }
 }

@@ -59,6 +59,7 @@ impl Engine for Waiting {
                 backend: Backend::Analytic,
                 device: "none".into(),
                 weights: Bytes::new(),
+                reference: None,
             };
             let failed = || Err(TaskError::new(ErrorCode::Unavailable, "by chance"));
             let ending = control.check().and_then(|()| if fails { failed() } else { Ok(result) });

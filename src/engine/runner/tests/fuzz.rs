@@ -53,6 +53,7 @@ fn fuzz_what_a_runner_says() {
         backend: Backend::Cpu,
         device: "cpu".to_owned(),
         weights: Bytes::from_static(b"weights"),
+        reference: None,
     };
     let finished = |ending| Finished { ending, notes: vec!["a note".to_owned()] };
     let job = JobId::parse("job").unwrap();
@@ -61,8 +62,8 @@ fn fuzz_what_a_runner_says() {
         News::ready(&confinement).unwrap(),
         News::Started(Started::new(1, Backend::Cpu)),
         News::Stepped(Stepped::new(1, &progress, &steps)),
-        News::Ended(Ended::new(1, finished(Ok(result)), std::slice::from_ref(&job))),
-        News::Ended(Ended::new(2, refused, &[])),
+        News::Ended(Box::new(Ended::new(1, finished(Ok(result)), std::slice::from_ref(&job)))),
+        News::Ended(Box::new(Ended::new(2, refused, &[]))),
     ];
     let mut good: Vec<Vec<u8>> =
         all.into_iter().map(|news| encode(&FromRunner { news: Some(news) }).to_vec()).collect();
