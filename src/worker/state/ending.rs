@@ -131,3 +131,21 @@ pub(super) fn lease_lost() -> TaskError {
         "no renewal of the lease was acknowledged in time, so that the task may be another worker's by now";
     TaskError::new(ErrorCode::LeaseLost, why)
 }
+
+/// What stands for a task that could not be read.
+pub(super) fn rejected_task(outcome: &TaskOutcome) -> Arc<TaskSpec> {
+    Arc::new(TaskSpec {
+        identity: outcome.identity.clone(),
+        model: outcome.model.clone(),
+        dataset_path: String::new(),
+        hyperparameters: crate::domain::Hyperparameters::default(),
+        notes: Vec::new(),
+        epoch: outcome.epoch,
+        batches: 0..1,
+        total_epochs: None,
+        timeout: None,
+        lease: None,
+        initial_weights: Bytes::new(),
+        received: Bytes::new(),
+    })
+}

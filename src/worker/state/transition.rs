@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::ending::{Ended, answers, count, end, failed, give_back, lease_lost, remember};
+use super::ending::{Ended, answers, count, end, failed, give_back, lease_lost, rejected_task, remember};
 use super::{
     Admission, Effect, Event, Key, Lease, MOST_PLACES, MOST_POLLS, Polled, Record, RunId, Stage, State,
     Taken, Waiter,
@@ -481,22 +479,4 @@ fn set_stage(state: &mut State, key: Key, stage: Stage) {
 /// Keys of the records that fit, oldest first.
 fn keys(state: &State, fits: impl Fn(&Record) -> bool) -> Vec<Key> {
     state.records.iter().filter(|(_, record)| fits(record)).map(|(key, _)| *key).collect()
-}
-
-/// What stands for a task that could not be read.
-fn rejected_task(outcome: &TaskOutcome) -> Arc<TaskSpec> {
-    Arc::new(TaskSpec {
-        identity: outcome.identity.clone(),
-        model: outcome.model.clone(),
-        dataset_path: String::new(),
-        hyperparameters: crate::domain::Hyperparameters::default(),
-        notes: Vec::new(),
-        epoch: outcome.epoch,
-        batches: 0..1,
-        total_epochs: None,
-        timeout: None,
-        lease: None,
-        initial_weights: Bytes::new(),
-        received: Bytes::new(),
-    })
 }
