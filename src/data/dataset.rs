@@ -64,6 +64,32 @@ pub enum Targets {
     Values(Vec<f32>),
 }
 
+impl Targets {
+    /// None of this kind.
+    pub fn none(&self) -> Self {
+        match self {
+            Self::Classes(_) => Self::Classes(Vec::new()),
+            Self::Values(_) => Self::Values(Vec::new()),
+        }
+    }
+
+    /// Makes these those of `rows` of `all`, which are of the same kind; the room is used again.
+    pub fn replace(&mut self, all: &Self, rows: &[u32]) {
+        fn pick<T: Copy>(own: &mut Vec<T>, all: &[T], rows: &[u32]) {
+            own.clear();
+            own.extend(rows.iter().filter_map(|row| all.get(*row as usize).copied()));
+        }
+        match (self, all) {
+            (Self::Classes(own), Self::Classes(all)) => pick(own, all, rows),
+            (Self::Values(own), Self::Values(all)) => pick(own, all, rows),
+            (own, all) => {
+                *own = all.none();
+                own.replace(all, rows);
+            }
+        }
+    }
+}
+
 impl Dataset {
     /// Number of features of a row, at least one.
     pub fn width(&self) -> usize {

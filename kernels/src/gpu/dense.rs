@@ -93,7 +93,7 @@ impl GpuDense<'_> {
         assert_eq!(self.weight.len(), inputs * outputs, "weight must have shape [{outputs}, inputs]");
     }
 
-    /// As [`crate::Dense::forward`], and [`crate::relu`] after it where `relu`: y, shape `[rows, outputs]`, of x, shape
+    /// As [`crate::Dense::forward`], with a ReLU behind it where `relu`: y, shape `[rows, outputs]`, of x, shape
     /// `[rows, inputs]`.
     ///
     /// # Panics
@@ -108,7 +108,7 @@ impl GpuDense<'_> {
         product(client, [rows, inputs, outputs], factors, self.bias, then).0
     }
 
-    /// As [`crate::Dense::backward`] and then [`crate::relu_backward`]: the gradient by the input of the ReLU whose output
+    /// As [`crate::Dense::backward`] through a gate: the gradient by the input of the ReLU whose output
     /// is `x`, shape `[rows, inputs]`, from that by y, shape `[rows, outputs]`.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use tensorfleet_kernels as kernels;
 
-use crate::data::{Dataset, Part, TargetKind, Targets};
+use crate::data::{Dataset, TargetKind, Targets};
 use crate::domain::{Hyperparameters, InvalidField, Loss, TaskError};
 use crate::engine::class_weights;
 use crate::engine::minibatches::Sums;
@@ -127,76 +127,71 @@ impl Criterion {
         }
     }
 
-    /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`, all of which count alike.
-    pub(super) fn sums(&self, outputs: &[f32], part: &Part, rows: &[u32]) -> Sums {
+    /// Sums for `outputs`, shape `[rows, width]`, of rows with these `targets`, all of which count alike.
+    pub(super) fn sums(&self, outputs: &[f32], targets: &Targets) -> Sums {
         let alike = Self { weights: vec![1.0; self.weights.len()], counting: Counting::Alike, ..*self };
-        match (self.objective, &part.targets) {
+        match (self.objective, targets) {
             (Objective::CrossEntropy, Targets::Classes(ids))
-                if outputs.len() == rows.len() * self.outputs() =>
+                if outputs.len() == ids.len() * self.outputs() =>
             {
-                let sums = kernels::softmax_cross_entropy(outputs, self.outputs(), &gather(ids, rows));
-                Sums { loss: sums.loss, quality: sums.correct as f64, rows: rows.len() as u64 }
+                let sums = kernels::softmax_cross_entropy(outputs, self.outputs(), ids);
+                Sums { loss: sums.loss, quality: sums.correct as f64, rows: ids.len() as u64 }
             }
-            _ => alike.gradient(outputs, part, rows, &mut vec![0.0; outputs.len()]),
+            _ => alike.gradient(outputs, targets, &mut vec![0.0; outputs.len()]),
         }
     }
 
-    /// Class of each row of `part` at `rows`, and how much each class counts, where this is the cross-entropy.
+    /// Class of each row, and how much each class counts, where this is the cross-entropy.
     #[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "asked for by GPUs alone"))]
-    pub(super) fn cross_entropy(&self, part: &Part, rows: &[u32]) -> Option<(Vec<u32>, &[f32])> {
-        match (self.objective, &part.targets) {
-            (Objective::CrossEntropy, Targets::Classes(ids)) => Some((gather(ids, rows), &self.weights)),
+    pub(super) fn cross_entropy<'a>(&'a self, targets: &'a Targets) -> Option<(&'a [u32], &'a [f32])> {
+        match (self.objective, targets) {
+            (Objective::CrossEntropy, Targets::Classes(ids)) => Some((ids, &self.weights)),
             _ => None,
         }
     }
 
-    /// Sums for `outputs`, shape `[rows, width]`, of the rows of `part` at `rows`; writes the gradient of the mean
-    /// loss by the outputs into `gradient`, which has their shape. Classes count by their weights.
-    pub(super) fn gradient(&self, outputs: &[f32], part: &Part, rows: &[u32], gradient: &mut [f32]) -> Sums {
+    /// Sums for `outputs`, shape `[rows, width]`, of rows with these `targets`; writes the gradient of the mean loss by
+    /// the outputs into `gradient`, which has their shape. Classes count by their weights.
+    pub(super) fn gradient(&self, outputs: &[f32], targets: &Targets, gradient: &mut [f32]) -> Sums {
         let width = self.outputs();
-        let count = rows.len() as u64;
+        let count = match targets {
+            Targets::Classes(ids) => ids.len(),
+            Targets::Values(values) => values.len(),
+        };
         // Rows whose outputs are not there, because a device failed, show as divergence.
-        let lost = Sums { loss: f64::NAN, quality: f64::NAN, rows: count };
-        if outputs.len() != rows.len() * width {
+        let lost = Sums { loss: f64::NAN, quality: f64::NAN, rows: count as u64 };
+        if outputs.len() != count * width {
             return lost;
         }
-        match (self.objective, &part.targets) {
+        match (self.objective, targets) {
             (Objective::CrossEntropy | Objective::SquaredHinge, Targets::Classes(ids)) => {
-                let targets = gather(ids, rows);
                 let sums = match (self.objective, self.counting) {
                     (Objective::SquaredHinge, _) => {
-                        kernels::squared_hinge_gradient(outputs, &targets, &self.weights, gradient)
+                        kernels::squared_hinge_gradient(outputs, ids, &self.weights, gradient)
                     }
                     (_, Counting::Alike) => {
-                        kernels::softmax_cross_entropy_gradient(outputs, width, &targets, gradient)
+                        kernels::softmax_cross_entropy_gradient(outputs, width, ids, gradient)
                     }
-                    (_, Counting::ByClass) => kernels::weighted_softmax_cross_entropy_gradient(
-                        outputs,
-                        &targets,
-                        &self.weights,
-                        gradient,
-                    ),
+                    (_, Counting::ByClass) => {
+                        let weights = &self.weights;
+                        kernels::weighted_softmax_cross_entropy_gradient(outputs, ids, weights, gradient)
+                    }
                 };
-                Sums { loss: sums.loss, quality: sums.correct as f64, rows: count }
+                Sums { loss: sums.loss, quality: sums.correct as f64, rows: count as u64 }
             }
             (objective, Targets::Values(values)) => {
-                let targets = gather(values, rows);
                 let loss = match objective {
-                    Objective::Absolute => kernels::absolute_error_gradient(outputs, &targets, gradient),
+                    Objective::Absolute => kernels::absolute_error_gradient(outputs, values, gradient),
                     Objective::EpsilonInsensitive => {
-                        kernels::epsilon_insensitive_gradient(outputs, &targets, EPSILON, gradient)
+                        kernels::epsilon_insensitive_gradient(outputs, values, EPSILON, gradient)
                     }
-                    _ => kernels::squared_error_gradient(outputs, &targets, gradient),
+                    _ => kernels::squared_error_gradient(outputs, values, gradient),
                 };
-                Sums { loss, quality: kernels::squared_error(outputs, &targets), rows: count }
+                Sums { loss, quality: kernels::squared_error(outputs, values), rows: count as u64 }
             }
             _ => lost,
         }
     }
-}
-
-fn gather<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
-    rows.iter().filter_map(|&row| values.get(row as usize).copied()).collect()
 }
 
 fn misfit(loss: Loss, allowed: &str) -> TaskError {

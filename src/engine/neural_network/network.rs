@@ -12,7 +12,7 @@ use tensorfleet_kernels as kernels;
 
 use super::architecture::Role;
 use super::loss::Criterion;
-use crate::data::Part;
+use crate::data::Targets;
 use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
 
@@ -30,23 +30,21 @@ pub(super) struct Rows<'a> {
 pub(super) struct Judge<'a> {
     /// By which measure.
     pub(super) criterion: &'a Criterion,
-    /// Where the targets are.
-    pub(super) part: &'a Part,
-    /// Positions of the rows in it.
-    pub(super) rows: &'a [u32],
+    /// Those of the rows.
+    pub(super) targets: &'a Targets,
 }
 
 impl Judge<'_> {
     /// Takes outputs, shape `[rows, width]`, and writes the gradient of the loss by them; not to be looked at where the
     /// loss is no number.
     pub(super) fn gradient(&self, outputs: &[f32], gradient: &mut [f32]) -> Sums {
-        self.criterion.gradient(outputs, self.part, self.rows, gradient)
+        self.criterion.gradient(outputs, self.targets, gradient)
     }
 
     /// Class of each row and weight of each class, where the measure is the softmax cross-entropy.
     #[cfg_attr(not(feature = "wgpu"), allow(dead_code, reason = "asked for by GPUs alone"))]
-    pub(super) fn cross_entropy(&self) -> Option<(Vec<u32>, &[f32])> {
-        self.criterion.cross_entropy(self.part, self.rows)
+    pub(super) fn cross_entropy(&self) -> Option<(&[u32], &[f32])> {
+        self.criterion.cross_entropy(self.targets)
     }
 }
 
@@ -109,23 +107,27 @@ pub(super) struct Step {
 pub(super) struct Dropout {
     threshold: u16,
     generator: ChaCha8Rng,
-    random: Vec<u16>,
 }
 
 impl Dropout {
     /// Leaves out `share` of the units, drawn from `generator`; `None` for none.
     pub(super) fn new(share: f64, generator: impl FnOnce() -> ChaCha8Rng) -> Option<Self> {
         let threshold = kernels::dropout_threshold(share);
-        (threshold > 0).then(|| Self { threshold, generator: generator(), random: Vec::new() })
+        (threshold > 0).then(|| Self { threshold, generator: generator() })
     }
 
     /// Leaves units out of `values`, in place, and scales the others.
     pub(super) fn apply(&mut self, values: &mut [f32]) {
-        let mut bytes = vec![0; 2 * values.len()];
-        self.generator.fill_bytes(&mut bytes);
-        self.random.clear();
-        self.random.extend(bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair)));
-        kernels::drop_out(values, &self.random, self.threshold);
+        const AT_ONCE: usize = 512;
+        let (mut bytes, mut random) = ([0; 2 * AT_ONCE], [0; AT_ONCE]);
+        for values in values.chunks_mut(AT_ONCE) {
+            let (bytes, random) = (&mut bytes[..2 * values.len()], &mut random[..values.len()]);
+            self.generator.fill_bytes(bytes);
+            for (number, pair) in random.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *number = u16::from_le_bytes(*pair);
+            }
+            kernels::drop_out(values, random, self.threshold);
+        }
     }
 
     /// What units are multiplied by that are not left out.

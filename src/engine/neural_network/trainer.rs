@@ -171,7 +171,7 @@ impl Trainer for GradientTrainer {
             let place = Place { epochs, total_epochs: course.total_epochs, steps_per_epoch, steps };
             *learning_rate * schedule.factor(place)
         };
-        let mut features = Vec::new();
+        let (mut features, mut targets) = (Vec::new(), data.train.targets.none());
         let mut steps = network.steps();
         self.rate = rate(slice.batches.start, steps);
         let report = Report { control, target: &data.target, learning_rate: self.rate };
@@ -184,8 +184,9 @@ impl Trainer for GradientTrainer {
             };
             steps += 1;
             gather(&data.train, minibatch.rows, data.width(), &mut features);
+            targets.replace(&data.train.targets, minibatch.rows);
             let rows = Rows { features: &features, count: minibatch.rows.len() };
-            network.step(rows, how, Judge { criterion, part: &data.train, rows: minibatch.rows })
+            network.step(rows, how, Judge { criterion, targets: &targets })
         })?;
         self.last = trained.metrics;
         Ok(trained)
@@ -216,12 +217,13 @@ impl Trainer for GradientTrainer {
     fn evaluate(&self, rows: &[u32], control: &Control) -> Result<Metrics, TaskError> {
         let part = &self.data.validation;
         let mut total = Sums::default();
-        let mut features = Vec::new();
+        let (mut features, mut targets) = (Vec::new(), part.targets.none());
         for rows in rows.chunks(EVALUATION_ROWS) {
             control.check()?;
             gather(part, rows, self.data.width(), &mut features);
             let outputs = self.network.outputs(Rows { features: &features, count: rows.len() });
-            total.add(self.recipe.criterion.sums(&outputs, part, rows));
+            targets.replace(&part.targets, rows);
+            total.add(self.recipe.criterion.sums(&outputs, &targets));
         }
         Ok(total.metrics(&self.data.target))
     }

@@ -47,7 +47,9 @@ impl Case {
 
     fn step(&self, network: &mut impl Network) {
         let rows = Rows { features: &self.features, count: self.rows.len() };
-        let judge = Judge { criterion: &self.recipe.criterion, part: &self.data.train, rows: &self.rows };
+        let mut targets = self.data.train.targets.none();
+        targets.replace(&self.data.train.targets, &self.rows);
+        let judge = Judge { criterion: &self.recipe.criterion, targets: &targets };
         let sums = network.step(rows, Step { learning_rate: 0.01, dropout: None }, judge);
         assert!(sums.loss.is_finite());
     }
@@ -111,7 +113,7 @@ impl Case {
             }
             Targets::Classes(ids) => {
                 let ids = &ids[..count];
-                let (_, weights) = self.recipe.criterion.cross_entropy(&self.data.train, &self.rows).unwrap();
+                let (_, weights) = self.recipe.criterion.cross_entropy(&self.data.train.targets).unwrap();
                 let weights: Vec<f32> = ids.iter().map(|id| weights[*id as usize]).collect();
                 let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
                 let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, 1]), device);
