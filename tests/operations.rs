@@ -370,7 +370,7 @@ fn a_container_engine_learns_from_the_exit_code_whether_the_worker_is_well() {
     assert_eq!(unready.status.code(), Some(1));
     assert!(stderr(&unready).contains("503") && stderr(&unready).contains("not registered"), "{unready:?}");
     assert_eq!(asked("/elsewhere").status.code(), Some(1));
-    assert_eq!(run(&["health", "--url", "https://127.0.0.1/livez"], &[]).status.code(), Some(2));
+    assert_eq!(run(&["health", "--url", "ftp://127.0.0.1/livez"], &[]).status.code(), Some(2));
 
     worker.signal(Signal::KILL);
     worker.wait();
