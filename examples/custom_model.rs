@@ -224,10 +224,11 @@ pub(crate) async fn run(program: Program) -> Result<JobSummary, Box<dyn Error + 
     let working = async {
         let mut client = OrchestratorServiceClient::connect(format!("http://{address}")).await?;
         let job = pb::TrainingJobRequest {
-            // The seed of a job follows from its id, so that this one ends the same each time.
             job_id: "centroids".to_owned(),
             model_type: "nearest_centroid".to_owned(),
             dataset_path: "builtin:iris".to_owned(),
+            // That of `train` where none is given; a job without one takes its id.
+            hyperparameters: [("seed".to_owned(), "0".to_owned())].into(),
             epochs: 2,
             ..pb::TrainingJobRequest::default()
         };

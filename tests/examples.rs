@@ -34,9 +34,8 @@ fn main() {
 async fn a_model_from_outside_trains_like_any_other(program: Program) {
     let job = custom_model::run(program).await.unwrap();
     assert_eq!((job.status, job.completed, job.failed), (JobStatus::Completed, 20, 0), "{job:?}");
-    // That of the 120 rows it is made of: among 30 held out ones chance decides.
-    let epoch = &job.epochs[1];
-    assert!(epoch.accuracy > 0.8 && epoch.validation_accuracy.is_some(), "{job:?}");
+    let accuracy = job.epochs[1].validation_accuracy.unwrap();
+    assert!(accuracy > 0.8, "{job:?}");
 }
 
 async fn a_worker_lives_in_another_program(program: Program) {
