@@ -52,16 +52,31 @@ fn runner_of(worker: &WorkerProcess, job: &JobId) -> Pid {
     }
 }
 
-/// Waits until a task of `job` has made a step, and holds its runner there.
+/// Holds the runner of `job` in the middle of a task: in one that has made a step and not ended.
 fn hold_in_mid_task(worker: &WorkerProcess, job: &JobId, runner: Pid) {
-    eventually("a task has made a step", || {
+    let in_mid_task = || {
         let tasks = worker.get_json("/api/v1/tasks");
         let text = tasks.to_string();
         let of_job = |task: &Value| task["job_id"] == job.as_str() && task["step"].as_u64() > Some(0);
         let tasks = tasks.as_array().or(tasks["tasks"].as_array()).unwrap_or_else(|| panic!("{text}"));
         tasks.iter().any(of_job)
+    };
+    eventually("a task is held after a step", || {
+        if !in_mid_task() {
+            return false;
+        }
+        // The task may have ended since it was looked at. A runner that stands still ends none, and what it had told
+        // before is heard soon.
+        kill_process(runner, Signal::STOP).unwrap();
+        let held = (0..10).all(|_| {
+            std::thread::park_timeout(Duration::from_millis(2));
+            in_mid_task()
+        });
+        if !held {
+            kill_process(runner, Signal::CONT).unwrap();
+        }
+        held
     });
-    kill_process(runner, Signal::STOP).unwrap();
 }
 
 /// Ends a held process by `signal`. The standard library lets the first SIGSEGV or SIGBUS pass that is no fault of the
@@ -99,7 +114,7 @@ fn retries(worker: &WorkerProcess) -> usize {
 fn long_job(epochs: i32) -> pb::TrainingJobRequest {
     let mut job = real_job(epochs);
     job.dataset_path = "builtin:digits".into();
-    for (name, value) in [("hidden_layers", "256"), ("seed", "7")] {
+    for (name, value) in [("hidden_layers", "512,512"), ("seed", "7")] {
         job.hyperparameters.insert(name.to_owned(), value.to_owned());
     }
     job
