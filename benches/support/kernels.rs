@@ -3,7 +3,8 @@
 
 use tensorfleet_kernels::trees::{TILE, Tile, accumulate_words, pack_words};
 use tensorfleet_kernels::{
-    Activation, AdamMoments, Dense, Descent, Gate, adam, dense_gradients, softmax_cross_entropy_gradient,
+    Activation, Dense, DenseGradients, Gate, Matrix, Order, Pace, Parameters, Rule, descend, descend_dense,
+    softmax_cross_entropy_gradient,
 };
 
 /// The same numbers on every machine, from a linear congruential generator.
@@ -32,6 +33,9 @@ struct Layer {
     first: Vec<f32>,
     second: Vec<f32>,
     weights: usize,
+    /// Outputs and inputs.
+    shape: [usize; 2],
+    order: Order,
     output: Vec<f32>,
     slopes: Vec<f32>,
 }
@@ -58,9 +62,13 @@ impl DenseStep {
             let zeros = vec![0.0; parameters.len()];
             let [gradient, first, second] = [zeros.clone(), zeros.clone(), zeros];
             let (output, slopes) = (vec![0.0; rows * pair[1]], vec![0.0; rows * pair[1]]);
-            Layer { parameters, gradient, first, second, weights, output, slopes }
+            let shape = [pair[1], pair[0]];
+            Layer { parameters, gradient, first, second, weights, shape, order: Order::Rows, output, slopes }
         };
-        Self { inputs, targets, layers: widths.windows(2).map(layer).collect(), steps: 0 }
+        let mut layers: Vec<Layer> = widths.windows(2).map(layer).collect();
+        // Nothing wants the gradient by the inputs of all.
+        layers[0].order = Order::Columns;
+        Self { inputs, targets, layers, steps: 0 }
     }
 
     /// Forward, loss, backward and Adam; the sum of the loss.
@@ -72,7 +80,9 @@ impl DenseStep {
             let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
             let layer = &mut rest[0];
             let (weight, bias) = layer.parameters.split_at(layer.weights);
+            let weight = Matrix::ordered(weight, layer.shape, layer.order);
             let activation = if index + 1 < count { Activation::Relu } else { Activation::Identity };
+            let input = Matrix::new(input, self.targets.len(), layer.shape[1]);
             Dense { weight, bias }.forward(input, activation, &mut layer.output);
         }
         let last = &mut self.layers[count - 1];
@@ -82,23 +92,23 @@ impl DenseStep {
         for index in (0..count).rev() {
             let (before, rest) = self.layers.split_at_mut(index);
             let layer = &mut rest[0];
-            let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
-            let (by_weight, by_bias) = layer.gradient.split_at_mut(layer.weights);
-            dense_gradients(input, &layer.slopes, by_weight, by_bias);
             if let Some(before) = before.last_mut() {
                 let (weight, bias) = layer.parameters.split_at(layer.weights);
+                let weight = Matrix::ordered(weight, layer.shape, layer.order);
                 let gate = Gate { output: &before.output, scale: 1.0 };
                 Dense { weight, bias }.backward(&layer.slopes, Some(gate), &mut before.slopes);
             }
-            let descent = Descent {
-                parameters: &mut layer.parameters,
-                gradient: &layer.gradient,
-                learning_rate: 0.001,
-                weight_decay: 0.0,
-            };
-            let moments =
-                AdamMoments { first: &mut layer.first, second: &mut layer.second, step: self.steps };
-            adam(descent, moments);
+            let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
+            let input = Matrix::new(input, self.targets.len(), layer.shape[1]);
+            let pace = Pace { rule: Rule::Adam, learning_rate: 0.001, weight_decay: 0.0, step: self.steps };
+            let (values, bias) = layer.parameters.split_at_mut(layer.weights);
+            let (first, bias_first) = layer.first.split_at_mut(layer.weights);
+            let (second, bias_second) = layer.second.split_at_mut(layer.weights);
+            let (by_weight, by_bias) = layer.gradient.split_at_mut(layer.weights);
+            let weight = Parameters { values, first, second };
+            let gradients = DenseGradients { by_weight, order: layer.order, by_bias: &mut *by_bias };
+            descend_dense(input, &layer.slopes, gradients, weight, pace);
+            descend(Parameters { values: bias, first: bias_first, second: bias_second }, by_bias, pace);
         }
         sums.loss
     }
@@ -130,10 +140,10 @@ impl Descending {
     pub fn steps(&mut self, times: u32) -> f64 {
         for _ in 0..times {
             self.step += 1;
-            let (parameters, gradient) = (self.parameters.as_mut_slice(), self.gradient.as_slice());
-            let descent = Descent { parameters, gradient, learning_rate: 0.001, weight_decay: 0.0 };
+            let pace = Pace { rule: Rule::Adam, learning_rate: 0.001, weight_decay: 0.0, step: self.step };
+            let values = self.parameters.as_mut_slice();
             let (first, second) = (self.first.as_mut_slice(), self.second.as_mut_slice());
-            adam(descent, AdamMoments { first, second, step: self.step });
+            descend(Parameters { values, first, second }, &self.gradient, pace);
         }
         f64::from(self.parameters[0])
     }

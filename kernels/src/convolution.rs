@@ -22,6 +22,7 @@ use std::cell::RefCell;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::matrix::{Matrix, Order};
 use crate::simd::{dispatch, lanes};
 use backward::Back;
 
@@ -67,6 +68,13 @@ impl Stage {
     /// Values that come out for an image.
     pub fn output_len(self) -> usize {
         self.filters * self.pooled_pixels()
+    }
+
+    /// How many images those are.
+    fn count(self, images: Matrix<'_>) -> usize {
+        let [count, values] = images.shape();
+        assert!(images.order() == Order::Rows && values == self.input_len(), "images must fit {self:?}");
+        count
     }
 
     /// Values of a filter.
@@ -134,8 +142,8 @@ impl Filters {
 /// What the way back needs of the way forth.
 #[derive(Debug, Clone, Copy)]
 pub struct Passed<'a> {
-    /// Shape `[images, height, width, channels]`.
-    pub images: &'a [f32],
+    /// A row is an image, shape `[height, width, channels]`.
+    pub images: Matrix<'a>,
     /// As [`convolve`] wrote them.
     pub winners: &'a [u8],
 }
@@ -156,29 +164,28 @@ thread_local! {
     static PADDED: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-/// Writes max(pooling(convolution(`images`)), 0) to `pooled`, shape `[images, height / 2, width / 2, filters]`, and
+/// Writes max(pooling(convolution(`images`)), 0), each row an image of shape `[height, width, channels]`, to `pooled`, shape `[images, height / 2, width / 2, filters]`, and
 /// which pixel of each window won to `winners`, same shape. Where a value is NaN, NaN wins.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn convolve(stage: Stage, filters: &Filters, images: &[f32], pooled: &mut [f32], winners: &mut [u8]) {
-    let count = images.len() / stage.input_len();
-    assert_eq!(images.len(), count * stage.input_len(), "images must have the shape of {stage:?}");
+pub fn convolve(stage: Stage, filters: &Filters, images: Matrix<'_>, pooled: &mut [f32], winners: &mut [u8]) {
+    let count = stage.count(images);
     assert_eq!(pooled.len(), count * stage.output_len(), "pooled must have the shape of {stage:?}");
     assert_eq!(winners.len(), pooled.len(), "winners must have the shape of pooled");
     assert_eq!(filters.rows.len(), stage.filters * stage.taps(), "filters must be those of {stage:?}");
-    let groups = images
-        .par_chunks(GROUP * stage.input_len())
-        .zip(pooled.par_chunks_mut(GROUP * stage.output_len()))
-        .zip(winners.par_chunks_mut(GROUP * stage.output_len()));
-    groups.for_each(|((images, pooled), winners)| {
+    let groups = pooled
+        .par_chunks_mut(GROUP * stage.output_len())
+        .zip(winners.par_chunks_mut(GROUP * stage.output_len()))
+        .enumerate();
+    groups.for_each(|(group, (pooled, winners))| {
         PADDED.with_borrow_mut(|[padded, _]| {
             padded.clear();
             padded.resize(stage.padded_len(), 0.0);
             let outputs =
                 pooled.chunks_exact_mut(stage.output_len()).zip(winners.chunks_exact_mut(stage.output_len()));
-            for (image, (pooled, winners)) in images.chunks_exact(stage.input_len()).zip(outputs) {
-                pad(stage, image, padded);
+            for (number, (pooled, winners)) in outputs.enumerate() {
+                pad(stage, images.line(group * GROUP + number), padded);
                 dispatch(Forth { stage, filters, padded, pooled, winners });
             }
         });
@@ -196,16 +203,15 @@ pub fn convolve_backward(
     (slopes, sums): (Slopes<'_>, &mut Vec<f32>),
 ) {
     let Passed { images, winners } = passed;
-    let count = images.len() / stage.input_len();
+    let count = stage.count(images);
     let size = stage.filters * (stage.taps() + 1);
-    assert_eq!(images.len(), count * stage.input_len(), "images must have the shape of {stage:?}");
     assert_eq!(winners.len(), count * stage.output_len(), "winners must have the shape of {stage:?}");
     assert_eq!(by_pooled.len(), winners.len(), "by_pooled must have the shape of winners");
     assert_eq!(slopes.by_weight.len() + slopes.by_bias.len(), size, "gradients must fit {stage:?}");
     let mut nothing = [];
     let (by_images, each) = match slopes.by_images {
         Some(by_images) => {
-            assert_eq!(by_images.len(), images.len(), "by_images must have the shape of images");
+            assert_eq!(by_images.len(), count * stage.input_len(), "by_images must have the shape of images");
             (by_images, stage.input_len())
         }
         None => (&mut nothing[..], 0),
@@ -218,9 +224,8 @@ pub fn convolve_backward(
             padded.resize(stage.padded_len(), 0.0);
             let first = group * GROUP;
             for number in 0..GROUP.min(count - first) {
-                let input = (first + number) * stage.input_len()..(first + number + 1) * stage.input_len();
                 let output = (first + number) * stage.output_len()..(first + number + 1) * stage.output_len();
-                pad(stage, &images[input], padded);
+                pad(stage, images.line(first + number), padded);
                 by_padded.clear();
                 if each > 0 {
                     by_padded.resize(stage.padded_len(), 0.0);

@@ -1,13 +1,16 @@
 //! Dense layers: the way forward, the way back, and what is between them.
 
-use crate::matrix::{Finish, Gate, Matrix, multiply};
-use crate::simd::widened;
+use pulp::{Simd, WithSimd};
+
+use crate::matrix::{Finish, Gate, Matrix, Order, descend_along, multiply};
+use crate::optimizers::{Pace, Parameters};
+use crate::simd::dispatch;
 
 /// A dense layer y = x W' + b, as PyTorch's Linear.
 #[derive(Debug, Clone, Copy)]
 pub struct Dense<'a> {
-    /// W, row-major, shape `[outputs, inputs]`.
-    pub weight: &'a [f32],
+    /// W, shape `[outputs, inputs]`. A layer whose inputs need no gradient is faster where columns lie side by side.
+    pub weight: Matrix<'a>,
     /// b, shape `[outputs]`, at least one.
     pub bias: &'a [f32],
 }
@@ -22,28 +25,16 @@ pub enum Activation {
 }
 
 impl Dense<'_> {
-    /// Width of y.
-    fn outputs(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// Width of x.
-    fn inputs(&self) -> usize {
-        self.weight.len() / self.outputs().max(1)
-    }
-
     /// Writes y, shape `[rows, outputs]`, of x, shape `[rows, inputs]`, behind `activation`.
     ///
     /// # Panics
     /// When the shapes do not fit.
-    pub fn forward(&self, x: &[f32], activation: Activation, y: &mut [f32]) {
-        let rows = y.len() / self.outputs();
-        let weight = Matrix::new(self.weight, self.outputs(), self.inputs()).transposed();
+    pub fn forward(&self, x: Matrix<'_>, activation: Activation, y: &mut [f32]) {
         let finish = match activation {
             Activation::Identity => Finish::Bias(self.bias),
             Activation::Relu => Finish::BiasRelu(self.bias),
         };
-        multiply(Matrix::new(x, rows, self.inputs()), weight, finish, y);
+        multiply(x, self.weight.transposed(), finish, y);
     }
 
     /// Writes the gradient by x, shape `[rows, inputs]`, from that by y, shape `[rows, outputs]`. Where x went through a
@@ -52,31 +43,109 @@ impl Dense<'_> {
     /// # Panics
     /// When the shapes do not fit.
     pub fn backward(&self, by_y: &[f32], gate: Option<Gate<'_>>, by_x: &mut [f32]) {
-        let rows = by_y.len() / self.outputs();
-        let weight = Matrix::new(self.weight, self.outputs(), self.inputs());
+        let outputs = self.bias.len();
         let finish = gate.map_or(Finish::Plain, Finish::Gate);
-        multiply(Matrix::new(by_y, rows, self.outputs()), weight, finish, by_x);
+        multiply(Matrix::new(by_y, by_y.len() / outputs, outputs), self.weight, finish, by_x);
     }
 }
 
-/// Writes the gradients by W and b of a dense layer, in their shapes, from x, shape `[rows, inputs]`, and the
-/// gradient by y, shape `[rows, outputs]`.
+/// Gradients by W and b of a dense layer.
+#[derive(Debug)]
+pub struct DenseGradients<'a> {
+    /// By W, shape `[outputs, inputs]`.
+    pub by_weight: &'a mut [f32],
+    /// What of it lies side by side.
+    pub order: Order,
+    /// By b, shape `[outputs]`.
+    pub by_bias: &'a mut [f32],
+}
+
+/// Writes the gradients by W and b of a dense layer from x, shape `[rows, inputs]`, and the gradient by y, shape
+/// `[rows, outputs]`.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub fn dense_gradients(x: &[f32], by_y: &[f32], by_weight: &mut [f32], by_bias: &mut [f32]) {
-    let outputs = by_bias.len();
-    let (rows, inputs) = (by_y.len() / outputs, by_weight.len() / outputs);
-    let left = Matrix::new(by_y, rows, outputs).transposed();
-    multiply(left, Matrix::new(x, rows, inputs), Finish::Plain, by_weight);
-    by_bias.fill(0.0);
-    widened(|| {
-        for row in by_y.chunks_exact(outputs) {
-            for (sum, value) in by_bias.iter_mut().zip(row) {
+pub fn dense_gradients(x: Matrix<'_>, by_y: &[f32], gradients: DenseGradients<'_>) {
+    let DenseGradients { by_weight, order, by_bias } = gradients;
+    let (left, right) = sides(x, by_y, order, by_bias.len());
+    multiply(left, right, Finish::Plain, by_weight);
+    dispatch(ColumnSums { values: by_y, sums: by_bias });
+}
+
+/// As [`dense_gradients`], and takes a step of W along its gradient, of which `by_weight` then tells nothing.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn descend_dense(
+    x: Matrix<'_>,
+    by_y: &[f32],
+    gradients: DenseGradients<'_>,
+    weight: Parameters<'_>,
+    pace: Pace,
+) {
+    let DenseGradients { by_weight, order, by_bias } = gradients;
+    let (left, right) = sides(x, by_y, order, by_bias.len());
+    descend_along(left, right, by_weight, weight, pace);
+    dispatch(ColumnSums { values: by_y, sums: by_bias });
+}
+
+/// Both sides of the product that is the gradient by W.
+fn sides<'a>(x: Matrix<'a>, by_y: &'a [f32], order: Order, outputs: usize) -> (Matrix<'a>, Matrix<'a>) {
+    let slopes = Matrix::new(by_y, x.shape()[0], outputs);
+    match order {
+        Order::Rows => (slopes.transposed(), x),
+        Order::Columns => (x.transposed(), slopes),
+    }
+}
+
+/// Writes the sums of the columns of `values`, row-major, as many as `sums` has, to `sums`.
+struct ColumnSums<'a> {
+    values: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { values, sums } = self;
+        let columns = sums.len();
+        let (vectors, rest) = S::as_mut_simd_f32s(sums);
+        let (blocks, single) = vectors.as_chunks_mut::<8>();
+        let after = blocks.len() * 8 * S::F32_LANES;
+        sum_blocks(simd, values, columns, 0, blocks);
+        sum_blocks(simd, values, columns, after, single.as_chunks_mut::<1>().0);
+        let first = columns - rest.len();
+        rest.fill(0.0);
+        for row in values.chunks_exact(columns) {
+            for (sum, value) in rest.iter_mut().zip(&row[first..]) {
                 *sum += value;
             }
         }
-    });
+    }
+}
+
+/// Writes the sums of columns from number `first` on, `COUNT` vectors of them at once, which stay in registers.
+#[inline(always)]
+fn sum_blocks<S: Simd, const COUNT: usize>(
+    simd: S,
+    values: &[f32],
+    columns: usize,
+    first: usize,
+    sums: &mut [[S::f32s; COUNT]],
+) {
+    for (number, sums) in sums.iter_mut().enumerate() {
+        let first = first + number * COUNT * S::F32_LANES;
+        let mut totals = [simd.splat_f32s(0.0); COUNT];
+        for row in values.chunks_exact(columns) {
+            let Some(values) = S::as_simd_f32s(&row[first..]).0.first_chunk::<COUNT>() else { break };
+            for (total, value) in totals.iter_mut().zip(values) {
+                *total = simd.add_f32s(*total, *value);
+            }
+        }
+        *sums = totals;
+    }
 }
 
 /// Share of values that [`drop_out`] leaves out, in units of 1/65,536.
@@ -118,7 +187,8 @@ mod tests {
             // L = sum(by_y * relu(x W' + b)), whose gradient by the relu's output is by_y.
             let forward = |x: &[f32], weight: &[f32], bias: &[f32]| {
                 let mut y = vec![0.0; rows * outputs];
-                Dense { weight, bias }.forward(x, Activation::Relu, &mut y);
+                let weight = Matrix::new(weight, outputs, inputs);
+                Dense { weight, bias }.forward(Matrix::new(x, rows, inputs), Activation::Relu, &mut y);
                 y
             };
             let loss = |x: &[f32], weight: &[f32], bias: &[f32]| -> f64 {
@@ -128,9 +198,12 @@ mod tests {
             let slopes: Vec<f32> =
                 by_y.iter().zip(&y).map(|(slope, y)| if *y > 0.0 { *slope } else { 0.0 }).collect();
             let (mut by_weight, mut by_bias) = (vec![9.0; weight.len()], vec![9.0; outputs]);
-            dense_gradients(&x, &slopes, &mut by_weight, &mut by_bias);
+            let gradients =
+                DenseGradients { by_weight: &mut by_weight, order: Order::Rows, by_bias: &mut by_bias };
+            dense_gradients(Matrix::new(&x, rows, inputs), &slopes, gradients);
             let mut by_x = vec![9.0; x.len()];
-            Dense { weight: &weight, bias: &bias }.backward(&slopes, None, &mut by_x);
+            let layer = Dense { weight: Matrix::new(&weight, outputs, inputs), bias: &bias };
+            layer.backward(&slopes, None, &mut by_x);
             let step = 1e-3;
             let check = |values: &[f32], gradient: &[f32], loss: &dyn Fn(&[f32]) -> f64| {
                 let near = |at: usize, by: f32| {
@@ -166,7 +239,7 @@ mod tests {
         let (weight, count) = ([1.0], values.len());
         let gate = Gate { output: &values, scale: dropout_scale(threshold) };
         let mut slopes = vec![0.0; count];
-        Dense { weight: &weight, bias: &[0.0] }.backward(&vec![1.0; count], Some(gate), &mut slopes);
+        Dense { weight: Matrix::new(&weight, 1, 1), bias: &[0.0] }.backward(&vec![1.0; count], Some(gate), &mut slopes);
         assert!(slopes.iter().zip(&values).all(|(slope, value)| slope * 2.0 == *value));
         assert_eq!(dropout_threshold(0.999_999), 65_535);
     }

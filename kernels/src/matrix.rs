@@ -8,6 +8,7 @@
 //! Invariants: each element is added up in the order of its terms, by one thread, in pieces whose length depends on the
 //! shapes alone, so that the same bits come from any number of threads and any width of vectors with fused additions.
 
+mod descent;
 mod pack;
 mod tile;
 
@@ -16,8 +17,10 @@ use std::cell::RefCell;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::simd::{dispatch, lanes};
-use tile::{Out, Place};
+use crate::simd::{dispatch_widest, lanes};
+use crate::optimizers::{Pace, Parameters};
+use descent::Descent;
+use tile::{End, Out, Place};
 
 /// Multiplications from which on a product is shared by threads; a smaller one takes less than 40 us on one, and
 /// waiting for others costs as much.
@@ -33,11 +36,13 @@ pub struct Matrix<'a> {
     rows: usize,
     columns: usize,
     order: Order,
+    /// Where its rows (or columns, where those lie side by side) are among those of `values`; None where they are all.
+    picked: Option<&'a [u32]>,
 }
 
-/// What lies side by side.
+/// What of a matrix lies side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub enum Order {
     /// The values of a row.
     Rows,
     /// Those of a column.
@@ -50,12 +55,29 @@ impl<'a> Matrix<'a> {
     /// # Panics
     /// When `values` does not have that many elements.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
-        assert_eq!(
-            Some(values.len()),
-            rows.checked_mul(columns),
-            "values must have shape [{rows}, {columns}]"
-        );
-        Self { values, rows, columns, order: Order::Rows }
+        Self::ordered(values, [rows, columns], Order::Rows)
+    }
+
+    /// `values` of `shape`, rows and columns, in `order`.
+    ///
+    /// # Panics
+    /// When `values` does not have that many elements.
+    pub fn ordered(values: &'a [f32], shape: [usize; 2], order: Order) -> Self {
+        let [rows, columns] = shape;
+        assert_eq!(Some(values.len()), rows.checked_mul(columns), "values must have shape {shape:?}");
+        Self { values, rows, columns, order, picked: None }
+    }
+
+    /// The rows of `values`, of shape `[any, columns]`, that `picked` says, in its order.
+    ///
+    /// # Panics
+    /// When `values` is not a whole number of rows, or lacks one of them.
+    pub fn picked(values: &'a [f32], columns: usize, picked: &'a [u32]) -> Self {
+        let rows = values.len() / columns.max(1);
+        assert_eq!(rows * columns, values.len(), "values must have shape [any, {columns}]");
+        let greatest = picked.iter().max();
+        assert!(greatest.is_none_or(|row| (*row as usize) < rows), "row {greatest:?} is picked of {rows}");
+        Self { values, rows: picked.len(), columns, order: Order::Rows, picked: Some(picked) }
     }
 
     /// The same values with rows and columns exchanged; nothing is copied.
@@ -64,15 +86,28 @@ impl<'a> Matrix<'a> {
             Order::Rows => Order::Columns,
             Order::Columns => Order::Rows,
         };
-        Self { values: self.values, rows: self.columns, columns: self.rows, order }
+        Self { rows: self.columns, columns: self.rows, order, ..self }
     }
 
-    /// Values between the beginnings of two lines, which are rows or columns.
-    fn line(&self) -> usize {
-        match self.order {
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// What lies side by side.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Row `number`, or that column where columns lie side by side.
+    #[inline(always)]
+    pub(crate) fn line(&self, number: usize) -> &'a [f32] {
+        let length = match self.order {
             Order::Rows => self.columns,
             Order::Columns => self.rows,
-        }
+        };
+        let place = self.picked.map_or(number, |picked| picked[number] as usize);
+        &self.values[place * length..(place + 1) * length]
     }
 }
 
@@ -115,18 +150,38 @@ impl Finish<'_> {
 /// # Panics
 /// When the shapes do not fit.
 pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, out: &mut [f32]) {
-    assert_eq!(left.columns, right.rows, "the columns of left must be the rows of right");
+    assert!(finish.fits(left.rows, right.columns), "{finish:?} must fit {} rows, {} columns", left.rows, right.columns);
+    run(left, right, End::Write(finish), out);
+}
+
+/// Takes a step of `parameters`, row-major, shape `[left.rows, right.columns]`, along their gradient, which is `left` times
+/// `right`. `partial` is room of that shape.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub fn descend_along(
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    partial: &mut [f32],
+    parameters: Parameters<'_>,
+    pace: Pace,
+) {
+    parameters.check(partial.len());
+    run(left, right, End::Descend(&Descent::new(parameters, right.columns, pace)), partial);
+}
+
+fn run(left: Matrix<'_>, right: Matrix<'_>, end: End<'_>, out: &mut [f32]) {
     let (rows, columns) = (left.rows, right.columns);
+    assert_eq!(left.columns, right.rows, "the columns of left must be the rows of right");
     assert_eq!(Some(out.len()), rows.checked_mul(columns), "out must have shape [{rows}, {columns}]");
-    assert!(finish.fits(rows, columns), "{finish:?} must fit shape [{rows}, {columns}]");
     let out = Out::new(out, columns);
-    let panel = 2 * lanes();
+    let panel = tile::width(lanes());
     let parts = parts_of(rows.saturating_mul(columns).saturating_mul(left.columns), columns.div_ceil(panel));
     let at_once = columns.div_ceil(panel).div_ceil(parts.max(1)) * panel;
     let work = |part: usize| {
         let columns = part * at_once..((part + 1) * at_once).min(columns);
-        let product = Product { left, right, finish, columns, out: &out };
-        ROOM.with_borrow_mut(|room| dispatch(Piece { product, room }));
+        let product = Product { left, right, end, columns, out: &out };
+        ROOM.with_borrow_mut(|room| dispatch_widest(Piece { product, room }));
     };
     if parts < 2 { (0..parts).for_each(work) } else { (0..parts).into_par_iter().for_each(work) }
 }
@@ -149,7 +204,7 @@ thread_local! {
 struct Product<'a> {
     left: Matrix<'a>,
     right: Matrix<'a>,
-    finish: Finish<'a>,
+    end: End<'a>,
     columns: std::ops::Range<usize>,
     out: &'a Out<'a>,
 }
@@ -164,29 +219,34 @@ impl WithSimd for Piece<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { product: Product { left, right, finish, columns, out }, room } = self;
-        let wide = 2 * S::F32_LANES;
+        let Self { product: Product { left, right, end, columns, out }, room } = self;
+        let wide = tile::width(S::F32_LANES);
         let terms = left.columns;
         let pieces = terms.div_ceil(DEPTH).max(1);
         let depth = terms.div_ceil(pieces);
-        let copied = if left.order == Order::Columns { left.rows * depth } else { 0 };
-        if room.len() < depth * wide + copied {
-            room.resize(depth * wide + copied, 0.0);
+        if room.len() < depth * wide {
+            room.resize(depth * wide, 0.0);
         }
-        let (panel, copy) = room.split_at_mut(depth * wide);
+        // A panel that is looked at once need not be copied.
+        let once = left.rows <= tile::height(S::F32_LANES, left.order)
+            && right.order == Order::Rows
+            && right.picked.is_none();
         for piece in 0..pieces {
             let terms = piece * depth..((piece + 1) * depth).min(terms);
-            let panel = &mut panel[..terms.len() * wide];
-            if left.order == Order::Columns {
-                pack::left(left, terms.clone(), copy);
-            }
-            let end = piece + 1 == pieces;
-            let finish = if end { finish } else { Finish::Plain };
+            let count = terms.len();
+            let end = if piece + 1 == pieces { end } else { End::Write(Finish::Plain) };
+            let left = tile::Left::new(left, &terms);
             for column in columns.clone().step_by(wide) {
                 let width = wide.min(columns.end - column);
-                pack::panel(right, terms.clone(), (column, width), wide, panel);
-                let place = Place { row: 0, column, width, begins: piece == 0, finish };
-                let left = tile::Left { matrix: left, first: terms.start, depth: terms.len(), copy };
+                let panel = if once && width == wide {
+                    let values = &right.values[terms.start * right.columns + column..];
+                    tile::Panel::new(values, right.columns, count, wide)
+                } else {
+                    let room = &mut room[..count * wide];
+                    pack::panel(right, terms.clone(), (column, width), wide, room);
+                    tile::Panel::new(room, wide, count, wide)
+                };
+                let place = Place { row: 0, column, width, begins: piece == 0, end };
                 tile::down(simd, left, panel, place, out);
             }
         }

@@ -2,10 +2,20 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Runs `operation` with the best instructions there are. All that it calls has to be `#[inline(always)]`: what is not
-/// inlined does not get them.
+/// Runs `operation` with vectors of up to 256 bits. All that it calls has to be `#[inline(always)]`: what is not inlined
+/// does not get them.
 #[inline(always)]
 pub(crate) fn dispatch<O: WithSimd>(operation: O) -> O::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return Simd::vectorize(simd, operation);
+    }
+    Arch::new().dispatch(operation)
+}
+
+/// As [`dispatch`], with the longest vectors there are.
+#[inline(always)]
+pub(crate) fn dispatch_widest<O: WithSimd>(operation: O) -> O::Output {
     Arch::new().dispatch(operation)
 }
 
@@ -24,6 +34,10 @@ pub(crate) fn widened<R>(run: impl FnOnce() -> R) -> R {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return simd.vectorize(Loop(run));
+    }
     Arch::new().dispatch(Loop(run))
 }
 

@@ -67,13 +67,17 @@ impl Case {
         last
     }
 
+    fn matrix<'a>(&self, images: &'a [f32]) -> Matrix<'a> {
+        Matrix::new(images, self.count, self.stage.input_len())
+    }
+
     fn forth(&self) -> (Filters, Vec<f32>, Vec<f32>, Vec<u8>) {
         let mut filters = Filters::default();
         filters.set(self.stage, &self.weight, &self.bias);
         let images = self.channels_last(&self.images);
         let mut pooled = vec![9.0; self.count * self.stage.output_len()];
         let mut winners = vec![9; pooled.len()];
-        convolve(self.stage, &filters, &images, &mut pooled, &mut winners);
+        convolve(self.stage, &filters, self.matrix(&images), &mut pooled, &mut winners);
         (filters, images, pooled, winners)
     }
 
@@ -121,7 +125,7 @@ fn gradients_agree_with_finite_differences() {
         let mut by_images = vec![9.0; images.len()];
         let slopes =
             Slopes { by_weight: &mut by_weight, by_bias: &mut by_bias, by_images: Some(&mut by_images) };
-        let passed = Passed { images: &images, winners: &winners };
+        let passed = Passed { images: case.matrix(&images), winners: &winners };
         convolve_backward(case.stage, &filters, (passed, &by_pooled), (slopes, &mut Vec::new()));
         let (weight, bias, first) = (wide(&case.weight), wide(&case.bias), wide(&case.images));
         let loss = |weight: &[f64], bias: &[f64], images: &[f64]| case.loss(weight, bias, images, &by_pooled);
@@ -170,7 +174,7 @@ fn the_number_of_threads_changes_no_bit() {
             let mut by_images = vec![0.0; images.len()];
             let slopes =
                 Slopes { by_weight: &mut by_weight, by_bias: &mut by_bias, by_images: Some(&mut by_images) };
-            let passed = Passed { images: &images, winners: &winners };
+            let passed = Passed { images: case.matrix(&images), winners: &winners };
             convolve_backward(case.stage, &filters, (passed, &pooled), (slopes, &mut Vec::new()));
             [pooled, by_weight, by_bias, by_images].concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
         })

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Matrix, Order, tile};
+use super::{Matrix, Order};
 
 /// Columns that are turned around together, and terms.
 #[cfg(target_arch = "x86_64")]
@@ -23,21 +23,20 @@ pub(super) fn panel(
     }
     match matrix.order {
         Order::Rows => {
-            let rows = matrix.values[terms.start * matrix.columns..].chunks_exact(matrix.columns.max(1));
-            for (row, line) in rows.zip(panel.chunks_exact_mut(wide)) {
-                // A whole line has a length that the compiler knows.
-                if width == wide {
-                    line.copy_from_slice(&row[first..first + wide]);
-                } else {
-                    line[..width].copy_from_slice(&row[first..first + width]);
-                }
+            let columns = matrix.columns.max(1);
+            if let Some(picked) = matrix.picked {
+                let rows = picked[terms].iter().map(|row| &matrix.values[*row as usize * columns..]);
+                lines(rows, (first, width), wide, panel);
+            } else {
+                let rows = matrix.values[terms.start * columns..].chunks_exact(columns);
+                lines(rows, (first, width), wide, panel);
             }
         }
         Order::Columns => {
-            let columns = &matrix.values[first * matrix.rows..(first + width) * matrix.rows];
-            let done = squares(columns, matrix.rows, terms.clone(), wide, panel);
-            for (number, column) in columns.chunks_exact(matrix.rows.max(1)).enumerate().skip(done) {
-                for (line, value) in panel.chunks_exact_mut(wide).zip(&column[terms.clone()]) {
+            let done = squares(matrix, (first, width), terms.clone(), wide, panel);
+            for number in done..width {
+                let column = &matrix.line(first + number)[terms.clone()];
+                for (line, value) in panel.chunks_exact_mut(wide).zip(column) {
                     line[number] = *value;
                 }
             }
@@ -45,26 +44,46 @@ pub(super) fn panel(
     }
 }
 
-/// Turns as many columns around as make whole squares, each in vectors, and says how many. Shape of `columns` is
-/// `[width, rows]`, that of `panel` `[terms, wide]`.
+/// Copies `width` columns of each row.
+#[inline(always)]
+fn lines<'a>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    (first, width): (usize, usize),
+    wide: usize,
+    panel: &mut [f32],
+) {
+    for (row, line) in rows.zip(panel.chunks_exact_mut(wide)) {
+        // A whole line has a length that the compiler knows.
+        if width == wide {
+            line.copy_from_slice(&row[first..first + wide]);
+        } else {
+            line[..width].copy_from_slice(&row[first..first + width]);
+        }
+    }
+}
+
+/// Turns as many of the columns [first, first + width) around as make whole squares, each in vectors, and says how many.
+/// Shape of `panel` is `[terms, wide]`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn squares(columns: &[f32], rows: usize, terms: Range<usize>, wide: usize, panel: &mut [f32]) -> usize {
+fn squares(
+    matrix: Matrix<'_>,
+    (first, width): (usize, usize),
+    terms: Range<usize>,
+    wide: usize,
+    panel: &mut [f32],
+) -> usize {
     let Some(simd) = pulp::x86::V3::try_new() else { return 0 };
-    let mut done = 0;
-    for columns in columns.chunks_exact((SQUARE * rows).max(1)) {
-        if done + SQUARE > wide {
-            break;
-        }
-        let columns = std::array::from_fn(|number| &columns[number * rows..][terms.clone()]);
-        simd.vectorize(Squares { simd, columns, wide, panel: &mut panel[done..] });
-        done += SQUARE;
+    let done = width / SQUARE * SQUARE;
+    for number in (0..done).step_by(SQUARE) {
+        let columns = std::array::from_fn(|column| &matrix.line(first + number + column)[terms.clone()]);
+        simd.vectorize(Squares { simd, columns, wide, panel: &mut panel[number..] });
     }
     done
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn squares(_: &[f32], _: usize, _: Range<usize>, _: usize, _: &mut [f32]) -> usize {
+fn squares(_: Matrix<'_>, _: (usize, usize), _: Range<usize>, _: usize, _: &mut [f32]) -> usize {
     0
 }
 
@@ -128,34 +147,4 @@ fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE
     let upper = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
     [lower(a, e), lower(b, f), lower(c, g), lower(d, h), upper(a, e), upper(b, f), upper(c, g), upper(d, h)]
         .map(pulp::cast)
-}
-
-/// Terms `terms` of all rows of `matrix`, whose columns lie side by side, tile after tile into `copy`, each of shape
-/// `[terms, rows of the tile]`.
-#[inline(always)]
-pub(super) fn left(matrix: Matrix<'_>, terms: Range<usize>, copy: &mut [f32]) {
-    macro_rules! by_height {
-        ($height:expr, $row:expr, $to:expr, $($heights:literal)*) => {
-            match $height {
-                $($heights => lines::<$heights>(matrix, terms.start, $row, $to),)*
-                _ => {}
-            }
-        };
-    }
-    let (mut row, mut rest) = (0, copy);
-    for height in tile::heights(matrix.rows) {
-        let (own, others) = rest.split_at_mut(height * terms.len());
-        by_height!(height, row, own, 1 2 3 4 5 6);
-        (row, rest) = (row + height, others);
-    }
-}
-
-#[inline(always)]
-fn lines<const HEIGHT: usize>(matrix: Matrix<'_>, first: usize, row: usize, to: &mut [f32]) {
-    let columns = matrix.values[first * matrix.rows..].chunks_exact(matrix.rows.max(1));
-    for (line, column) in to.as_chunks_mut::<HEIGHT>().0.iter_mut().zip(columns) {
-        if let Some(values) = column[row..].first_chunk::<HEIGHT>() {
-            *line = *values;
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tensorfleet_kernels::{self as kernels, Filters, Passed, Slopes, Stage};
+use tensorfleet_kernels::{self as kernels, Filters, Matrix, Passed, Slopes, Stage};
 
 use super::network::Rows;
 
@@ -29,6 +29,13 @@ struct Pass {
     filters: Filters,
     pooled: Vec<f32>,
     winners: Vec<u8>,
+}
+
+impl Pass {
+    /// What came out for the last `count` images.
+    fn output(&self, count: usize) -> Matrix<'_> {
+        as_matrix(&self.pooled, count)
+    }
 }
 
 impl Convolutions {
@@ -71,9 +78,9 @@ impl Convolutions {
             let pass = &mut rest[0];
             let (weight, bias) = (&parameters[pass.weight.clone()], &parameters[pass.bias.clone()]);
             pass.filters.set(pass.stage, weight, bias);
-            pass.pooled.resize(rows.count * pass.stage.output_len(), 0.0);
+            pass.pooled.resize(rows.count() * pass.stage.output_len(), 0.0);
             pass.winners.resize(pass.pooled.len(), 0);
-            let input = before.last().map_or(first, |before| before.pooled.as_slice());
+            let input = before.last().map_or(first, |before| before.output(rows.count()));
             kernels::convolve(pass.stage, &pass.filters, input, &mut pass.pooled, &mut pass.winners);
         }
         let Some(Pass { stage, pooled, .. }) = passes.last() else { return };
@@ -87,7 +94,6 @@ impl Convolutions {
     /// Writes the gradient by its parameters from that by [`Self::flat`] of the same `rows`.
     pub(super) fn backward(&mut self, rows: Rows<'_>, by_flat: &[f32], gradient: &mut [f32]) {
         let Self { passes, images, slopes: [by_output, by_input], sums, .. } = self;
-        let first = if images.is_empty() { rows.features } else { images.as_slice() };
         let Some(Pass { stage, .. }) = passes.last() else { return };
         by_output.resize(by_flat.len(), 0.0);
         let size = stage.output_len();
@@ -95,9 +101,11 @@ impl Convolutions {
             kernels::transpose(from, stage.filters, stage.pooled_pixels(), to);
         }
         for (index, Pass { stage, weight, bias, filters, winners, .. }) in passes.iter().enumerate().rev() {
-            let images = index.checked_sub(1).map_or(first, |before| passes[before].pooled.as_slice());
+            let first = || if images.is_empty() { rows.matrix() } else { as_matrix(images, rows.count()) };
+            let before = index.checked_sub(1).map(|before| passes[before].output(rows.count()));
+            let images = before.unwrap_or_else(first);
             let (by_weight, by_bias) = gradient[weight.start..bias.end].split_at_mut(weight.len());
-            by_input.resize(images.len(), 0.0);
+            by_input.resize(rows.count() * stage.input_len(), 0.0);
             let by_images = (index > 0).then_some(by_input.as_mut_slice());
             let passed = (Passed { images, winners }, by_output.as_slice());
             let slopes = Slopes { by_weight, by_bias, by_images };
@@ -108,14 +116,18 @@ impl Convolutions {
 }
 
 /// The images of `rows` with the channels last. One channel is last and first: nothing is copied then.
-fn first_images<'a>(passes: &[Pass], rows: Rows<'a>, images: &'a mut Vec<f32>) -> &'a [f32] {
+fn first_images<'a>(passes: &[Pass], rows: Rows<'a>, images: &'a mut Vec<f32>) -> Matrix<'a> {
     let Some(stage) = passes.first().map(|pass| pass.stage).filter(|stage| stage.channels > 1) else {
-        return rows.features;
+        return rows.matrix();
     };
-    images.resize(rows.features.len(), 0.0);
-    let size = stage.input_len();
-    for (from, to) in rows.features.chunks_exact(size).zip(images.chunks_exact_mut(size)) {
+    images.resize(rows.count() * rows.width, 0.0);
+    for (from, to) in rows.iter().zip(images.chunks_exact_mut(stage.input_len())) {
         kernels::transpose(from, stage.channels, stage.height * stage.width, to);
     }
-    images
+    as_matrix(images, rows.count())
+}
+
+/// `values` of `count` images.
+fn as_matrix(values: &[f32], count: usize) -> Matrix<'_> {
+    Matrix::new(values, count, values.len() / count.max(1))
 }

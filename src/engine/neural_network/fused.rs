@@ -2,11 +2,16 @@
 //!
 //! A step with products that are shared by threads runs on one of theirs: it would have to wake them for each product
 //! otherwise.
+//!
+//! The weights of the first dense layer lie the other way round here than outside, inputs before outputs: nothing wants the
+//! gradient by the rows of a data set, and all other products then read them as they lie.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tensorfleet_kernels::{self as kernels, Activation, AdamMoments, Dense, Descent, Gate};
+use tensorfleet_kernels::{
+    self as kernels, Activation, AdamMoments, Dense, DenseGradients, Descent, Gate, Matrix, Order,
+};
 
 use super::architecture::{Architecture, Parameter};
 use super::convolutions::Convolutions;
@@ -24,20 +29,49 @@ pub(super) struct Fused {
     convolutions: Option<Convolutions>,
     layers: Vec<Layer>,
     rule: Rule,
+    /// With the weights of each layer in its order.
     memory: Memory,
     scratch: Scratch,
 }
 
-/// Where a layer's values are among all.
+/// A layer, and where its values are among all.
 #[derive(Debug, Clone)]
 struct Layer {
     weight: Range<usize>,
+    /// What of its weights, shape `[outputs, inputs]`, lies side by side.
+    order: Order,
     bias: Range<usize>,
 }
 
 impl Layer {
+    /// Outputs and inputs.
+    fn shape(&self) -> [usize; 2] {
+        let outputs = self.bias.len();
+        [outputs, self.weight.len() / outputs.max(1)]
+    }
+
     fn of<'a>(&self, values: &'a [f32]) -> Dense<'a> {
-        Dense { weight: &values[self.weight.clone()], bias: &values[self.bias.clone()] }
+        let weight = Matrix::ordered(&values[self.weight.clone()], self.shape(), self.order);
+        Dense { weight, bias: &values[self.bias.clone()] }
+    }
+
+    /// What of `values` is its own from the order outside into its own.
+    fn turn_in(&self, values: &mut [f32]) {
+        let [outputs, inputs] = self.shape();
+        self.turn(values, outputs, inputs);
+    }
+
+    /// And back.
+    fn turn_out(&self, values: &mut [f32]) {
+        let [outputs, inputs] = self.shape();
+        self.turn(values, inputs, outputs);
+    }
+
+    fn turn(&self, values: &mut [f32], rows: usize, columns: usize) {
+        if self.order == Order::Columns {
+            let own = &mut values[self.weight.clone()];
+            kernels::transpose(&own.to_vec(), rows, columns, own);
+        }
     }
 }
 
@@ -53,8 +87,8 @@ struct Scratch {
 }
 
 impl Fused {
-    /// A network with `memory`, whose parameters have the shapes that `architecture` says.
-    pub(super) fn new(architecture: &Architecture, rule: Rule, memory: Memory) -> Self {
+    /// A network with `memory_outside`, whose parameters have the shapes that `architecture` says.
+    pub(super) fn new(architecture: &Architecture, rule: Rule, memory_outside: Memory) -> Self {
         let parameters = architecture.parameters();
         let mut end = 0;
         let mut next = |parameter: &Parameter| {
@@ -67,8 +101,32 @@ impl Fused {
         let stages: Vec<_> =
             stages.zip(pairs.by_ref()).map(|(stage, (weight, bias))| (stage, weight, bias)).collect();
         let convolutions = (!stages.is_empty()).then(|| Convolutions::new(stages));
-        let layers = pairs.map(|(weight, bias)| Layer { weight, bias }).collect();
-        Self { parameters, convolutions, layers, rule, memory, scratch: Scratch::default() }
+        let layer = |(index, (weight, bias))| {
+            let is_first = index == 0 && convolutions.is_none();
+            Layer { weight, order: if is_first { Order::Columns } else { Order::Rows }, bias }
+        };
+        let layers = pairs.enumerate().map(layer).collect();
+        let (memory, scratch) = (Memory::default(), Scratch::default());
+        let mut network = Self { parameters, convolutions, layers, rule, memory, scratch };
+        network.remember(memory_outside);
+        network
+    }
+
+    /// `values` of all parameters as they are outside.
+    fn outside(&self, values: &[f32]) -> Vec<f32> {
+        let mut values = values.to_vec();
+        self.layers.iter().for_each(|layer| layer.turn_out(&mut values));
+        values
+    }
+
+    /// The input of the first dense layer.
+    fn first<'a>(convolutions: Option<&'a Convolutions>, layers: &[Layer], rows: Rows<'a>) -> Matrix<'a> {
+        match (convolutions, layers.first()) {
+            (Some(convolutions), Some(layer)) => {
+                Matrix::new(convolutions.flat(), rows.count(), layer.shape()[1])
+            }
+            _ => rows.matrix(),
+        }
     }
 
     /// Fills the signals for `rows`; those of hidden layers are behind ReLU and dropout.
@@ -76,14 +134,15 @@ impl Fused {
         if let Some(convolutions) = &mut self.convolutions {
             convolutions.forward(&self.memory.parameters, rows);
         }
-        let first = self.convolutions.as_ref().map_or(rows.features, Convolutions::flat);
+        let first = Self::first(self.convolutions.as_ref(), &self.layers, rows);
         let signals = &mut self.scratch.signals;
         signals.resize_with(self.layers.len(), Vec::new);
         for (index, layer) in self.layers.iter().enumerate() {
             let (before, rest) = signals.split_at_mut(index);
-            let input = before.last().map_or(first, |signal| signal.as_slice());
+            let [outputs, inputs] = layer.shape();
+            let input = before.last().map_or(first, |signal| Matrix::new(signal, rows.count(), inputs));
             let output = &mut rest[0];
-            output.resize(rows.count * layer.bias.len(), 0.0);
+            output.resize(rows.count() * outputs, 0.0);
             let activation = activation(index, &self.layers);
             layer.of(&self.memory.parameters).forward(input, activation, output);
             if let (Activation::Relu, Some(dropout)) = (activation, &mut how.dropout) {
@@ -95,16 +154,19 @@ impl Fused {
     /// Fills the gradient by all parameters from that by the outputs, which is in the first of the slopes.
     fn backward(&mut self, rows: Rows<'_>, scale: f32) {
         let Scratch { signals, slopes: [by_output, by_input], gradient } = &mut self.scratch;
-        let first = self.convolutions.as_ref().map_or(rows.features, Convolutions::flat);
+        let first = Self::first(self.convolutions.as_ref(), &self.layers, rows);
         gradient.resize(self.memory.parameters.len(), 0.0);
         for (index, layer) in self.layers.iter().enumerate().rev() {
-            let input = index.checked_sub(1).map_or(first, |before| signals[before].as_slice());
+            let before = index.checked_sub(1).map(|before| signals[before].as_slice());
+            let inputs = layer.shape()[1];
+            let input = before.map_or(first, |before| Matrix::new(before, rows.count(), inputs));
             let (by_weight, by_bias) =
                 gradient[layer.weight.start..layer.bias.end].split_at_mut(layer.weight.len());
-            kernels::dense_gradients(input, by_output, by_weight, by_bias);
+            let gradients = DenseGradients { by_weight, order: layer.order, by_bias };
+            kernels::dense_gradients(input, by_output, gradients);
             if index > 0 || self.convolutions.is_some() {
-                by_input.resize(input.len(), 0.0);
-                let gate = (index > 0).then_some(Gate { output: input, scale });
+                by_input.resize(rows.count() * inputs, 0.0);
+                let gate = before.map(|output| Gate { output, scale });
                 layer.of(&self.memory.parameters).backward(by_output, gate, by_input);
                 std::mem::swap(by_output, by_input);
             }
@@ -135,7 +197,7 @@ impl Fused {
             };
             let values = (&mut parameters[own.clone()], &self.scratch.gradient[own.clone()]);
             let moments = (&mut first[own.clone()], &mut second[own]);
-            if parameter.len() <= PARAMETERS_AT_ONCE {
+            if parameter.len() <= PARAMETERS_AT_ONCE || rayon::current_num_threads() == 1 {
                 descend((values, moments));
                 continue;
             }
@@ -176,7 +238,7 @@ fn activation(index: usize, layers: &[Layer]) -> Activation {
 
 impl Network for Fused {
     fn step(&mut self, rows: Rows<'_>, how: Step, judge: Judge<'_>) -> Sums {
-        if self.is_shared(rows.count) {
+        if self.is_shared(rows.count()) {
             rayon::scope(|_| self.step_here(rows, how, judge))
         } else {
             self.step_here(rows, how, judge)
@@ -188,11 +250,14 @@ impl Network for Fused {
         if let Some(convolutions) = &mut convolutions {
             convolutions.forward(&self.memory.parameters, rows);
         }
-        let first = convolutions.as_ref().map_or(rows.features, Convolutions::flat);
         let mut signal = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            let mut output = vec![0.0; rows.count * layer.bias.len()];
-            let input = if index == 0 { first } else { &signal };
+            let [outputs, inputs] = layer.shape();
+            let mut output = vec![0.0; rows.count() * outputs];
+            let input = match index {
+                0 => Self::first(convolutions.as_ref(), &self.layers, rows),
+                _ => Matrix::new(&signal, rows.count(), inputs),
+            };
             layer.of(&self.memory.parameters).forward(input, activation(index, &self.layers), &mut output);
             signal = output;
         }
@@ -200,7 +265,7 @@ impl Network for Fused {
     }
 
     fn parameters(&self) -> Vec<f32> {
-        self.memory.parameters.clone()
+        self.outside(&self.memory.parameters)
     }
 
     fn steps(&self) -> u64 {
@@ -208,11 +273,17 @@ impl Network for Fused {
     }
 
     fn memory(&self) -> Memory {
-        self.memory.clone()
+        let Memory { parameters, first, second, steps } = &self.memory;
+        let [parameters, first, second] = [parameters, first, second].map(|values| self.outside(values));
+        Memory { parameters, first, second, steps: *steps }
     }
 
     fn remember(&mut self, memory: Memory) {
         self.memory = memory;
+        let Memory { parameters, first, second, .. } = &mut self.memory;
+        for values in [parameters, first, second] {
+            self.layers.iter().for_each(|layer| layer.turn_in(values));
+        }
     }
 
     fn duplicate(&self) -> Box<dyn Network> {

@@ -8,7 +8,7 @@
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use tensorfleet_kernels as kernels;
+use tensorfleet_kernels::{self as kernels, Matrix};
 
 use super::architecture::Role;
 use super::loss::Criterion;
@@ -16,13 +16,33 @@ use crate::data::Targets;
 use crate::domain::Optimizer;
 use crate::engine::minibatches::Sums;
 
-/// Some rows on their way through a network.
+/// Some rows of a table on their way through a network.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rows<'a> {
-    /// Row-major, shape `[count, features]`.
-    pub(super) features: &'a [f32],
+    /// The table, row-major, shape `[any, width]`.
+    pub(super) table: &'a [f32],
+    /// Features of a row.
+    pub(super) width: usize,
+    /// Which rows.
+    pub(super) picked: &'a [u32],
+}
+
+impl<'a> Rows<'a> {
     /// How many.
-    pub(super) count: usize,
+    pub(super) fn count(&self) -> usize {
+        self.picked.len()
+    }
+
+    /// They, shape `[count, width]`, where they lie.
+    pub(super) fn matrix(&self) -> Matrix<'a> {
+        Matrix::picked(self.table, self.width, self.picked)
+    }
+
+    /// They, one by one.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'a [f32]> {
+        let Self { table, width, picked } = *self;
+        picked.iter().map(move |row| &table[*row as usize * width..][..width])
+    }
 }
 
 /// Says how good outputs for some rows are.

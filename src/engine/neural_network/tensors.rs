@@ -89,8 +89,8 @@ impl Tensors {
     }
 
     fn input(&self, rows: Rows<'_>, device: &Device) -> Tensor<2> {
-        let width = rows.features.len() / rows.count.max(1);
-        Tensor::from_data(TensorData::new(rows.features.to_vec(), [rows.count, width]), device)
+        let features = rows.iter().flatten().copied().collect();
+        Tensor::from_data(TensorData::new::<f32, _>(features, [rows.count(), rows.width]), device)
     }
 }
 

@@ -171,7 +171,7 @@ impl Trainer for GradientTrainer {
             let place = Place { epochs, total_epochs: course.total_epochs, steps_per_epoch, steps };
             *learning_rate * schedule.factor(place)
         };
-        let (mut features, mut targets) = (Vec::new(), data.train.targets.none());
+        let mut targets = data.train.targets.none();
         let mut steps = network.steps();
         self.rate = rate(slice.batches.start, steps);
         let report = Report { control, target: &data.target, learning_rate: self.rate };
@@ -183,9 +183,8 @@ impl Trainer for GradientTrainer {
                 }),
             };
             steps += 1;
-            gather(&data.train, minibatch.rows, data.width(), &mut features);
             targets.replace(&data.train.targets, minibatch.rows);
-            let rows = Rows { features: &features, count: minibatch.rows.len() };
+            let rows = rows_of(data, &data.train, minibatch.rows);
             network.step(rows, how, Judge { criterion, targets: &targets })
         })?;
         self.last = trained.metrics;
@@ -217,11 +216,10 @@ impl Trainer for GradientTrainer {
     fn evaluate(&self, rows: &[u32], control: &Control) -> Result<Metrics, TaskError> {
         let part = &self.data.validation;
         let mut total = Sums::default();
-        let (mut features, mut targets) = (Vec::new(), part.targets.none());
+        let mut targets = part.targets.none();
         for rows in rows.chunks(EVALUATION_ROWS) {
             control.check()?;
-            gather(part, rows, self.data.width(), &mut features);
-            let outputs = self.network.outputs(Rows { features: &features, count: rows.len() });
+            let outputs = self.network.outputs(rows_of(&self.data, part, rows));
             targets.replace(&part.targets, rows);
             total.add(self.recipe.criterion.sums(&outputs, &targets));
         }
@@ -231,11 +229,9 @@ impl Trainer for GradientTrainer {
     fn predict(&self) -> Vec<f32> {
         let part = &self.data.validation;
         let rows: Vec<u32> = (0..u32::try_from(part.len()).unwrap_or(u32::MAX)).collect();
-        let mut features = Vec::new();
         let mut outputs = Vec::new();
         for rows in rows.chunks(EVALUATION_ROWS) {
-            gather(part, rows, self.data.width(), &mut features);
-            outputs.extend(self.network.outputs(Rows { features: &features, count: rows.len() }));
+            outputs.extend(self.network.outputs(rows_of(&self.data, part, rows)));
         }
         if let Some(classes) = self.data.classes() {
             kernels::softmax(&mut outputs, classes);
@@ -284,11 +280,7 @@ impl Trainer for GradientTrainer {
     }
 }
 
-/// Puts the features of `rows`, shape `[rows, width]`, in the place of what `features` holds.
-fn gather(part: &Part, rows: &[u32], width: usize, features: &mut Vec<f32>) {
-    features.clear();
-    for &row in rows {
-        let start = row as usize * width;
-        features.extend_from_slice(part.features.get(start..start + width).unwrap_or_default());
-    }
+/// The rows `picked` of `part`.
+fn rows_of<'a>(data: &Dataset, part: &'a Part, picked: &'a [u32]) -> Rows<'a> {
+    Rows { table: &part.features, width: data.width(), picked }
 }

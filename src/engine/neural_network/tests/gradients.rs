@@ -46,7 +46,7 @@ impl Case {
     }
 
     fn step(&self, network: &mut impl Network) {
-        let rows = Rows { features: &self.features, count: self.rows.len() };
+        let rows = Rows { table: &self.features, width: self.data.width(), picked: &self.rows };
         let mut targets = self.data.train.targets.none();
         targets.replace(&self.data.train.targets, &self.rows);
         let judge = Judge { criterion: &self.recipe.criterion, targets: &targets };
