@@ -3,7 +3,7 @@
 
 use tensorfleet_kernels::trees::{TILE, Tile, accumulate_words, pack_words};
 use tensorfleet_kernels::{
-    Activation, Dense, DenseGradients, Gate, Matrix, Order, Pace, Parameters, Rule, descend, descend_dense,
+    Activation, AdamMoments, Dense, DenseGradients, Descent, Gate, Matrix, Order, adam, dense_gradients,
     softmax_cross_entropy_gradient,
 };
 
@@ -92,23 +92,26 @@ impl DenseStep {
         for index in (0..count).rev() {
             let (before, rest) = self.layers.split_at_mut(index);
             let layer = &mut rest[0];
+            let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
+            let (by_weight, by_bias) = layer.gradient.split_at_mut(layer.weights);
+            let input = Matrix::new(input, self.targets.len(), layer.shape[1]);
+            let gradients = DenseGradients { by_weight, order: layer.order, by_bias };
+            dense_gradients(input, &layer.slopes, gradients);
             if let Some(before) = before.last_mut() {
                 let (weight, bias) = layer.parameters.split_at(layer.weights);
                 let weight = Matrix::ordered(weight, layer.shape, layer.order);
                 let gate = Gate { output: &before.output, scale: 1.0 };
                 Dense { weight, bias }.backward(&layer.slopes, Some(gate), &mut before.slopes);
             }
-            let input = before.last().map_or(self.inputs.as_slice(), |layer| &layer.output);
-            let input = Matrix::new(input, self.targets.len(), layer.shape[1]);
-            let pace = Pace { rule: Rule::Adam, learning_rate: 0.001, weight_decay: 0.0, step: self.steps };
-            let (values, bias) = layer.parameters.split_at_mut(layer.weights);
-            let (first, bias_first) = layer.first.split_at_mut(layer.weights);
-            let (second, bias_second) = layer.second.split_at_mut(layer.weights);
-            let (by_weight, by_bias) = layer.gradient.split_at_mut(layer.weights);
-            let weight = Parameters { values, first, second };
-            let gradients = DenseGradients { by_weight, order: layer.order, by_bias: &mut *by_bias };
-            descend_dense(input, &layer.slopes, gradients, weight, pace);
-            descend(Parameters { values: bias, first: bias_first, second: bias_second }, by_bias, pace);
+            let descent = Descent {
+                parameters: &mut layer.parameters,
+                gradient: &layer.gradient,
+                learning_rate: 0.001,
+                weight_decay: 0.0,
+            };
+            let moments =
+                AdamMoments { first: &mut layer.first, second: &mut layer.second, step: self.steps };
+            adam(descent, moments);
         }
         sums.loss
     }
@@ -140,10 +143,10 @@ impl Descending {
     pub fn steps(&mut self, times: u32) -> f64 {
         for _ in 0..times {
             self.step += 1;
-            let pace = Pace { rule: Rule::Adam, learning_rate: 0.001, weight_decay: 0.0, step: self.step };
-            let values = self.parameters.as_mut_slice();
+            let (parameters, gradient) = (self.parameters.as_mut_slice(), self.gradient.as_slice());
+            let descent = Descent { parameters, gradient, learning_rate: 0.001, weight_decay: 0.0 };
             let (first, second) = (self.first.as_mut_slice(), self.second.as_mut_slice());
-            descend(Parameters { values, first, second }, &self.gradient, pace);
+            adam(descent, AdamMoments { first, second, step: self.step });
         }
         f64::from(self.parameters[0])
     }

@@ -24,6 +24,7 @@ use rayon::prelude::*;
 
 use crate::matrix::{Matrix, Order};
 use crate::simd::{dispatch, lanes};
+use crate::transposition::transpose;
 use backward::Back;
 
 /// Side of a filter.
@@ -269,21 +270,6 @@ pub fn convolve_backward(
     slopes.by_bias.copy_from_slice(bias);
     for (from, to) in rows.chunks_exact(stage.taps()).zip(slopes.by_weight.chunks_exact_mut(stage.taps())) {
         transpose(from, AREA, stage.channels, to);
-    }
-}
-
-/// Writes `values`, shape `[rows, columns]`, to `out` with rows and columns exchanged: an image of `[channels, pixels]`
-/// becomes one of `[pixels, channels]`.
-///
-/// # Panics
-/// When the shapes do not fit.
-pub fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
-    assert_eq!(values.len(), rows * columns, "values must have shape [{rows}, {columns}]");
-    assert_eq!(out.len(), values.len(), "out must have as many values");
-    for (row, values) in values.chunks_exact(columns.max(1)).enumerate() {
-        for (value, out) in values.iter().zip(out[row..].iter_mut().step_by(rows)) {
-            *out = *value;
-        }
     }
 }
 

@@ -2,8 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::matrix::{Finish, Gate, Matrix, Order, descend_along, multiply};
-use crate::optimizers::{Pace, Parameters};
+use crate::matrix::{Finish, Gate, Matrix, Order, multiply};
 use crate::simd::dispatch;
 
 /// A dense layer y = x W' + b, as PyTorch's Linear.
@@ -67,35 +66,12 @@ pub struct DenseGradients<'a> {
 /// When the shapes do not fit.
 pub fn dense_gradients(x: Matrix<'_>, by_y: &[f32], gradients: DenseGradients<'_>) {
     let DenseGradients { by_weight, order, by_bias } = gradients;
-    let (left, right) = sides(x, by_y, order, by_bias.len());
-    multiply(left, right, Finish::Plain, by_weight);
-    dispatch(ColumnSums { values: by_y, sums: by_bias });
-}
-
-/// As [`dense_gradients`], and takes a step of W along its gradient, of which `by_weight` then tells nothing.
-///
-/// # Panics
-/// When the shapes do not fit.
-pub fn descend_dense(
-    x: Matrix<'_>,
-    by_y: &[f32],
-    gradients: DenseGradients<'_>,
-    weight: Parameters<'_>,
-    pace: Pace,
-) {
-    let DenseGradients { by_weight, order, by_bias } = gradients;
-    let (left, right) = sides(x, by_y, order, by_bias.len());
-    descend_along(left, right, by_weight, weight, pace);
-    dispatch(ColumnSums { values: by_y, sums: by_bias });
-}
-
-/// Both sides of the product that is the gradient by W.
-fn sides<'a>(x: Matrix<'a>, by_y: &'a [f32], order: Order, outputs: usize) -> (Matrix<'a>, Matrix<'a>) {
-    let slopes = Matrix::new(by_y, x.shape()[0], outputs);
+    let slopes = Matrix::new(by_y, x.shape()[0], by_bias.len());
     match order {
-        Order::Rows => (slopes.transposed(), x),
-        Order::Columns => (x.transposed(), slopes),
+        Order::Rows => multiply(slopes.transposed(), x, Finish::Plain, by_weight),
+        Order::Columns => multiply(x.transposed(), slopes, Finish::Plain, by_weight),
     }
+    dispatch(ColumnSums { values: by_y, sums: by_bias });
 }
 
 /// Writes the sums of the columns of `values`, row-major, as many as `sums` has, to `sums`.
@@ -239,7 +215,11 @@ mod tests {
         let (weight, count) = ([1.0], values.len());
         let gate = Gate { output: &values, scale: dropout_scale(threshold) };
         let mut slopes = vec![0.0; count];
-        Dense { weight: Matrix::new(&weight, 1, 1), bias: &[0.0] }.backward(&vec![1.0; count], Some(gate), &mut slopes);
+        Dense { weight: Matrix::new(&weight, 1, 1), bias: &[0.0] }.backward(
+            &vec![1.0; count],
+            Some(gate),
+            &mut slopes,
+        );
         assert!(slopes.iter().zip(&values).all(|(slope, value)| slope * 2.0 == *value));
         assert_eq!(dropout_threshold(0.999_999), 65_535);
     }

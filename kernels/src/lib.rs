@@ -4,10 +4,11 @@
 //! classification  softmax_cross_entropy, softmax_cross_entropy_gradient (weighted or not), softmax
 //! regression      squared_error, squared_error_gradient, absolute_error, absolute_error_gradient
 //! margins         squared_hinge_gradient, epsilon_insensitive_gradient
-//! convolution     Filters, convolve (with pooling and ReLU), convolve_backward, transpose
-//! dense           Dense (forward with its activation, backward), dense_gradients, descend_dense, drop_out
-//! optimizers      descend, by one of four rules
-//! matrix          Matrix, multiply (with bias, ReLU or the way back through one), descend_along
+//! convolution     Filters, convolve (with pooling and ReLU), convolve_backward
+//! transposition   transpose
+//! dense           Dense (forward with its activation, backward), dense_gradients, drop_out
+//! optimizers      sgd, adam, adamw, rmsprop
+//! matrix          Matrix, multiply (with bias, ReLU or the way back through one)
 //! parameters      fill_uniform
 //! trees           bins, derivatives, histograms, splits and walks of trees (a module of its own)
 //! gpu             some of these on a GPU, in CubeCL (feature `wgpu`)
@@ -33,16 +34,20 @@ mod parameters;
 mod regression;
 mod simd;
 mod transcendental;
+mod transposition;
 pub mod trees;
 
 pub use classification::{
     ClassificationSums, softmax, softmax_cross_entropy, softmax_cross_entropy_gradient,
     weighted_softmax_cross_entropy_gradient,
 };
-pub use convolution::{Filters, Passed, Slopes, Stage, convolve, convolve_backward, transpose};
-pub use dense::{Activation, Dense, DenseGradients, dense_gradients, descend_dense, drop_out, dropout_scale, dropout_threshold};
+pub use convolution::{Filters, Passed, Slopes, Stage, convolve, convolve_backward};
+pub use dense::{
+    Activation, Dense, DenseGradients, dense_gradients, drop_out, dropout_scale, dropout_threshold,
+};
 pub use margins::{epsilon_insensitive_gradient, squared_hinge_gradient};
-pub use matrix::{Finish, Gate, Matrix, Order, descend_along, is_shared, multiply};
-pub use optimizers::{Pace, Parameters, Rule, descend};
+pub use matrix::{Finish, Gate, Matrix, Order, is_shared, multiply};
+pub use optimizers::{AdamMoments, Descent, adam, adamw, rmsprop, sgd};
 pub use parameters::fill_uniform;
 pub use regression::{absolute_error, absolute_error_gradient, squared_error, squared_error_gradient};
+pub use transposition::transpose;

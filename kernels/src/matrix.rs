@@ -8,7 +8,6 @@
 //! Invariants: each element is added up in the order of its terms, by one thread, in pieces whose length depends on the
 //! shapes alone, so that the same bits come from any number of threads and any width of vectors with fused additions.
 
-mod descent;
 mod pack;
 mod tile;
 
@@ -18,9 +17,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::simd::{dispatch_widest, lanes};
-use crate::optimizers::{Pace, Parameters};
-use descent::Descent;
-use tile::{End, Out, Place};
+use tile::{Out, Place};
 
 /// Multiplications from which on a product is shared by threads; a smaller one takes less than 40 us on one, and
 /// waiting for others costs as much.
@@ -150,37 +147,17 @@ impl Finish<'_> {
 /// # Panics
 /// When the shapes do not fit.
 pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, out: &mut [f32]) {
-    assert!(finish.fits(left.rows, right.columns), "{finish:?} must fit {} rows, {} columns", left.rows, right.columns);
-    run(left, right, End::Write(finish), out);
-}
-
-/// Takes a step of `parameters`, row-major, shape `[left.rows, right.columns]`, along their gradient, which is `left` times
-/// `right`. `partial` is room of that shape.
-///
-/// # Panics
-/// When the shapes do not fit.
-pub fn descend_along(
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    partial: &mut [f32],
-    parameters: Parameters<'_>,
-    pace: Pace,
-) {
-    parameters.check(partial.len());
-    run(left, right, End::Descend(&Descent::new(parameters, right.columns, pace)), partial);
-}
-
-fn run(left: Matrix<'_>, right: Matrix<'_>, end: End<'_>, out: &mut [f32]) {
     let (rows, columns) = (left.rows, right.columns);
     assert_eq!(left.columns, right.rows, "the columns of left must be the rows of right");
     assert_eq!(Some(out.len()), rows.checked_mul(columns), "out must have shape [{rows}, {columns}]");
+    assert!(finish.fits(rows, columns), "{finish:?} must fit shape [{rows}, {columns}]");
     let out = Out::new(out, columns);
     let panel = tile::width(lanes());
     let parts = parts_of(rows.saturating_mul(columns).saturating_mul(left.columns), columns.div_ceil(panel));
     let at_once = columns.div_ceil(panel).div_ceil(parts.max(1)) * panel;
     let work = |part: usize| {
         let columns = part * at_once..((part + 1) * at_once).min(columns);
-        let product = Product { left, right, end, columns, out: &out };
+        let product = Product { left, right, finish, columns, out: &out };
         ROOM.with_borrow_mut(|room| dispatch_widest(Piece { product, room }));
     };
     if parts < 2 { (0..parts).for_each(work) } else { (0..parts).into_par_iter().for_each(work) }
@@ -204,7 +181,7 @@ thread_local! {
 struct Product<'a> {
     left: Matrix<'a>,
     right: Matrix<'a>,
-    end: End<'a>,
+    finish: Finish<'a>,
     columns: std::ops::Range<usize>,
     out: &'a Out<'a>,
 }
@@ -219,7 +196,7 @@ impl WithSimd for Piece<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { product: Product { left, right, end, columns, out }, room } = self;
+        let Self { product: Product { left, right, finish, columns, out }, room } = self;
         let wide = tile::width(S::F32_LANES);
         let terms = left.columns;
         let pieces = terms.div_ceil(DEPTH).max(1);
@@ -234,7 +211,7 @@ impl WithSimd for Piece<'_> {
         for piece in 0..pieces {
             let terms = piece * depth..((piece + 1) * depth).min(terms);
             let count = terms.len();
-            let end = if piece + 1 == pieces { end } else { End::Write(Finish::Plain) };
+            let finish = if piece + 1 == pieces { finish } else { Finish::Plain };
             let left = tile::Left::new(left, &terms);
             for column in columns.clone().step_by(wide) {
                 let width = wide.min(columns.end - column);
@@ -246,7 +223,7 @@ impl WithSimd for Piece<'_> {
                     pack::panel(right, terms.clone(), (column, width), wide, room);
                     tile::Panel::new(room, wide, count, wide)
                 };
-                let place = Place { row: 0, column, width, begins: piece == 0, end };
+                let place = Place { row: 0, column, width, begins: piece == 0, finish };
                 tile::down(simd, left, panel, place, out);
             }
         }

@@ -6,7 +6,9 @@ use cubecl::Device;
 use cubecl::device::WgpuDeviceKind;
 use tensorfleet_kernels::gpu::{self, Client, Values};
 use tensorfleet_kernels::trees::{self, Penalties, Quantum, Side, TILE};
-use tensorfleet_kernels::{self as kernels, Activation, AdamMoments, Descent, Gate};
+use tensorfleet_kernels::{
+    self as kernels, Activation, AdamMoments, DenseGradients, Descent, Gate, Matrix, Order,
+};
 
 fn client() -> Client {
     let device = Device::wgpu(WgpuDeviceKind::Cpu).or_else(|_| Device::wgpu(WgpuDeviceKind::default()));
@@ -267,12 +269,13 @@ fn dense_layers_are_those_of_the_cpu() {
         let on_gpu = [&x, &weight, &bias].map(|values| Values::upload(&client, values));
         let [gpu_x, gpu_weight, gpu_bias] = &on_gpu;
         let gpu_layer = gpu::GpuDense { weight: gpu_weight, bias: gpu_bias };
-        let layer = kernels::Dense { weight: &weight, bias: &bias };
+        let layer = kernels::Dense { weight: Matrix::new(&weight, outputs, inputs), bias: &bias };
+        let x_matrix = Matrix::new(&x, rows, inputs);
         let mut y = vec![0.0; rows * outputs];
-        layer.forward(&x, Activation::Identity, &mut y);
+        layer.forward(x_matrix, Activation::Identity, &mut y);
         let got = gpu_layer.forward(&client, gpu_x, false).read(&client).unwrap();
         close(&format!("forward of {what}"), &got, &y, TOLERANCE);
-        layer.forward(&x, Activation::Relu, &mut y);
+        layer.forward(x_matrix, Activation::Relu, &mut y);
         let got = gpu_layer.forward(&client, gpu_x, true).read(&client).unwrap();
         close(&format!("forward of {what}, with ReLU"), &got, &y, TOLERANCE);
 
@@ -283,7 +286,9 @@ fn dense_layers_are_those_of_the_cpu() {
         let got = gpu_layer.backward(&client, gpu_x, &gpu_by_y).read(&client).unwrap();
         close(&format!("backward of {what}"), &got, &by_x, TOLERANCE);
         let (mut by_weight, mut by_bias) = (vec![0.0; weight.len()], vec![0.0; outputs]);
-        kernels::dense_gradients(&x, &by_y, &mut by_weight, &mut by_bias);
+        let gradients =
+            DenseGradients { by_weight: &mut by_weight, order: Order::Rows, by_bias: &mut by_bias };
+        kernels::dense_gradients(x_matrix, &by_y, gradients);
         let (got_weight, got_bias) = gpu::dense_gradients(&client, gpu_x, &gpu_by_y, outputs);
         close(&format!("gradient of {what} by W"), &got_weight.read(&client).unwrap(), &by_weight, TOLERANCE);
         close(&format!("gradient of {what} by b"), &got_bias.read(&client).unwrap(), &by_bias, TOLERANCE);
@@ -300,6 +305,11 @@ struct Layer {
     bias: [Vec<f32>; 3],
 }
 
+/// `values` as so many rows.
+fn matrix(values: &[f32], rows: usize) -> Matrix<'_> {
+    Matrix::new(values, rows, values.len() / rows)
+}
+
 /// One training step of `layers` on the CPU; returns the mean loss.
 fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f64 {
     let rows = targets.len();
@@ -308,8 +318,10 @@ fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f
     for (at, layer) in layers.iter().enumerate() {
         let mut y = vec![0.0; rows * layer.bias[0].len()];
         let activation = if at + 1 < depth { Activation::Relu } else { Activation::Identity };
-        let dense = kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] };
-        dense.forward(&activations[at], activation, &mut y);
+        let x = matrix(&activations[at], rows);
+        let dense =
+            kernels::Dense { weight: matrix(&layer.weight[0], layer.bias[0].len()), bias: &layer.bias[0] };
+        dense.forward(x, activation, &mut y);
         activations.push(y);
     }
     let classes = layers[depth - 1].bias[0].len();
@@ -319,10 +331,13 @@ fn step_on_cpu(layers: &mut [Layer], x: &[f32], targets: &[u32], step: u64) -> f
     for (at, layer) in layers.iter_mut().enumerate().rev() {
         let x = &activations[at];
         let (mut by_weight, mut by_bias) = (vec![0.0; layer.weight[0].len()], vec![0.0; layer.bias[0].len()]);
-        kernels::dense_gradients(x, &by_y, &mut by_weight, &mut by_bias);
+        let gradients =
+            DenseGradients { by_weight: &mut by_weight, order: Order::Rows, by_bias: &mut by_bias };
+        kernels::dense_gradients(matrix(x, rows), &by_y, gradients);
         let mut by_x = vec![0.0; x.len()];
         let gate = Some(Gate { output: x, scale: 1.0 });
-        kernels::Dense { weight: &layer.weight[0], bias: &layer.bias[0] }.backward(&by_y, gate, &mut by_x);
+        let weight = matrix(&layer.weight[0], layer.bias[0].len());
+        kernels::Dense { weight, bias: &layer.bias[0] }.backward(&by_y, gate, &mut by_x);
         by_y = by_x;
         for (learning, gradient) in [(&mut layer.weight, &by_weight), (&mut layer.bias, &by_bias)] {
             let [parameters, first, second] = learning;

@@ -3,10 +3,8 @@
 use std::ops::Range;
 
 use super::{Matrix, Order};
-
-/// Columns that are turned around together, and terms.
 #[cfg(target_arch = "x86_64")]
-const SQUARE: usize = 8;
+use crate::transposition::{SQUARE, turned};
 
 /// Terms `terms` of the columns [first, first + width) of `matrix`, into `panel`, shape `[terms, wide]`, with zeros where
 /// there are no more columns.
@@ -122,29 +120,4 @@ impl pulp::NullaryFnOnce for Squares<'_> {
             }
         }
     }
-}
-
-/// Rows and columns exchanged: pairs, then fours, then halves.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
-    let avx = simd.avx;
-    let [a, b, c, d, e, f, g, h] = square.map(pulp::cast);
-    let low = |a, b| avx._mm256_unpacklo_ps(a, b);
-    let high = |a, b| avx._mm256_unpackhi_ps(a, b);
-    let (ab, cd, ef, gh) =
-        ([low(a, b), high(a, b)], [low(c, d), high(c, d)], [low(e, f), high(e, f)], [low(g, h), high(g, h)]);
-    let fours = |[low, high]: [_; 2], [next_low, next_high]: [_; 2]| {
-        [
-            avx._mm256_shuffle_ps::<0x44>(low, next_low),
-            avx._mm256_shuffle_ps::<0xee>(low, next_low),
-            avx._mm256_shuffle_ps::<0x44>(high, next_high),
-            avx._mm256_shuffle_ps::<0xee>(high, next_high),
-        ]
-    };
-    let ([a, b, c, d], [e, f, g, h]) = (fours(ab, cd), fours(ef, gh));
-    let lower = |a, b| avx._mm256_permute2f128_ps::<0x20>(a, b);
-    let upper = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
-    [lower(a, e), lower(b, f), lower(c, g), lower(d, h), upper(a, e), upper(b, f), upper(c, g), upper(d, h)]
-        .map(pulp::cast)
 }

@@ -5,8 +5,8 @@ use crate::parameters::tests::Noise;
 
 fn at(matrix: Matrix<'_>, row: usize, column: usize) -> f64 {
     f64::from(match matrix.order {
-        Order::Rows => matrix.values[row * matrix.columns + column],
-        Order::Columns => matrix.values[column * matrix.rows + row],
+        Order::Rows => matrix.line(row)[column],
+        Order::Columns => matrix.line(column)[row],
     })
 }
 
@@ -31,35 +31,90 @@ fn check((rows, columns, terms): (usize, usize, usize), noise: &mut Noise) {
     let mut draw = |count: usize| (0..count).map(|_| noise.unit() - 0.5).collect::<Vec<_>>();
     let (a, b) = (draw(rows * terms), draw(terms * columns));
     let (bias, gate) = (draw(columns), draw(rows * columns));
-    for left in [Matrix::new(&a, rows, terms), Matrix::new(&a, terms, rows).transposed()] {
-        for right in [Matrix::new(&b, terms, columns), Matrix::new(&b, columns, terms).transposed()] {
-            for finish in [
-                Finish::Plain,
-                Finish::Bias(&bias),
-                Finish::BiasRelu(&bias),
-                Finish::Gate(Gate { output: &gate, scale: 1.25 }),
-            ] {
-                let want = reference(left, right, finish);
-                let mut out = draw(rows * columns);
-                multiply(left, right, finish, &mut out);
-                for (got, want) in out.iter().zip(&want) {
-                    let shape = [rows, columns, terms];
-                    assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want} {shape:?} {finish:?}");
-                }
+    // Lines in another order, and some of them twice.
+    let mut pick = |count: usize| (0..count).map(|_| noise.below(count) as u32).collect::<Vec<_>>();
+    let [lefts, lefts_turned, rights, rights_turned] = [rows, terms, terms, columns].map(&mut pick);
+    let left = [
+        Matrix::new(&a, rows, terms),
+        Matrix::new(&a, terms, rows).transposed(),
+        Matrix::picked(&a, terms, &lefts),
+        Matrix::picked(&a, rows, &lefts_turned).transposed(),
+    ];
+    let right = [
+        Matrix::new(&b, terms, columns),
+        Matrix::ordered(&b, [terms, columns], Order::Columns),
+        Matrix::picked(&b, columns, &rights),
+        Matrix::picked(&b, terms, &rights_turned).transposed(),
+    ];
+    let finishes = [
+        Finish::Plain,
+        Finish::Bias(&bias),
+        Finish::BiasRelu(&bias),
+        Finish::Gate(Gate { output: &gate, scale: 1.25 }),
+    ];
+    let mut out = vec![9.0; rows * columns];
+    for (left, right) in left.iter().flat_map(|left| right.map(|right| (*left, right))) {
+        // No rows of nothing are none.
+        if left.shape() != [rows, terms] || right.shape() != [terms, columns] {
+            assert!(rows * terms * columns == 0);
+            continue;
+        }
+        for finish in finishes {
+            multiply(left, right, finish, &mut out);
+            for (got, want) in out.iter().zip(reference(left, right, finish)) {
+                let shape = [rows, columns, terms];
+                assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want} {shape:?} {left:?} {right:?}");
             }
         }
     }
 }
 
 #[test]
-fn products_agree_with_the_naive_ones_whichever_side_is_transposed() {
+fn products_agree_with_the_naive_ones_however_both_sides_lie() {
     let mut noise = Noise(7);
-    for _ in 0..200 {
+    for _ in 0..100 {
         let shape = (noise.below(40), noise.below(70), noise.below(60));
         check(shape, &mut noise);
     }
-    // More terms than are added up at once.
+    // Whole tiles alone, and more terms than are added up at once.
+    check((48, 64, 32), &mut noise);
     check((7, 37, 2 * DEPTH + 5), &mut noise);
+}
+
+#[test]
+fn vectors_of_any_width_with_fused_additions_give_the_same_bits() {
+    struct Widest<'a>(Product<'a>, &'a mut Vec<f32>);
+
+    impl WithSimd for Widest<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            Piece { product: self.0, room: self.1 }.with_simd(simd);
+        }
+    }
+
+    let mut noise = Noise(9);
+    let (rows, columns, terms) = (61, 75, DEPTH + 30);
+    let mut draw = |count: usize| (0..count).map(|_| noise.unit() - 0.5).collect::<Vec<_>>();
+    let (a, b, bias) = (draw(rows * terms), draw(columns * terms), draw(columns));
+    for (left, right) in [
+        (Matrix::new(&a, rows, terms), Matrix::new(&b, terms, columns)),
+        (Matrix::new(&a, terms, rows).transposed(), Matrix::new(&b, columns, terms).transposed()),
+    ] {
+        let product = |run: fn(Widest<'_>)| {
+            let mut values = vec![0.0; rows * columns];
+            let out = Out::new(&mut values, columns);
+            let (finish, columns) = (Finish::BiasRelu(&bias), 0..columns);
+            run(Widest(Product { left, right, finish, columns, out: &out }, &mut Vec::new()));
+            values
+        };
+        let widest = product(dispatch_widest);
+        assert!(widest.iter().any(|value| *value > 0.0));
+        if lanes() >= 8 {
+            assert!(product(crate::simd::dispatch) == widest);
+        }
+    }
 }
 
 #[test]

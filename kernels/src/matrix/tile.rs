@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::descent::{self, Descent};
 use super::{Finish, Gate, Matrix, Order};
 
 /// Most values in a vector of any CPU.
@@ -99,16 +98,7 @@ pub(super) struct Place<'a> {
     pub(super) width: usize,
     /// Whether these are the first terms; else they are added to what is there.
     pub(super) begins: bool,
-    pub(super) end: End<'a>,
-}
-
-/// What becomes of the sums of a tile.
-#[derive(Clone, Copy)]
-pub(super) enum End<'a> {
-    /// They are finished and written.
-    Write(Finish<'a>),
-    /// They are the gradient by weights, which take a step along it.
-    Descend(&'a Descent<'a>),
+    pub(super) finish: Finish<'a>,
 }
 
 /// The product, whose columns may be written by several threads.
@@ -128,19 +118,13 @@ impl<'a> Out<'a> {
         Self { values: values.as_mut_ptr(), len: values.len(), columns, borrowed: PhantomData }
     }
 
-    /// Where a value is.
-    #[inline(always)]
-    pub(super) fn at(&self, row: usize, column: usize) -> usize {
-        row * self.columns + column
-    }
-
     /// `count` values from `at` on.
     ///
     /// # Safety
     /// No other thread touches them meanwhile, and the caller has no other slice of them.
     #[allow(unsafe_code, clippy::mut_from_ref, reason = "threads write different columns of the same rows")]
     #[inline(always)]
-    pub(super) unsafe fn line(&self, at: usize, count: usize) -> &mut [f32] {
+    unsafe fn line(&self, at: usize, count: usize) -> &mut [f32] {
         assert!(at + count <= self.len);
         // SAFETY: within the slice that `new` took, as asserted; nobody else looks, as the caller promises.
         unsafe { std::slice::from_raw_parts_mut(self.values.add(at), count) }
@@ -150,82 +134,71 @@ impl<'a> Out<'a> {
 /// All rows of `left` times `panel`. The tiles are as alike in height as can be: a low one keeps the arithmetic waiting
 /// for its sums.
 #[inline(always)]
-pub(super) fn down<S: Simd>(
-    simd: S,
-    left: Left<'_>,
-    panel: Panel<'_>,
-    mut place: Place<'_>,
-    out: &Out<'_>,
-) {
-    macro_rules! by_height {
-        ($vectors:literal, $height:expr, $tiles:expr, $($heights:literal)*) => {
-            match $height {
-                $($heights => tiles::<S, $heights, $vectors>(simd, left, panel, place, $tiles, out),)*
-                _ => {}
-            }
-        };
-    }
+pub(super) fn down<S: Simd>(simd: S, left: Left<'_>, panel: Panel<'_>, mut place: Place<'_>, out: &Out<'_>) {
     let rows = left.matrix.rows;
     let count = rows.div_ceil(height(S::F32_LANES, left.matrix.order)).max(1);
-    for (height, tiles) in [(rows / count + 1, rows % count), (rows / count, count - rows % count)] {
-        if vectors(S::F32_LANES) == 1 {
-            by_height!(1, height, tiles, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
-        } else {
-            by_height!(2, height, tiles, 1 2 3 4 5 6);
-        }
-        place.row += height * tiles;
-    }
-}
-
-/// `count` tiles, one beneath the other.
-#[inline(always)]
-fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    left: Left<'_>,
-    panel: Panel<'_>,
-    place: Place<'_>,
-    count: usize,
-    out: &Out<'_>,
-) {
-    macro_rules! each {
-        ($of:ident, $put:expr) => {
-            for tile in 0..count {
-                let place = Place { row: place.row + tile * ROWS, ..place };
-                let sums = $of::<S, ROWS, VECTORS>(simd, left, place.row, panel);
-                $put(simd, sums, place, out);
+    let runs = [(rows / count + 1, rows % count), (rows / count, count - rows % count)];
+    macro_rules! down {
+        ($work:ident, $vectors:literal, $($heights:literal)*) => {
+            for (height, count) in runs {
+                match height {
+                    $($heights => $work::<S, $heights, $vectors>(simd, left, panel, place, count, out),)*
+                    _ => {}
+                }
+                place.row += height * count;
             }
         };
     }
-    // Decided once for all tiles: their sums stay in registers until they are written.
-    let whole = place.width == VECTORS * S::F32_LANES;
-    match (left.matrix.order, place.end) {
-        (Order::Rows, End::Write(Finish::Plain)) if whole => each!(of_rows, put::<S, ROWS, VECTORS, PLAIN>),
-        (Order::Rows, End::Write(Finish::Bias(_))) if whole => each!(of_rows, put::<S, ROWS, VECTORS, BIAS>),
-        (Order::Rows, End::Write(Finish::BiasRelu(_))) if whole => {
-            each!(of_rows, put::<S, ROWS, VECTORS, BIAS_RELU>);
+    // A constant, so that what no CPU of this kind has is not compiled.
+    if const { vectors(S::F32_LANES) == 1 } {
+        match left.matrix.order {
+            Order::Rows => down!(rows_down, 1, 1 2 3 4 5 6 7 8 9 10 11 12),
+            Order::Columns => down!(columns_down, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
         }
-        (Order::Rows, End::Write(Finish::Gate(_))) if whole => each!(of_rows, put::<S, ROWS, VECTORS, GATE>),
-        (Order::Rows, _) => each!(of_rows, put_rest),
-        (Order::Columns, End::Write(Finish::Plain)) if whole => {
-            each!(of_columns, put::<S, ROWS, VECTORS, PLAIN>);
+    } else {
+        match left.matrix.order {
+            Order::Rows => down!(rows_down, 2, 1 2 3 4 5 6),
+            Order::Columns => down!(columns_down, 2, 1 2 3 4 5 6),
         }
-        (Order::Columns, _) => each!(of_columns, put_rest),
     }
 }
 
-/// Puts a tile in its place that is none of the many.
-#[inline(always)]
-fn put_rest<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    sums: [[S::f32s; VECTORS]; ROWS],
-    place: Place<'_>,
-    out: &Out<'_>,
-) {
-    match place.end {
-        End::Descend(descent) => descent::put(simd, &sums, place, out, descent),
-        End::Write(finish) => write_edge(simd, sums, place, finish, out),
-    }
+/// `count` tiles, one beneath the other; how they end is decided once for all, so that their sums stay in registers.
+macro_rules! tiles_down {
+    ($name:ident, $of:ident, $($finish:pat => $how:ident),*) => {
+        #[inline(always)]
+        fn $name<S: Simd, const ROWS: usize, const VECTORS: usize>(
+            simd: S,
+            left: Left<'_>,
+            panel: Panel<'_>,
+            place: Place<'_>,
+            count: usize,
+            out: &Out<'_>,
+        ) {
+            macro_rules! each {
+                ($put:expr) => {
+                    for tile in 0..count {
+                        let place = Place { row: place.row + tile * ROWS, ..place };
+                        let sums = $of::<S, ROWS, VECTORS>(simd, left, place.row, panel);
+                        $put(simd, sums, place, out);
+                    }
+                };
+            }
+            let whole = place.width == VECTORS * S::F32_LANES;
+            match place.finish {
+                $($finish if whole => each!(put::<S, ROWS, VECTORS, $how>),)*
+                _ => each!(put_edge),
+            }
+        }
+    };
 }
+
+tiles_down!(
+    rows_down, of_rows,
+    Finish::Plain => PLAIN, Finish::Bias(_) => BIAS, Finish::BiasRelu(_) => BIAS_RELU, Finish::Gate(_) => GATE
+);
+// Those of the gradient by weights, which nothing is done with.
+tiles_down!(columns_down, of_columns, Finish::Plain => PLAIN);
 
 #[inline(always)]
 fn of_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
@@ -299,28 +272,12 @@ fn vectors_at<S: Simd, const VECTORS: usize>(line: *const f32) -> [S::f32s; VECT
     }
 }
 
-#[inline(always)]
-fn write_whole<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    sums: [[S::f32s; VECTORS]; ROWS],
-    place: Place<'_>,
-    finish: Finish<'_>,
-    out: &Out<'_>,
-) {
-    match finish {
-        Finish::Plain => put::<S, ROWS, VECTORS, PLAIN>(simd, sums, place, out),
-        Finish::Bias(_) => put::<S, ROWS, VECTORS, BIAS>(simd, sums, place, out),
-        Finish::BiasRelu(_) => put::<S, ROWS, VECTORS, BIAS_RELU>(simd, sums, place, out),
-        Finish::Gate(_) => put::<S, ROWS, VECTORS, GATE>(simd, sums, place, out),
-    }
-}
-
 const PLAIN: u8 = 0;
 const BIAS: u8 = 1;
 const BIAS_RELU: u8 = 2;
 const GATE: u8 = 3;
 
-/// Finishes a whole tile as `HOW` says, which is that of `place.end`, and puts it in its place. No closures here: what
+/// Finishes a whole tile as `HOW` says, which is that of `place.finish`, and puts it in its place. No closures here: what
 /// they call does not get the wide instructions.
 #[inline(always)]
 fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
@@ -330,10 +287,10 @@ fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
     out: &Out<'_>,
 ) {
     let (lanes, zero) = (S::F32_LANES, simd.splat_f32s(0.0));
-    let (bias, gate, scale) = match place.end {
-        End::Write(Finish::Bias(bias) | Finish::BiasRelu(bias)) => (bias, &[][..], 1.0),
-        End::Write(Finish::Gate(Gate { output, scale })) => (&[][..], output, scale),
-        End::Write(Finish::Plain) | End::Descend(_) => (&[][..], &[][..], 1.0),
+    let (bias, gate, scale) = match place.finish {
+        Finish::Plain => (&[][..], &[][..], 1.0),
+        Finish::Bias(bias) | Finish::BiasRelu(bias) => (bias, &[][..], 1.0),
+        Finish::Gate(Gate { output, scale }) => (&[][..], output, scale),
     };
     let scale = simd.splat_f32s(scale);
     let mut biases = [zero; VECTORS];
@@ -379,44 +336,50 @@ fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
     }
 }
 
-/// The same where there are fewer columns than a tile has: on a whole tile beside, with zeros where there are none.
+/// The same where there are fewer columns than a tile has, or the way in which it ends is rare.
 #[inline(always)]
-fn write_edge<S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn put_edge<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     sums: [[S::f32s; VECTORS]; ROWS],
     place: Place<'_>,
-    finish: Finish<'_>,
     out: &Out<'_>,
 ) {
-    let (wide, width) = (VECTORS * S::F32_LANES, place.width);
-    let [mut tile, mut numbers] = [[0.0; HIGHEST * WIDEST]; 2];
-    let lines = |row: usize| (row * wide..row * wide + width, (place.row + row) * out.columns + place.column);
-    for row in 0..ROWS {
-        let (own, at) = lines(row);
-        if !place.begins {
-            #[allow(unsafe_code, reason = "threads write different columns of the same rows")]
-            // SAFETY: one thread has the columns of this panel, and the line goes at once.
-            tile[own.clone()].copy_from_slice(unsafe { out.line(at, width) });
-        }
-        if let Finish::Gate(Gate { output, .. }) = finish {
-            numbers[own].copy_from_slice(&output[at..at + width]);
+    let (lanes, zero) = (S::F32_LANES, simd.splat_f32s(0.0));
+    let widths: [usize; VECTORS] =
+        std::array::from_fn(|vector| lanes.min(place.width.saturating_sub(vector * lanes)));
+    let mut biases = [zero; VECTORS];
+    if let Finish::Bias(bias) | Finish::BiasRelu(bias) = place.finish {
+        for (vector, (own, width)) in biases.iter_mut().zip(widths).enumerate() {
+            *own = simd.partial_load_f32s(&bias[place.column + (vector * lanes).min(place.width)..][..width]);
         }
     }
-    let inside = match finish {
-        Finish::Plain => Finish::Plain,
-        Finish::Bias(bias) | Finish::BiasRelu(bias) => {
-            numbers[..width].copy_from_slice(&bias[place.column..place.column + width]);
-            let bias = &numbers[..wide];
-            if matches!(finish, Finish::Bias(_)) { Finish::Bias(bias) } else { Finish::BiasRelu(bias) }
+    for (row, sums) in sums.iter().enumerate() {
+        for (vector, (sum, width)) in sums.iter().zip(widths).enumerate() {
+            if width == 0 {
+                break;
+            }
+            let at = (place.row + row) * out.columns + place.column + vector * lanes;
+            #[allow(unsafe_code, reason = "threads write different columns of the same rows")]
+            // SAFETY: one thread has the columns of this panel, and the line goes before the next one comes.
+            let line = unsafe { out.line(at, width) };
+            let mut value = *sum;
+            if !place.begins {
+                value = simd.add_f32s(value, simd.partial_load_f32s(line));
+            }
+            match place.finish {
+                Finish::Plain => {}
+                Finish::Bias(_) => value = simd.add_f32s(value, biases[vector]),
+                Finish::BiasRelu(_) => {
+                    value = simd.add_f32s(value, biases[vector]);
+                    value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+                }
+                Finish::Gate(Gate { output, scale }) => {
+                    let output = simd.partial_load_f32s(&output[at..at + width]);
+                    value = simd.mul_f32s(value, simd.splat_f32s(scale));
+                    value = simd.select_f32s(simd.greater_than_f32s(output, zero), value, zero);
+                }
+            }
+            simd.partial_store_f32s(line, value);
         }
-        Finish::Gate(Gate { scale, .. }) => Finish::Gate(Gate { output: &numbers, scale }),
-    };
-    let whole = Place { row: 0, column: 0, width: wide, begins: place.begins, end: End::Write(inside) };
-    write_whole(simd, sums, whole, inside, &Out::new(&mut tile, wide));
-    for row in 0..ROWS {
-        let (own, at) = lines(row);
-        #[allow(unsafe_code, reason = "threads write different columns of the same rows")]
-        // SAFETY: one thread has the columns of this panel, and the line goes at once.
-        unsafe { out.line(at, width) }.copy_from_slice(&tile[own]);
     }
 }

@@ -22,6 +22,9 @@ use crate::engine::minibatches::Sums;
 /// Parameters that one thread takes at a time.
 const PARAMETERS_AT_ONCE: usize = 1 << 15;
 
+/// Outputs from which on it pays to turn the weights of the first layer around: fewer do not fill a vector.
+const TURNED_FROM: usize = 16;
+
 /// A network in the CPU's memory: dense layers, and convolutions before them where it has some.
 #[derive(Debug, Clone)]
 pub(super) struct Fused {
@@ -101,9 +104,9 @@ impl Fused {
         let stages: Vec<_> =
             stages.zip(pairs.by_ref()).map(|(stage, (weight, bias))| (stage, weight, bias)).collect();
         let convolutions = (!stages.is_empty()).then(|| Convolutions::new(stages));
-        let layer = |(index, (weight, bias))| {
-            let is_first = index == 0 && convolutions.is_none();
-            Layer { weight, order: if is_first { Order::Columns } else { Order::Rows }, bias }
+        let layer = |(index, (weight, bias)): (usize, (Range<usize>, Range<usize>))| {
+            let turned = index == 0 && convolutions.is_none() && bias.len() >= TURNED_FROM;
+            Layer { weight, order: if turned { Order::Columns } else { Order::Rows }, bias }
         };
         let layers = pairs.enumerate().map(layer).collect();
         let (memory, scratch) = (Memory::default(), Scratch::default());
