@@ -29,6 +29,7 @@ mod outbox;
 mod reporter;
 mod state;
 mod view;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -143,6 +144,7 @@ pub struct Worker<O> {
     link: Link<O>,
     troubles: Troubles,
     outbox: Arc<Outbox>,
+    let_go: held::Progress,
     reports: mpsc::UnboundedReceiver<Report>,
     unreported: Unreported,
     clock: Clock,
@@ -212,11 +214,12 @@ impl<O: Orchestrator> Worker<O> {
         // What has ended is not run again, whichever attempt of it was kept.
         resumed.retain(|task| left.iter().all(|(_, outcome)| !ends(&outcome.identity, &task.identity)));
         held.keep_only(&resumed);
+        let let_go = held.progress();
         let unreported = Unreported::default();
         for (sequence, outcome) in left {
             // How long its lease lasted died with the process that had it.
             let ours_until = (outcome.identity.attempt > 0).then_some(Moment::LONG_AGO);
-            let report = Report { sequence, outcome, ours_until };
+            let report = Report { sequence, outcome, ours_until, let_go: held.handed_over() };
             unreported.add(&report);
             // The receiver is in our hands.
             let _ = reports.send(report);
@@ -283,6 +286,7 @@ impl<O: Orchestrator> Worker<O> {
                 requests,
             },
             outbox,
+            let_go,
             reports: reports_inbox,
             unreported,
             clock,
@@ -320,6 +324,7 @@ impl<O: Orchestrator> Worker<O> {
             orchestrator: Arc::clone(&self.with.orchestrator),
             link: self.handle.link.clone(),
             outbox: Arc::clone(&self.outbox),
+            let_go: self.let_go,
             unreported: self.unreported.clone(),
             clock: self.clock,
             traces: self.with.traces.clone(),

@@ -23,11 +23,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::writer::WriterThread;
 use crate::domain::TaskOutcome;
 use crate::wire;
 use log::Log;
@@ -83,7 +83,7 @@ pub(super) struct Outbox {
     orders: Option<mpsc::Sender<Order>>,
     state: watch::Receiver<OutboxState>,
     trouble: watch::Receiver<Option<String>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
     here: Option<std::sync::Mutex<Writer>>,
@@ -100,7 +100,7 @@ impl Outbox {
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
         let (writer, orders, left) = Self::read(folder)?;
         let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
-        let writer = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
+        let writer = WriterThread::start("outbox", move || writer.run())?;
         let outbox = Self {
             orders: Some(orders),
             state,
@@ -182,8 +182,7 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         self.orders = None;
         if let Some(writer) = self.writer.take() {
-            // A writer that panicked has said so already.
-            let _ = writer.join();
+            writer.end();
         }
     }
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod ends;
 mod fleet;
+mod hangs;
 mod kills;
 mod network;
 mod orchestrators;

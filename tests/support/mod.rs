@@ -41,6 +41,8 @@ pub struct WorkerProcess {
     pub http: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
     lines: Receiver<Value>,
+    /// While somebody holds it nobody reads the log: standard error is a pipe that fills.
+    pub reading: Arc<Mutex<()>>,
     pub state: Arc<tempfile::TempDir>,
 }
 
@@ -95,12 +97,13 @@ impl WorkerProcess {
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let reading = Arc::<Mutex<()>>::default();
         std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || read_log(stderr, &log, &sender)
+            let (log, reading) = (Arc::clone(&log), Arc::clone(&reading));
+            move || read_log(stderr, &log, &sender, &reading)
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut worker = Self { child, grpc: nowhere, http: nowhere, log, lines, state };
+        let mut worker = Self { child, grpc: nowhere, http: nowhere, log, lines, reading, state };
         let listening = worker.wait_for_log("listening");
         let port =
             |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
@@ -184,8 +187,14 @@ impl Drop for WorkerProcess {
     }
 }
 
-fn read_log(stderr: impl std::io::BufRead, log: &Mutex<Vec<Value>>, sender: &Sender<Value>) {
+fn read_log(
+    stderr: impl std::io::BufRead,
+    log: &Mutex<Vec<Value>>,
+    sender: &Sender<Value>,
+    reading: &Mutex<()>,
+) {
     for line in stderr.lines().map_while(Result::ok) {
+        drop(reading.lock().unwrap());
         let parsed = serde_json::from_str(&line).unwrap_or(Value::String(line));
         log.lock().unwrap().push(parsed.clone());
         let _ = sender.send(parsed);

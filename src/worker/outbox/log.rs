@@ -184,6 +184,9 @@ impl Log {
         }
         let durability = if self.buffered.is_empty() { Durability::Written } else { Durability::Synced };
         failpoint::pass("outbox-before-write");
+        if durability == Durability::Synced {
+            failpoint::hang("outbox-hangs");
+        }
         failpoint::tear("outbox-torn", &self.buffer, |half| {
             let _ = segment::append(&self.file, self.end, half, Durability::Synced);
         });
