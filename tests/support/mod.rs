@@ -5,6 +5,7 @@ pub mod fickle;
 pub mod listener;
 pub mod middleman;
 pub mod prometheus;
+pub mod witness;
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
