@@ -13,6 +13,8 @@
 //! the driver; everyone else holds a [`WorkerHandle`].
 
 mod clock;
+#[cfg(test)]
+mod disk;
 mod driver;
 mod ending;
 mod follow;
@@ -182,11 +184,15 @@ impl StateFolder {
 
     /// As [`Self::open`]; whatever is written is written on the thread of the caller.
     #[cfg(test)]
-    fn open_here(config: &Config, worker_id: WorkerId) -> Result<Self, WorkerError> {
+    fn open_here(
+        config: &Config,
+        worker_id: WorkerId,
+        disk: &Arc<disk::SimulatedDisk>,
+    ) -> Result<Self, WorkerError> {
         let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
         let lock = identity::lock(&config.state_dir)?;
-        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox")).map_err(in_folder)?;
-        let (held, resumed) = Held::open_here(&config.state_dir.join("held")).map_err(in_folder)?;
+        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox"), disk).map_err(in_folder)?;
+        let (held, resumed) = Held::open_here(&config.state_dir.join("held"), disk).map_err(in_folder)?;
         Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
 
@@ -246,7 +252,7 @@ impl<O: Orchestrator> Worker<O> {
             held,
             reports,
             unreported: unreported.clone(),
-            clock,
+            clock: clock.clone(),
             link: link_view.clone(),
             metrics: with.metrics.clone(),
             traces: with.traces.clone(),
@@ -318,7 +324,7 @@ impl<O: Orchestrator> Worker<O> {
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
             metrics: self.with.metrics.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
         });
         let reporter = Reporter {
             orchestrator: Arc::clone(&self.with.orchestrator),

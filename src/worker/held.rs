@@ -12,6 +12,9 @@
 //! Invariants: nothing waits for it but the note that an outcome was acknowledged, and a disk that refuses costs only what it
 //! is for, until it takes all of it again. It is not synced: it survives the end of the process, not of the machine.
 
+#[cfg(test)]
+mod here;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -52,7 +55,7 @@ pub(super) struct Held {
     writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
-    here: Option<std::sync::Mutex<Writer>>,
+    here: Option<here::Shared>,
     next_number: u64,
     /// Tasks of an earlier process that nobody has spoken of yet.
     inherited: BTreeMap<Bytes, u64>,
@@ -75,25 +78,6 @@ impl Held {
             writer: Some(writer),
             #[cfg(test)]
             here: None,
-            next_number: 1,
-            inherited: BTreeMap::new(),
-        };
-        Ok((held.inheriting(&tasks), tasks))
-    }
-
-    /// As [`Self::open`]; writes on the thread of the caller.
-    #[cfg(test)]
-    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
-        let (writer, _, tasks) = Self::read(folder)?;
-        let progress = Progress(writer.worked_off.subscribe());
-        let here = Some(std::sync::Mutex::new(writer));
-        let held = Self {
-            orders: None,
-            burst: Vec::new(),
-            handed_over: 0,
-            progress,
-            writer: None,
-            here,
             next_number: 1,
             inherited: BTreeMap::new(),
         };
@@ -138,7 +122,16 @@ impl Held {
         }
         let (orders, inbox) = mpsc::channel();
         let worked_off = watch::Sender::new(0);
-        let writer = Writer { path, file: None, end: 0, kept: BTreeMap::new(), inbox, worked_off };
+        let writer = Writer {
+            path,
+            file: None,
+            end: 0,
+            kept: BTreeMap::new(),
+            inbox,
+            worked_off,
+            #[cfg(test)]
+            disk: std::sync::Arc::default(),
+        };
         Ok((writer, orders, tasks))
     }
 
@@ -177,8 +170,7 @@ impl Held {
         self.handed_over += 1;
         #[cfg(test)]
         if let Some(writer) = &self.here {
-            let _ = writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(1, burst);
-            return;
+            return here::work_off(writer, burst);
         }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
@@ -228,6 +220,8 @@ struct Writer {
     kept: BTreeMap<u64, Bytes>,
     inbox: mpsc::Receiver<Vec<Order>>,
     worked_off: watch::Sender<u64>,
+    #[cfg(test)]
+    disk: std::sync::Arc<super::disk::SimulatedDisk>,
 }
 
 impl Writer {
@@ -282,6 +276,8 @@ impl Writer {
     }
 
     fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.write()?;
         let file = match &self.file {
             Some(file) if self.end + (buffer.len() as u64) <= MOST_BYTES => file,
             _ => return self.write_anew(),
