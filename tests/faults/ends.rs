@@ -119,9 +119,9 @@ async fn an_orchestrator_and_a_collector_that_answer_nothing_do_not_outlast_the_
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_signal_while_a_cancel_races_the_end_of_a_task_loses_and_repeats_nothing() {
-    for contract in [Contract::Base, Contract::Extended] {
+    at_once(BOTH.map(|contract| async move {
         for round in 0..6_u64 {
             let orchestrator = orchestrator(contract).await;
             let (address, board) = (orchestrator.local_addr(), orchestrator.board());
@@ -146,5 +146,6 @@ async fn a_signal_while_a_cancel_races_the_end_of_a_task_loses_and_repeats_nothi
             let told = heir.log().iter().any(|line| line.to_string().contains("left by the last run"));
             assert!(!told, "everything was acknowledged before the end");
         }
-    }
+    }))
+    .await;
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tensorfleet_worker::dev::Contract;
-use tokio::task::JoinSet;
 
 use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
@@ -95,15 +94,13 @@ async fn end_on_a_disk_that_hangs(place: &str, contract: Contract) {
     assert_each_once(board, &job, 10);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_disk_that_hangs_does_not_keep_the_worker_from_its_end() {
-    let mut cases = JoinSet::new();
-    for contract in BOTH {
-        cases.spawn(end_on_a_disk_that_hangs("outbox-hangs:2", contract));
-    }
-    // What a base orchestrator has handed out is lost when it cannot be put on the list.
-    cases.spawn(end_on_a_disk_that_hangs("held-let-go-hangs", Contract::Extended));
-    while let Some(case) = cases.join_next().await {
-        case.unwrap();
-    }
+    let cases = [
+        ("outbox-hangs:2", Contract::Base),
+        ("outbox-hangs:2", Contract::Extended),
+        // What a base orchestrator has handed out is lost when it cannot be put on the list.
+        ("held-let-go-hangs", Contract::Extended),
+    ];
+    at_once(cases.map(|(place, contract)| end_on_a_disk_that_hangs(place, contract))).await;
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use tensorfleet_worker::dev::Contract;
 use tensorfleet_worker::wire::{pb, worker_pb};
-use tokio::task::JoinSet;
 
 use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
@@ -62,13 +61,7 @@ async fn die_at(step: &'static str, contract: Contract) {
 
 async fn die_at_each_step(contract: Contract) {
     for some in STEPS.chunks(5) {
-        let mut cases = JoinSet::new();
-        for step in some {
-            cases.spawn(die_at(step, contract));
-        }
-        while let Some(case) = cases.join_next().await {
-            case.unwrap();
-        }
+        at_once(some.iter().map(|step| die_at(step, contract))).await;
     }
 }
 

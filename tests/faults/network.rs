@@ -5,7 +5,6 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tensorfleet_worker::dev::{Board, Contract, DevConfig, DevOrchestrator};
 use tensorfleet_worker::domain::JobId;
-use tokio::task::JoinSet;
 
 use crate::proxy::{Proxy, Wire};
 use crate::support::*;
@@ -55,13 +54,7 @@ async fn fail(wire: Wire, contract: Contract) {
 async fn fail_in_all_ways(contract: Contract) {
     let wires =
         [Wire::Dead, Wire::Cut, Wire::HalfClosed, Wire::Damaged, Wire::Slow(Duration::from_millis(400))];
-    let mut cases = JoinSet::new();
-    for wire in wires {
-        cases.spawn(fail(wire, contract));
-    }
-    while let Some(case) = cases.join_next().await {
-        case.unwrap();
-    }
+    at_once(wires.map(|wire| fail(wire, contract))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 16)]

@@ -41,7 +41,7 @@ pub struct WorkerProcess {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
-    lines: Receiver<Value>,
+    lines: Mutex<Receiver<Value>>,
     /// While somebody holds it nobody reads the log: standard error is a pipe that fills.
     pub reading: Arc<Mutex<()>>,
     pub state: Arc<tempfile::TempDir>,
@@ -104,7 +104,8 @@ impl WorkerProcess {
             move || read_log(stderr, &log, &sender, &reading)
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut worker = Self { child, grpc: nowhere, http: nowhere, log, lines, reading, state };
+        let mut worker =
+            Self { child, grpc: nowhere, http: nowhere, log, lines: Mutex::new(lines), reading, state };
         let listening = worker.wait_for_log("listening");
         let port =
             |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
@@ -118,7 +119,7 @@ impl WorkerProcess {
         let limit = Instant::now() + PATIENCE;
         loop {
             let left = limit.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines.lock().unwrap().recv_timeout(left) {
                 Ok(line) if line["message"].as_str().is_some_and(|message| message.contains(text)) => {
                     return line;
                 }
@@ -345,6 +346,17 @@ pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id
 /// Runs `future` beside the test.
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     TaskTracker::new().spawn(future)
+}
+
+/// Carries out `cases`, which mostly wait, beside each other. They block threads: the test needs some for each.
+pub async fn at_once<F>(cases: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let cases: Vec<_> = cases.into_iter().map(spawn).collect();
+    for case in cases {
+        case.await.unwrap();
+    }
 }
 
 /// Looks until `holds`: for what a server shows and nobody announces.
