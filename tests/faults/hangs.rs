@@ -21,49 +21,51 @@ fn dropped(worker: &WorkerProcess) -> u64 {
     figure.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_whose_log_nobody_reads_goes_on_and_counts_what_it_drops() {
-    for read_again in [true, false] {
-        let orchestrator = orchestrator(Contract::Extended).await;
-        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
-        let middleman = Middleman::start(address, |_, _| Deed::Carry).await;
-        let settings = [("LOG_LEVEL", LOUD), ("ANALYTIC_EPOCH_DELAY", "0"), ("DRAIN_TIMEOUT", "5s")];
-        let mut worker = WorkerProcess::start(middleman.address, &settings);
-        assert_eq!(dropped(&worker), 0);
-        let reading = Arc::clone(&worker.reading);
-        let unread = reading.lock().unwrap();
-        let limit = Instant::now() + PATIENCE;
-        while dropped(&worker) == 0 {
-            assert!(Instant::now() < limit, "there is still room for more lines");
-            let job = submit(address, simulated_job(20)).await;
-            wait_for_end(board, &job).await;
-        }
-        let heartbeats = || middleman.calls("heartbeat").len();
-        let before = heartbeats();
-        eventually("heartbeats go on", || heartbeats() >= before + 3);
-        let job = submit(address, simulated_job(2)).await;
+/// A worker that nobody listens to, until it is told to end or somebody does again.
+async fn talk_to_nobody(listened_to_again: bool) {
+    let orchestrator = orchestrator(Contract::Extended).await;
+    let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+    let middleman = Middleman::start(address, |_, _| Deed::Carry).await;
+    let settings = [("LOG_LEVEL", LOUD), ("ANALYTIC_EPOCH_DELAY", "0"), ("DRAIN_TIMEOUT", "5s")];
+    let mut worker = WorkerProcess::start(middleman.address, &settings);
+    assert_eq!(dropped(&worker), 0);
+    let muted = worker.mute().await;
+    let limit = Instant::now() + PATIENCE;
+    while dropped(&worker) == 0 {
+        assert!(Instant::now() < limit, "there is still room for more lines");
+        let job = submit(address, simulated_job(20)).await;
         wait_for_end(board, &job).await;
-        assert_each_once(board, &job, 20);
-        let began = Instant::now();
-        if read_again {
-            drop(unread);
-            let said = worker.wait_for_log("log lines were dropped");
-            assert!(said["lines"].as_u64().unwrap() > 0, "{said}");
-            worker.signal(Signal::TERM);
-            worker.wait_for_log("ended");
-        } else {
-            worker.signal(Signal::TERM);
-        }
-        assert_eq!(worker.wait().code(), Some(0));
-        assert!(began.elapsed() < Duration::from_secs(25), "it took {:?}", began.elapsed());
     }
+    let heartbeats = || middleman.calls("heartbeat").len();
+    let before = heartbeats();
+    eventually("heartbeats go on", || heartbeats() >= before + 3);
+    let job = submit(address, simulated_job(2)).await;
+    wait_for_end(board, &job).await;
+    assert_each_once(board, &job, 20);
+    let began = Instant::now();
+    if listened_to_again {
+        drop(muted);
+        let said = worker.wait_for_log("log lines were dropped");
+        assert!(said["lines"].as_u64().unwrap() > 0, "{said}");
+        worker.signal(Signal::TERM);
+        worker.wait_for_log("ended");
+    } else {
+        worker.signal(Signal::TERM);
+    }
+    assert_eq!(worker.wait().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(25), "it took {:?}", began.elapsed());
+}
+
+#[test]
+fn a_worker_whose_log_nobody_reads_goes_on_and_counts_what_it_drops() {
+    at_once([true, false].map(talk_to_nobody));
 }
 
 #[test]
 fn an_error_that_nobody_reads_does_not_keep_the_program_from_its_end() {
     let (reader, mut writer) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&writer, true).unwrap();
-    while writer.write(&[b'.']).is_ok() {}
+    while writer.write(b".").is_ok() {}
     rustix::io::ioctl_fionbio(&writer, false).unwrap();
     let state = tempfile::NamedTempFile::new().unwrap();
     let settings =
@@ -94,13 +96,13 @@ async fn end_on_a_disk_that_hangs(place: &str, contract: Contract) {
     assert_each_once(board, &job, 10);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_disk_that_hangs_does_not_keep_the_worker_from_its_end() {
+#[test]
+fn a_disk_that_hangs_does_not_keep_the_worker_from_its_end() {
     let cases = [
         ("outbox-hangs:2", Contract::Base),
         ("outbox-hangs:2", Contract::Extended),
         // What a base orchestrator has handed out is lost when it cannot be put on the list.
         ("held-let-go-hangs", Contract::Extended),
     ];
-    at_once(cases.map(|(place, contract)| end_on_a_disk_that_hangs(place, contract))).await;
+    at_once(cases.map(|(place, contract)| end_on_a_disk_that_hangs(place, contract)));
 }

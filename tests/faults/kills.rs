@@ -59,20 +59,20 @@ async fn die_at(step: &'static str, contract: Contract) {
     }
 }
 
-async fn die_at_each_step(contract: Contract) {
+fn die_at_each_step(contract: Contract) {
     for some in STEPS.chunks(5) {
-        at_once(some.iter().map(|step| die_at(step, contract))).await;
+        at_once(some.iter().map(|step| die_at(step, contract)));
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn killed_at_any_step_each_task_is_counted_once() {
-    die_at_each_step(Contract::Extended).await;
+#[test]
+fn killed_at_any_step_each_task_is_counted_once() {
+    die_at_each_step(Contract::Extended);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn killed_at_any_step_with_the_base_contract_each_task_is_counted_and_one_at_most_twice() {
-    die_at_each_step(Contract::Base).await;
+#[test]
+fn killed_at_any_step_with_the_base_contract_each_task_is_counted_and_one_at_most_twice() {
+    die_at_each_step(Contract::Base);
 }
 
 #[tokio::test(flavor = "multi_thread")]

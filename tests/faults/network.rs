@@ -51,20 +51,20 @@ async fn fail(wire: Wire, contract: Contract) {
     }
 }
 
-async fn fail_in_all_ways(contract: Contract) {
+fn fail_in_all_ways(contract: Contract) {
     let wires =
         [Wire::Dead, Wire::Cut, Wire::HalfClosed, Wire::Damaged, Wire::Slow(Duration::from_millis(400))];
-    at_once(wires.map(|wire| fail(wire, contract))).await;
+    at_once(wires.map(|wire| fail(wire, contract)));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn a_partition_longer_than_a_lease_counts_each_task_once() {
-    fail_in_all_ways(Contract::Extended).await;
+#[test]
+fn a_partition_longer_than_a_lease_counts_each_task_once() {
+    fail_in_all_ways(Contract::Extended);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn a_partition_with_the_base_contract_loses_at_most_the_answers_under_way() {
-    fail_in_all_ways(Contract::Base).await;
+#[test]
+fn a_partition_with_the_base_contract_loses_at_most_the_answers_under_way() {
+    fail_in_all_ways(Contract::Base);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,8 +64,8 @@ impl Drop for OrchestratorProcess {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() {
+#[test]
+fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() {
     at_once(BOTH.map(|contract| async move {
         let first = OrchestratorProcess::start(SocketAddr::from(([127, 0, 0, 1], 0)), contract);
         let address = first.address;
@@ -98,6 +98,5 @@ async fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() 
         worker.settle();
         // A base one counts every report: there was none too many.
         assert_eq!(second.job(job.as_str()).await.completed_tasks, 20, "{contract:?}");
-    }))
-    .await;
+    }));
 }

@@ -89,8 +89,8 @@ async fn a_poll_that_is_delivered_twice_costs_the_first_answer() {
     assert_each_once(case.orchestrator.board(), &case.job, 10);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_task_that_two_polls_bring_runs_once() {
+#[test]
+fn a_task_that_two_polls_bring_runs_once() {
     // With many slots the second answer comes while the task runs, with one after its end.
     let cases = BOTH.into_iter().flat_map(|contract| [(contract, "12"), (contract, "1")]);
     at_once(cases.map(|(contract, slots)| async move {
@@ -114,12 +114,11 @@ async fn a_task_that_two_polls_bring_runs_once() {
             Contract::Extended => assert_each_once(board, &job, 10),
             Contract::Base => assert_eq!(counted, 10 + again, "with {slots} slots"),
         }
-    }))
-    .await;
+    }));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
+#[test]
+fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
     at_once(BOTH.map(|contract| async move {
         let storm = |method: &str, number: u64| {
             let refused = method != "register_worker" && method != "heartbeat" && number % 3 != 2;
@@ -138,6 +137,5 @@ async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
             .iter()
             .any(|line| line.to_string().contains("the link to the orchestrator is lost"));
         assert!(!lost, "an orchestrator that refuses is there");
-    }))
-    .await;
+    }));
 }

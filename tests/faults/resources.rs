@@ -122,8 +122,8 @@ fn set_files(worker: &WorkerProcess, most: Option<u64>) {
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: most, maximum: Some(4096) }).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
+#[test]
+fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
     at_once(BOTH.map(|contract| async move {
         let first = orchestrator(contract).await;
         let (address, board) = (first.local_addr(), first.board().clone());
@@ -145,6 +145,5 @@ async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() 
         worker.settle();
         assert_each_once(&board, &job, 100);
         second.shutdown().await;
-    }))
-    .await;
+    }));
 }

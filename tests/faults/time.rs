@@ -35,8 +35,8 @@ async fn a_worker_that_stood_still_for_longer_than_its_lease_reports_nothing_of_
     assert_eq!((summary.reports, after.reports), (10, 10), "nothing was reported under the lost lease");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_reports_it() {
+#[test]
+fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_reports_it() {
     at_once(BOTH.map(|contract| async move {
         let first = orchestrator(contract).await;
         let (address, board) = (first.local_addr(), first.board().clone());
@@ -65,8 +65,7 @@ async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_report
         assert_each_once(&board, &job, 10);
         assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10);
         second.shutdown().await;
-    }))
-    .await;
+    }));
 }
 
 /// libfaketime of Debian, which scripts/test installs.
@@ -78,9 +77,9 @@ fn faketime() -> PathBuf {
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
-    at_once(BOTH.map(jump)).await;
+#[test]
+fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
+    at_once(BOTH.map(jump));
 }
 
 async fn jump(contract: Contract) {

@@ -22,6 +22,7 @@ use tensorfleet_worker::domain::JobId;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tensorfleet_worker::wire::{pb, worker_pb};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -42,8 +43,8 @@ pub struct WorkerProcess {
     pub http: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
     lines: Mutex<Receiver<Value>>,
-    /// While somebody holds it nobody reads the log: standard error is a pipe that fills.
-    pub reading: Arc<Mutex<()>>,
+    /// Held by who reads the log, line by line.
+    reading: Arc<tokio::sync::Mutex<()>>,
     pub state: Arc<tempfile::TempDir>,
 }
 
@@ -98,7 +99,7 @@ impl WorkerProcess {
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let reading = Arc::<Mutex<()>>::default();
+        let reading = Arc::<tokio::sync::Mutex<()>>::default();
         std::thread::spawn({
             let (log, reading) = (Arc::clone(&log), Arc::clone(&reading));
             move || read_log(stderr, &log, &sender, &reading)
@@ -129,6 +130,11 @@ impl WorkerProcess {
                 }
             }
         }
+    }
+
+    /// While the guard lives nobody reads the log: standard error is a pipe that fills.
+    pub async fn mute(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.reading).lock_owned().await
     }
 
     /// Everything logged so far.
@@ -193,10 +199,10 @@ fn read_log(
     stderr: impl std::io::BufRead,
     log: &Mutex<Vec<Value>>,
     sender: &Sender<Value>,
-    reading: &Mutex<()>,
+    reading: &tokio::sync::Mutex<()>,
 ) {
     for line in stderr.lines().map_while(Result::ok) {
-        drop(reading.lock().unwrap());
+        drop(reading.blocking_lock());
         let parsed = serde_json::from_str(&line).unwrap_or(Value::String(line));
         log.lock().unwrap().push(parsed.clone());
         let _ = sender.send(parsed);
@@ -348,15 +354,21 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
     TaskTracker::new().spawn(future)
 }
 
-/// Carries out `cases`, which mostly wait, beside each other. They block threads: the test needs some for each.
-pub async fn at_once<F>(cases: impl IntoIterator<Item = F>)
+/// Carries out `cases`, which mostly wait, beside each other: each with a runtime of its own, so that what one of them blocks is
+/// not what another one, or its orchestrator, needs.
+pub fn at_once<F>(cases: impl IntoIterator<Item = F>)
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = ()> + Send,
 {
-    let cases: Vec<_> = cases.into_iter().map(spawn).collect();
-    for case in cases {
-        case.await.unwrap();
-    }
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+                runtime.unwrap().block_on(case);
+            });
+        }
+    });
 }
 
 /// Looks until `holds`: for what a server shows and nobody announces.
