@@ -143,13 +143,19 @@ impl Failure {
     pub fn tell(&self) {
         let text = format!("error: {self}\n");
         let (said, heard) = mpsc::channel();
-        let say = move || {
-            // A full pipe makes it wait for ever, a closed one fails.
-            let _ = io::stderr().lock().write_all(text.as_bytes());
-            let _ = said.send(());
+        // A full pipe makes it wait for ever, a closed one fails.
+        let say = |text: &str| drop(io::stderr().lock().write_all(text.as_bytes()));
+        let aside = {
+            let text = text.clone();
+            move || {
+                say(&text);
+                let _ = said.send(());
+            }
         };
-        if thread::Builder::new().spawn(say).is_ok() {
-            let _ = heard.recv_timeout(TELL_PATIENCE);
+        match thread::Builder::new().spawn(aside) {
+            Ok(_) => drop(heard.recv_timeout(TELL_PATIENCE)),
+            // Where there is no memory for a thread there is for this.
+            Err(_) => say(&text),
         }
     }
 
