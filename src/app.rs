@@ -18,6 +18,7 @@ pub use program::Program;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use prometheus::Registry;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -131,6 +132,7 @@ pub struct App {
     grpc_addr: SocketAddr,
     http: http::Server,
     http_addr: SocketAddr,
+    registry: Registry,
     traces: Traces,
     _host: HostSampler,
     _gpus: GpuSampler,
@@ -237,7 +239,7 @@ impl App {
             handle: worker.handle(),
             host: host.probe(),
             gpu: gpus,
-            registry,
+            registry: registry.clone(),
             orchestrator,
             control,
         };
@@ -248,6 +250,7 @@ impl App {
             http_addr: http.local_addr()?,
             http,
             worker,
+            registry,
             traces,
             _host: host,
             _gpus: sampler,
@@ -262,6 +265,11 @@ impl App {
     /// Where the HTTP server listens.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
+    }
+
+    /// What /metrics shows. A program that holds a worker may register metrics of its own.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The worker.

@@ -1,6 +1,6 @@
-//! Places at which a debug build ends itself as by `kill -9`, or panics, for the tests of what survives that.
+//! Places at which a debug build ends itself as by `kill -9`, panics or hangs, for the tests of what survives that.
 //!
-//! `FAILPOINT=NAME` ends the process when it first passes the place NAME, `FAILPOINT=NAME:3` when it passes it for the
+//! `FAILPOINT=NAME` does so when the process first passes the place NAME, `FAILPOINT=NAME:3` when it passes it for the
 //! third time. A release build has no such places.
 
 /// Passes the place `name`.
@@ -26,9 +26,23 @@ pub(crate) fn panic(name: &str, words: &str) {
     assert!(!is_due(name), "{words}");
 }
 
+/// Passes the place `name`, behind which a system call may hang that nobody waits for.
+#[cfg(debug_assertions)]
+pub(crate) fn hang(name: &str) {
+    if is_due(name) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 /// Nothing, in a release build.
 #[cfg(not(debug_assertions))]
 pub(crate) fn pass(_: &str) {}
+
+/// Nothing, in a release build.
+#[cfg(not(debug_assertions))]
+pub(crate) fn hang(_: &str) {}
 
 /// Nothing, in a release build.
 #[cfg(not(debug_assertions))]

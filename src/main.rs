@@ -1,6 +1,5 @@
 //! Entry point: arguments in, exit code out. All else is in the library.
 
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,8 +21,7 @@ fn main() -> ExitCode {
     match carry_out(cli.command, &environment()) {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(failure) => {
-            // When standard error is closed too, the exit code has to do.
-            let _ = writeln!(io::stderr().lock(), "error: {failure}");
+            failure.tell();
             ExitCode::from(failure.exit_code())
         }
     }

@@ -13,6 +13,8 @@
 //! the driver; everyone else holds a [`WorkerHandle`].
 
 mod clock;
+#[cfg(test)]
+mod disk;
 mod driver;
 mod ending;
 mod follow;
@@ -29,6 +31,7 @@ mod outbox;
 mod reporter;
 mod state;
 mod view;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -143,6 +146,7 @@ pub struct Worker<O> {
     link: Link<O>,
     troubles: Troubles,
     outbox: Arc<Outbox>,
+    let_go: held::Progress,
     reports: mpsc::UnboundedReceiver<Report>,
     unreported: Unreported,
     clock: Clock,
@@ -180,11 +184,15 @@ impl StateFolder {
 
     /// As [`Self::open`]; whatever is written is written on the thread of the caller.
     #[cfg(test)]
-    fn open_here(config: &Config, worker_id: WorkerId) -> Result<Self, WorkerError> {
+    fn open_here(
+        config: &Config,
+        worker_id: WorkerId,
+        disk: &Arc<disk::SimulatedDisk>,
+    ) -> Result<Self, WorkerError> {
         let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
         let lock = identity::lock(&config.state_dir)?;
-        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox")).map_err(in_folder)?;
-        let (held, resumed) = Held::open_here(&config.state_dir.join("held")).map_err(in_folder)?;
+        let (outbox, left) = Outbox::open_here(&config.state_dir.join("outbox"), disk).map_err(in_folder)?;
+        let (held, resumed) = Held::open_here(&config.state_dir.join("held"), disk).map_err(in_folder)?;
         Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
 
@@ -212,11 +220,12 @@ impl<O: Orchestrator> Worker<O> {
         // What has ended is not run again, whichever attempt of it was kept.
         resumed.retain(|task| left.iter().all(|(_, outcome)| !ends(&outcome.identity, &task.identity)));
         held.keep_only(&resumed);
+        let let_go = held.progress();
         let unreported = Unreported::default();
         for (sequence, outcome) in left {
             // How long its lease lasted died with the process that had it.
             let ours_until = (outcome.identity.attempt > 0).then_some(Moment::LONG_AGO);
-            let report = Report { sequence, outcome, ours_until };
+            let report = Report { sequence, outcome, ours_until, let_go: held.handed_over() };
             unreported.add(&report);
             // The receiver is in our hands.
             let _ = reports.send(report);
@@ -243,7 +252,7 @@ impl<O: Orchestrator> Worker<O> {
             held,
             reports,
             unreported: unreported.clone(),
-            clock,
+            clock: clock.clone(),
             link: link_view.clone(),
             metrics: with.metrics.clone(),
             traces: with.traces.clone(),
@@ -283,6 +292,7 @@ impl<O: Orchestrator> Worker<O> {
                 requests,
             },
             outbox,
+            let_go,
             reports: reports_inbox,
             unreported,
             clock,
@@ -314,12 +324,13 @@ impl<O: Orchestrator> Worker<O> {
             host: self.with.host.clone(),
             heartbeat_interval: self.config.heartbeat_interval,
             metrics: self.with.metrics.clone(),
-            clock: self.clock,
+            clock: self.clock.clone(),
         });
         let reporter = Reporter {
             orchestrator: Arc::clone(&self.with.orchestrator),
             link: self.handle.link.clone(),
             outbox: Arc::clone(&self.outbox),
+            let_go: self.let_go,
             unreported: self.unreported.clone(),
             clock: self.clock,
             traces: self.with.traces.clone(),

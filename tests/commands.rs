@@ -2,8 +2,10 @@
 
 mod support;
 
-use std::process::Output;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::*;
 
@@ -53,6 +55,36 @@ fn the_demo_for_people_ends_with_a_table_a_curve_and_addresses() {
     }
     assert!(text.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "a curve is drawn:\n{text}");
     assert!(!text.contains('\u{1b}'), "no terminal codes where there is no terminal");
+}
+
+#[test]
+fn a_demo_that_is_kept_stays_to_be_looked_at_until_it_is_interrupted() {
+    let mut child = command(&[])
+        .args(["demo", "--keep", "--epochs", "1", "--workers", "1", "--dataset", "builtin:iris"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The addresses come last: who is followed by gRPC and HTTP.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut row = |who: &str| -> Vec<String> {
+        let found = lines.find(|line| line.contains(who)).unwrap_or_else(|| panic!("no line about {who}"));
+        found.split_whitespace().filter(|cell| cell.contains("127.0.0.1:")).map(str::to_owned).collect()
+    };
+    let (orchestrator, worker) = (row("orchestrator").remove(0), row("demo-worker-1"));
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|line| line.contains("stay until Ctrl-C")));
+    let [grpc, http] = &worker[..] else { panic!("{worker:?}") };
+    assert_eq!(get(http.trim_start_matches("http://").parse().unwrap(), "/readyz").0, 200);
+    assert_eq!(run(&["status", "--worker", grpc]).status.code(), Some(0));
+    let another = run(&["submit", "--orchestrator", &orchestrator, "--epochs", "1", "--wait"]);
+    assert_eq!(another.status.code(), Some(0), "{}", stderr(&another));
+    assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // What it still says is read, so that it never waits for that.
+    told.for_each(drop);
+    assert_eq!(wait(&mut child).code(), Some(0));
+    assert!(std::net::TcpStream::connect(&orchestrator).is_err(), "nothing of it is left");
 }
 
 #[test]

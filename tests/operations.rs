@@ -248,9 +248,15 @@ async fn the_same_task_by_poll_and_by_execute_runs_once_and_both_get_its_outcome
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
     // With the base contract nothing can be given back: tests/faults/ends.rs says what comes then.
-    for (contract, signals) in [(Contract::Extended, 1), (Contract::Extended, 2), (Contract::Base, 1)] {
+    type Case = (Contract, Signal, Option<Signal>);
+    let cases: [Case; 3] = [
+        (Contract::Extended, Signal::TERM, None),
+        (Contract::Extended, Signal::INT, Some(Signal::TERM)),
+        (Contract::Base, Signal::INT, None),
+    ];
+    for (contract, first, second) in cases {
         let orchestrator = orchestrator(contract).await;
-        let delay = if signals == 1 { "3s" } else { "10m" };
+        let delay = if second.is_none() { "3s" } else { "10m" };
         let settings =
             [("ANALYTIC_EPOCH_DELAY", delay), ("MAX_CONCURRENT_TASKS", "1"), ("DRAIN_TIMEOUT", "60s")];
         let mut worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
@@ -258,7 +264,9 @@ async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
         let task = wait_for_hand_out(orchestrator.board()).await;
         let mut client = worker.client().await;
         let watch = spawn(async move { watch_to_the_end(&mut client, &task).await });
-        worker.signal(Signal::TERM);
+        worker.signal(first);
+        let heard = worker.wait_for_log("a second signal cancels what runs");
+        assert_eq!(heard["signal"], if first == Signal::INT { "SIGINT" } else { "SIGTERM" });
         worker.wait_for_log("no new task is taken");
         let (ready, body) = worker.get("/readyz");
         assert_eq!(ready, 503, "{body}");
@@ -266,14 +274,14 @@ async fn a_drain_finishes_what_runs_and_a_second_signal_gives_it_back() {
         let refused = worker.client().await.execute_task(request(|_| {})).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         let began = Instant::now();
-        if signals == 2 {
-            worker.signal(Signal::TERM);
+        if let Some(second) = second {
+            worker.signal(second);
         }
-        assert_eq!(worker.wait().code(), Some(if signals == 1 { 0 } else { 130 }));
+        assert_eq!(worker.wait().code(), Some(if second.is_none() { 0 } else { 130 }));
         assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
         let _ = watch.await;
         let summary = orchestrator.board().read(|board| board.job(&job)).unwrap();
-        assert_eq!(summary.completed, 2 - signals, "one finished, or none: {summary:?}");
+        assert_eq!(summary.completed, u32::from(second.is_none()), "{summary:?}");
         assert_eq!(summary.failed, 0, "{summary:?}");
         assert_ne!(summary.status, JobStatus::Failed);
         let _heir = WorkerProcess::start(orchestrator.local_addr(), &[("ANALYTIC_EPOCH_DELAY", "0")]);

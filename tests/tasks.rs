@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::middleman::{Deed, Middleman};
+use support::witness::Witness;
 use support::*;
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator, JobStatus};
 use tensorfleet_worker::domain::{JobId, TaskId};
@@ -37,8 +38,11 @@ async fn two_hundred_tasks_complete_exactly_once_with_both_contracts() {
     }
 }
 
-/// How long it takes from the cancel of a job to the end of its running task.
-async fn time_to_cancel(orchestrator: &DevOrchestrator, worker: &WorkerProcess, job: &JobId) -> Duration {
+/// How long a cancelled job may go on.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+
+/// Cancels a job whose task runs, and waits for the end of that; when it was cancelled, and when it ended.
+async fn cancel(orchestrator: &DevOrchestrator, worker: &WorkerProcess, job: &JobId) -> (Instant, Instant) {
     let board = orchestrator.board();
     let held = board.wait_for(|board| {
         let of_job = |(task, of): (TaskId, JobId)| (of == *job).then_some(task);
@@ -48,20 +52,23 @@ async fn time_to_cancel(orchestrator: &DevOrchestrator, worker: &WorkerProcess, 
     let mut client = worker.client().await;
     // A task that the worker has not begun yet would go without a word.
     let mut stream = watch(&mut client, task.as_str()).await;
-    let watched = spawn(async move { while stream.message().await.unwrap().is_some() {} });
+    let watched = spawn(async move {
+        while stream.message().await.unwrap().is_some() {}
+        Instant::now()
+    });
     let mut orchestrator_client = client_of(orchestrator.local_addr()).await;
     let cancelled = Instant::now();
     orchestrator_client.cancel_job(pb::CancelJobRequest { job_id: job.to_string() }).await.unwrap();
-    tokio::time::timeout(PATIENCE, watched).await.expect("the task goes on").unwrap();
-    let took = cancelled.elapsed();
+    let ended = tokio::time::timeout(PATIENCE, watched).await.expect("the task goes on").unwrap();
     assert_eq!(board.read(|board| board.job(job)).unwrap().status, JobStatus::Cancelled);
     let counted = board.read(|board| board.completions(job)).unwrap();
     assert!(!counted.contains_key(&task), "it was at its end anyway");
-    took
+    (cancelled, ended)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_job_stops_its_running_task_within_a_second() {
+    let witness = Witness::start();
     // Some seconds, in many steps.
     let mut training = real_job(1);
     training.dataset_path = "builtin:digits".into();
@@ -74,15 +81,20 @@ async fn a_cancelled_job_stops_its_running_task_within_a_second() {
         let orchestrator = orchestrator(contract).await;
         let settings = [("ANALYTIC_EPOCH_DELAY", "10m"), ("MAX_CONCURRENT_TASKS", "1")];
         let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
-        let mut times = Vec::new();
         for _ in 0..5 {
             let job = submit(orchestrator.local_addr(), request.clone()).await;
-            times.push(time_to_cancel(&orchestrator, &worker, &job).await);
+            let (cancelled, ended) = cancel(&orchestrator, &worker, &job).await;
+            let (took, stalled) = (ended - cancelled, witness.stalled(cancelled, ended));
+            println!(
+                "{contract:?}, {:?}: {took:?}, {stalled:?} of it the machine",
+                request.hyperparameters["backend"]
+            );
+            // Time that the machine gave nobody is not the worker's.
+            assert!(
+                took < CANCEL_LIMIT + stalled,
+                "with {contract:?} it took {took:?}, stalled for {stalled:?}"
+            );
         }
-        // One of them may meet a moment at which the machine is at something else.
-        times.sort_unstable();
-        println!("{contract:?}, {:?}: {times:?}", request.hyperparameters["backend"]);
-        assert!(times[2] < Duration::from_secs(1), "with {contract:?} they took {times:?}");
     }
 }
 

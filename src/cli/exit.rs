@@ -1,7 +1,10 @@
 //! How the program ends.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use crate::app::AppError;
 use crate::config::ConfigErrors;
@@ -132,7 +135,30 @@ pub enum Failure {
     Interrupted,
 }
 
+/// How long the end waits for somebody to read why.
+const TELL_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Failure {
+    /// Says it on standard error. Where nobody reads that, the exit code has to do.
+    pub fn tell(&self) {
+        let text = format!("error: {self}\n");
+        let (said, heard) = mpsc::channel();
+        // A full pipe makes it wait for ever, a closed one fails.
+        let say = |text: &str| drop(io::stderr().lock().write_all(text.as_bytes()));
+        let aside = {
+            let text = text.clone();
+            move || {
+                say(&text);
+                let _ = said.send(());
+            }
+        };
+        match thread::Builder::new().spawn(aside) {
+            Ok(_) => drop(heard.recv_timeout(TELL_PATIENCE)),
+            // Where there is no memory for a thread there is for this.
+            Err(_) => say(&text),
+        }
+    }
+
     /// The exit code for it.
     pub fn exit_code(&self) -> u8 {
         match self {

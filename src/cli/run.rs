@@ -5,7 +5,7 @@ use tokio_util::task::TaskTracker;
 
 use super::signals::Signals;
 use super::{ConfigFlags, Exit, Failure};
-use crate::app::{App, Program, Shutdown};
+use crate::app::{App, AppError, Program, Shutdown};
 use crate::config::{Config, Environment};
 use crate::engine::ModelRegistry;
 use crate::guard;
@@ -27,7 +27,8 @@ pub struct Args {
 pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Failure> {
     let resolved = Config::resolve(&args.flags.over(environment))?;
     let traces = Traces::default();
-    logs::init_traced(&resolved.config.logs, traces.clone())?;
+    // Before all that may still log at its end, so that it is dropped after it.
+    let log = logs::init_queued(&resolved.config.logs, traces.clone())?;
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
@@ -41,6 +42,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         app = App::build_with(resolved.config, program, traces) => app?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
+    log.register(app.registry()).map_err(AppError::Metrics)?;
     let worker_id = app.worker().status().worker_id;
     tracing::info!(
         %worker_id,

@@ -344,6 +344,22 @@ impl Board {
         self.offered
     }
 
+    /// Tasks that are held under a lease: which attempt, and until when.
+    #[cfg(test)]
+    pub(crate) fn leases(&self) -> Vec<(TaskId, u32, Instant)> {
+        let held = self.workers.values().flat_map(|worker| worker.held.iter());
+        let lease = |at: &At| {
+            let (job, task) = (&self.jobs[at.job], &self.jobs[at.job].tasks[at.task]);
+            match task.state {
+                TaskState::Held { expires: Some(expires), .. } => {
+                    Some((job.task_id(at.task), task.attempt, expires))
+                }
+                _ => None,
+            }
+        };
+        held.filter_map(lease).collect()
+    }
+
     fn expired(&self, now: Instant) -> impl Iterator<Item = At> {
         let held = self.workers.values().flat_map(|worker| worker.held.iter().copied());
         held.filter(move |at| {

@@ -1,18 +1,23 @@
 //! Logs: what happened, on standard error, for people or for machines.
 //!
 //! ```text
-//! LOG_LEVEL --parse--> Filter --+
-//! LOG_FORMAT --parse-> LogFormat+--> subscriber --> standard error
+//! LOG_LEVEL --parse--> Filter --+                 +--> standard error
+//! LOG_FORMAT --parse-> LogFormat+--> subscriber --+
+//!                                                 +--> queue --> thread --> standard error (the worker)
 //! ```
 //!
 //! Standard output stays free for results. Dependencies that talk much are heard from WARN on, unless the filter
 //! names them. `RUST_LOG` is deliberately not consulted: one variable, one place to look.
 
 mod json;
+mod queue;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::panic::PanicHookInfo;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -21,8 +26,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+pub use queue::LogGuard;
+
 use super::traces::Traces;
 use crate::domain::ParseChoiceError;
+use queue::Queue;
 
 /// What a filter may look like.
 const FILTER_ALLOWED: &str = "off, error, warn, info, debug, trace, or a list of such a level and TARGET=LEVEL, as \
@@ -134,6 +142,9 @@ pub enum Error {
     /// It did already.
     #[error("logging was set up twice in this process")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
+    /// The system gives no thread that could write.
+    #[error("no thread for the logs: {0}")]
+    Thread(io::Error),
 }
 
 /// Logs to standard error from now on, for the whole process.
@@ -144,12 +155,26 @@ pub fn init(config: &Config) -> Result<(), Error> {
     init_into(config, Traces::default(), io::stderr)
 }
 
-/// As [`init`]; lines that name a task tell the trace that it belongs to, as `traces` knows it.
+/// As [`init`], for a process whose threads must not wait for whoever reads standard error: a thread of its own writes, and
+/// lines for which there is no room are dropped and counted. Panics are logged like everything else. Lines that name a task
+/// tell the trace that it belongs to, as `traces` knows it.
 ///
 /// # Errors
-/// As [`init`].
-pub fn init_traced(config: &Config, traces: Traces) -> Result<(), Error> {
-    init_into(config, traces, io::stderr)
+/// As [`init`], or the system gives no thread.
+pub fn init_queued(config: &Config, traces: Traces) -> Result<LogGuard, Error> {
+    let queue = Queue::to(io::stderr()).map_err(Error::Thread)?;
+    init_into(config, traces, Arc::clone(&queue))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(LogGuard::of(queue))
+}
+
+/// As the hook of the standard library, which would write to standard error and wait for its reader.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(thread, backtrace, "{panic}");
 }
 
 /// As [`init`], through a `writer` that leads to standard error in a way of its own.

@@ -24,18 +24,21 @@ impl Moment {
 }
 
 /// Tells the time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Clock {
     /// The machine's: CLOCK_BOOTTIME, which no change of the wall clock moves and which counts a suspend.
     Boot,
     /// The runtime's, for tests in virtual time.
     #[cfg(test)]
-    Virtual(tokio::time::Instant),
+    Virtual(std::sync::Arc<standstill::VirtualClock>),
 }
+
+#[cfg(test)]
+pub(super) mod standstill;
 
 impl Clock {
     /// Now.
-    pub(super) fn now(self) -> Moment {
+    pub(super) fn now(&self) -> Moment {
         match self {
             Self::Boot => {
                 let time = clock_gettime(ClockId::Boottime);
@@ -43,7 +46,7 @@ impl Clock {
                 Moment(Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default()))
             }
             #[cfg(test)]
-            Self::Virtual(start) => Moment(start.elapsed() + Duration::from_secs(1_000)),
+            Self::Virtual(clock) => Moment(clock.elapsed() + Duration::from_secs(1_000)),
         }
     }
 }

@@ -334,7 +334,8 @@ impl<O: Orchestrator> Driver<O> {
                 let stored = {
                     let outcome = Arc::clone(&outcome);
                     move |sequence| {
-                        let report = Report { sequence, outcome, ours_until: lease };
+                        // Its task is let go with the next status that is published.
+                        let report = Report { sequence, outcome, ours_until: lease, let_go: 0 };
                         // The driver is gone only when the whole worker is.
                         let _ = notices.send(Notice::Stored { key, report });
                     }
@@ -435,7 +436,10 @@ impl<O: Orchestrator> Driver<O> {
             match tiding {
                 Tiding::Outcome(reply, answer) => drop(reply.send(answer)),
                 Tiding::Cancel(reply, answer) => drop(reply.send(answer)),
-                Tiding::Report(report) => drop(self.parts.reports.send(report)),
+                Tiding::Report(report) => {
+                    let report = Report { let_go: self.parts.held.handed_over(), ..report };
+                    drop(self.parts.reports.send(report));
+                }
             }
         }
     }

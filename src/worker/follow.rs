@@ -20,9 +20,9 @@ use super::handle::WorkerHandle;
 use super::link::LinkNow;
 use super::metrics::Metrics;
 use super::state::{Event, RENEWALS_PER_LEASE};
-use crate::domain::{JobId, TaskPhase, TaskView, WorkerStatus};
+use crate::domain::{JobId, TaskIdentity, TaskPhase, TaskView, WorkerStatus};
 use crate::gpu::GpuProbe;
-use crate::orchestrator::{Heartbeat, Mode, Orchestrator, OrchestratorError};
+use crate::orchestrator::{Heartbeat, HeartbeatAnswer, Mode, Orchestrator, OrchestratorError};
 use crate::telemetry::host::HostProbe;
 
 /// Between two glances.
@@ -70,8 +70,8 @@ impl<O: Orchestrator> Follower<O> {
         loop {
             let up = tokio::select! {
                 biased;
-                up = link.up() => up,
                 () = ended.cancelled() => return,
+                up = link.up() => up,
             };
             let Some(now) = up else { return };
             let began = Instant::now();
@@ -84,7 +84,9 @@ impl<O: Orchestrator> Follower<O> {
                 }
             };
             tokio::select! {
-               biased;
+                biased;
+                // First, since the next one may be due at once, and for ever.
+                () = ended.cancelled() => return,
                 () = self.next_beat(now, began) => {}
                 () = drain_began => {}
                 changed = link.changed() => {
@@ -92,7 +94,6 @@ impl<O: Orchestrator> Follower<O> {
                         return;
                     }
                 }
-                () = ended.cancelled() => return,
             }
         }
     }
@@ -112,7 +113,7 @@ impl<O: Orchestrator> Follower<O> {
                 return;
             }
             tokio::select! {
-               biased;
+                biased;
                 // It is looked again then: tasks that ended meanwhile left later leases.
                 () = sleep_until(due) => {}
                 changed = pulses.changed() => {
@@ -163,18 +164,15 @@ impl<O: Orchestrator> Follower<O> {
         match answer {
             Ok(answer) => {
                 self.worker.link.beat();
-                let renewed = heartbeat.tasks.iter().map(|task| &task.identity);
-                let renewed = renewed.filter(|task| answer.renewed.contains(&task.task_id));
+                let (wanted, unwanted) = judged(&heartbeat.tasks, &answer);
+                let renewed = wanted.into_iter();
                 let tasks: Vec<_> = renewed.map(|task| (task.task_id.clone(), task.attempt)).collect();
                 if !tasks.is_empty() {
                     // The driver ends with the worker, and so does this loop.
                     let _ = self.events.send(Event::Renewed { tasks, asked });
                 }
-                for task in heartbeat.tasks {
-                    // The answer names a task; what it means is the attempt that was told of.
-                    if answer.cancel.contains(&task.identity.task_id) {
-                        self.worker.unwanted(task.identity);
-                    }
+                for task in unwanted {
+                    self.worker.unwanted(task.clone());
                 }
                 if answer.drain {
                     self.worker.drain(None);
@@ -198,8 +196,9 @@ impl<O: Orchestrator> Follower<O> {
         loop {
             tokio::select! {
                 biased;
-                _ = ticks.tick() => {}
+                // First, since glances that take longer than their interval are always due.
                 () = ended.cancelled() => return,
+                _ = ticks.tick() => {}
             }
             glances = glances.wrapping_add(1);
             let now = self.worker.link.now();
@@ -259,6 +258,23 @@ impl<O: Orchestrator> Follower<O> {
     }
 }
 
+/// Of the attempts that a heartbeat told of, those whose leases were renewed, and those that are not wanted.
+///
+/// An answer names tasks and no attempts. Two of one task may be told of: one that ended and is on its way to the disk, and the
+/// next one. Where the answer says both of it, the next one is wanted and the other is not.
+fn judged<'a>(
+    told: &'a [TaskView],
+    answer: &HeartbeatAnswer,
+) -> (Vec<&'a TaskIdentity>, Vec<&'a TaskIdentity>) {
+    let told = || told.iter().map(|task| &task.identity);
+    let is_latest = |task: &TaskIdentity| {
+        told().all(|other| other.task_id != task.task_id || other.attempt <= task.attempt)
+    };
+    let is_renewed = |task: &TaskIdentity| answer.renewed.contains(&task.task_id) && is_latest(task);
+    let is_unwanted = |task: &TaskIdentity| answer.cancel.contains(&task.task_id) && !is_renewed(task);
+    (told().filter(|task| is_renewed(task)).collect(), told().filter(|task| is_unwanted(task)).collect())
+}
+
 /// The task of each job that is furthest: the others of it wait for their turn.
 fn furthest_of_each_job(tasks: impl Iterator<Item = TaskView>) -> BTreeMap<JobId, TaskView> {
     let mut furthest: BTreeMap<JobId, TaskView> = BTreeMap::new();
@@ -279,4 +295,47 @@ fn furthest_of_each_job(tasks: impl Iterator<Item = TaskView>) -> BTreeMap<JobId
 /// Slots that hold no task.
 fn free_slots(status: &WorkerStatus) -> u32 {
     status.slots_total.saturating_sub(status.slots_busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::domain::{ModelType, Progress, TaskId};
+
+    fn view(name: &str, attempt: u32) -> TaskView {
+        let identity = TaskIdentity {
+            task_id: TaskId::parse(name).unwrap(),
+            job_id: JobId::parse("job").unwrap(),
+            attempt,
+        };
+        TaskView {
+            identity,
+            model: ModelType::parse("test").unwrap(),
+            epoch: 0,
+            phase: TaskPhase::Running,
+            progress: Progress::default(),
+            claimed_at: SystemTime::UNIX_EPOCH,
+            retries: 0,
+            lease: None,
+        }
+    }
+
+    #[test]
+    fn of_two_attempts_of_a_task_the_answer_to_a_heartbeat_means_the_one_that_it_can_mean() {
+        let told = [view("a", 1), view("a", 2), view("b", 1), view("c", 3)];
+        let ids = |names: &[&str]| names.iter().map(|name| TaskId::parse(name).unwrap()).collect();
+        let judge = |renewed: &[&str], cancel: &[&str]| {
+            let answer =
+                HeartbeatAnswer { renewed: ids(renewed), cancel: ids(cancel), ..HeartbeatAnswer::default() };
+            let (wanted, unwanted) = judged(&told, &answer);
+            [wanted, unwanted].map(|tasks| {
+                tasks.into_iter().map(|task| format!("{}{}", task.task_id, task.attempt)).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(judge(&["a", "b"], &["a", "c"]), [vec!["a2", "b1"], vec!["a1", "c3"]]);
+        assert_eq!(judge(&["a"], &[]), [vec!["a2"], vec![]]);
+        assert_eq!(judge(&[], &["a"]), [vec![], vec!["a1", "a2"]]);
+    }
 }

@@ -9,19 +9,24 @@
 //! A base orchestrator never hands a task out again, so that without this a killed worker would end no job. With the
 //! extended contract the task keeps its attempt, unless the orchestrator has given it away since.
 //!
-//! Invariants: nothing waits for it, and a disk that refuses costs only what it is for. It is not synced: it survives the
-//! end of the process, not of the machine.
+//! Invariants: nothing waits for it but the note that an outcome was acknowledged, and a disk that refuses costs only what it
+//! is for, until it takes all of it again. It is not synced: it survives the end of the process, not of the machine.
+
+#[cfg(test)]
+mod here;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::outbox::segment::{self, Durability, Entry};
+use super::writer::WriterThread;
 use crate::domain::TaskSpec;
 use crate::{failpoint, wire};
 
@@ -30,6 +35,9 @@ const MOST_BYTES: u64 = 4 << 20;
 
 /// Bursts that share one write at most.
 const MOST_BURSTS_IN_ONE_WRITE: usize = 64;
+
+/// Between two tries to write to a disk that refused.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Order {
     Keep { number: u64, received: Bytes },
@@ -41,10 +49,13 @@ pub(super) struct Held {
     orders: Option<mpsc::Sender<Vec<Order>>>,
     /// Of the burst of events that is being worked off.
     burst: Vec<Order>,
-    writer: Option<JoinHandle<()>>,
+    /// Bursts that were handed to the writer.
+    handed_over: u64,
+    progress: Progress,
+    writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
-    here: Option<std::sync::Mutex<Writer>>,
+    here: Option<here::Shared>,
     next_number: u64,
     /// Tasks of an earlier process that nobody has spoken of yet.
     inherited: BTreeMap<Bytes, u64>,
@@ -57,29 +68,16 @@ impl Held {
     /// When the folder cannot be read or written. Damage is logged and costs what is damaged.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
         let (writer, orders, tasks) = Self::read(folder)?;
-        let writer = std::thread::Builder::new().name("held".into()).spawn(move || writer.run())?;
+        let progress = Progress(writer.worked_off.subscribe());
+        let writer = WriterThread::start("held", move || writer.run())?;
         let held = Self {
             orders: Some(orders),
             burst: Vec::new(),
+            handed_over: 0,
+            progress,
             writer: Some(writer),
             #[cfg(test)]
             here: None,
-            next_number: 1,
-            inherited: BTreeMap::new(),
-        };
-        Ok((held.inheriting(&tasks), tasks))
-    }
-
-    /// As [`Self::open`]; writes on the thread of the caller.
-    #[cfg(test)]
-    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
-        let (writer, _, tasks) = Self::read(folder)?;
-        let here = Some(std::sync::Mutex::new(writer));
-        let held = Self {
-            orders: None,
-            burst: Vec::new(),
-            writer: None,
-            here,
             next_number: 1,
             inherited: BTreeMap::new(),
         };
@@ -123,7 +121,17 @@ impl Held {
             }
         }
         let (orders, inbox) = mpsc::channel();
-        let writer = Writer { path, file: None, end: 0, kept: BTreeMap::new(), inbox };
+        let worked_off = watch::Sender::new(0);
+        let writer = Writer {
+            path,
+            file: None,
+            end: 0,
+            kept: BTreeMap::new(),
+            inbox,
+            worked_off,
+            #[cfg(test)]
+            disk: std::sync::Arc::default(),
+        };
         Ok((writer, orders, tasks))
     }
 
@@ -159,14 +167,38 @@ impl Held {
             return;
         }
         let burst = std::mem::take(&mut self.burst);
+        self.handed_over += 1;
         #[cfg(test)]
         if let Some(writer) = &self.here {
-            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(burst);
-            return;
+            return here::work_off(writer, burst);
         }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
             let _ = orders.send(burst);
+        }
+    }
+
+    /// How many bursts were handed to the thread that writes.
+    pub(super) fn handed_over(&self) -> u64 {
+        self.handed_over
+    }
+
+    /// Follows how many of them it has worked off.
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+}
+
+/// How far the writer is.
+#[derive(Debug, Clone)]
+pub(super) struct Progress(watch::Receiver<u64>);
+
+impl Progress {
+    /// Waits until that many bursts are worked off: written, or refused by the disk. A writer that has ended has done what it
+    /// could.
+    pub(super) async fn reached(&self, bursts: u64) {
+        if *self.0.borrow() < bursts {
+            let _ = self.0.clone().wait_for(|worked_off| *worked_off >= bursts).await;
         }
     }
 }
@@ -176,8 +208,7 @@ impl Drop for Held {
         self.write();
         self.orders = None;
         if let Some(writer) = self.writer.take() {
-            // A writer that panicked has said so already.
-            let _ = writer.join();
+            writer.end();
         }
     }
 }
@@ -188,17 +219,37 @@ struct Writer {
     end: u64,
     kept: BTreeMap<u64, Bytes>,
     inbox: mpsc::Receiver<Vec<Order>>,
+    worked_off: watch::Sender<u64>,
+    #[cfg(test)]
+    disk: std::sync::Arc<super::disk::SimulatedDisk>,
 }
 
 impl Writer {
     fn run(mut self) {
-        while let Ok(mut batch) = self.inbox.recv() {
-            batch.extend(self.inbox.try_iter().take(MOST_BURSTS_IN_ONE_WRITE).flatten());
-            self.work_off(batch);
+        let mut refused = Ok(());
+        loop {
+            let first = match refused {
+                Ok(()) => self.inbox.recv().map_err(RecvTimeoutError::from),
+                // All of it, as soon as there is room.
+                Err(Refused) => self.inbox.recv_timeout(RETRY_INTERVAL),
+            };
+            refused = match first {
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => self.write_anew().map_err(|_| Refused),
+                Ok(mut batch) => {
+                    let mut bursts = 1;
+                    for burst in self.inbox.try_iter().take(MOST_BURSTS_IN_ONE_WRITE) {
+                        batch.extend(burst);
+                        bursts += 1;
+                    }
+                    self.work_off(bursts, batch)
+                }
+            };
         }
     }
 
-    fn work_off(&mut self, batch: Vec<Order>) {
+    /// Writes a `batch` of so many bursts.
+    fn work_off(&mut self, bursts: u64, batch: Vec<Order>) -> Result<(), Refused> {
         let mut buffer = Vec::new();
         for order in batch {
             match order {
@@ -207,20 +258,26 @@ impl Writer {
                     self.kept.insert(number, received);
                 }
                 Order::LetGo { number } => {
+                    failpoint::hang("held-let-go-hangs");
                     if self.kept.remove(&number).is_some() {
                         segment::encode(&Entry::Acknowledged { sequence: number }, &mut buffer);
                     }
                 }
             }
         }
-        if let Err(error) = self.write(&buffer) {
+        let written = self.write(&buffer).map_err(|error| {
             // The next one writes all of it anew.
             self.file = None;
             tracing::warn!(%error, "the list of held tasks cannot be written; a restart would not go on with them");
-        }
+            Refused
+        });
+        self.worked_off.send_modify(|worked_off| *worked_off += bursts);
+        written
     }
 
     fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.write()?;
         let file = match &self.file {
             Some(file) if self.end + (buffer.len() as u64) <= MOST_BYTES => file,
             _ => return self.write_anew(),
@@ -246,6 +303,9 @@ impl Writer {
         Ok(())
     }
 }
+
+/// The disk did not take it.
+struct Refused;
 
 fn entry(number: u64, received: &Bytes) -> Entry {
     Entry::Outcome { sequence: number, payload: received.to_vec() }
@@ -308,6 +368,30 @@ mod tests {
         let bytes = fs::metadata(folder.path().join("tasks.log")).unwrap().len();
         assert!(bytes <= MOST_BYTES, "{bytes}");
         assert_eq!(names(&Held::open(folder.path()).unwrap().1), [("stays".to_owned(), 1)]);
+    }
+
+    #[tokio::test]
+    async fn what_a_disk_refused_is_written_as_soon_as_it_takes_it_and_nothing_waits_for_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_the_way = folder.path().join("tasks.new");
+        fs::create_dir(&in_the_way).unwrap();
+        let (mut held, _) = Held::open(folder.path()).unwrap();
+        held.keep(received("a", 1));
+        held.write();
+        let reached = |held: &Held| {
+            let (progress, bursts) = (held.progress(), held.handed_over());
+            async move { tokio::time::timeout(Duration::from_secs(120), progress.reached(bursts)).await.unwrap() }
+        };
+        reached(&held).await;
+        let path = folder.path().join("tasks.log");
+        assert!(!path.exists());
+        fs::remove_dir(&in_the_way).unwrap();
+        let limit = std::time::Instant::now() + Duration::from_secs(120);
+        while !path.exists() {
+            assert!(std::time::Instant::now() < limit, "it is not written");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(names(&Held::open(folder.path()).unwrap().1), [("a".to_owned(), 1)]);
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! An acknowledgement is written without a sync of its own: one lost to a power cut means one more report, which
 //! the orchestrator counts once (extended contract).
 
+#[cfg(test)]
+mod here;
 mod log;
 pub(super) mod segment;
 
@@ -23,11 +25,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::writer::WriterThread;
 use crate::domain::TaskOutcome;
 use crate::wire;
 use log::Log;
@@ -83,10 +85,10 @@ pub(super) struct Outbox {
     orders: Option<mpsc::Sender<Order>>,
     state: watch::Receiver<OutboxState>,
     trouble: watch::Receiver<Option<String>>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
-    here: Option<std::sync::Mutex<Writer>>,
+    here: Option<here::Shared>,
 }
 
 /// An outcome that an earlier process left.
@@ -100,7 +102,7 @@ impl Outbox {
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
         let (writer, orders, left) = Self::read(folder)?;
         let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
-        let writer = std::thread::Builder::new().name("outbox".into()).spawn(move || writer.run())?;
+        let writer = WriterThread::start("outbox", move || writer.run())?;
         let outbox = Self {
             orders: Some(orders),
             state,
@@ -110,15 +112,6 @@ impl Outbox {
             here: None,
         };
         Ok((outbox, left))
-    }
-
-    /// As [`Self::open`]; writes on the thread of the caller.
-    #[cfg(test)]
-    pub(super) fn open_here(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
-        let (writer, _, left) = Self::read(folder)?;
-        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
-        let here = Some(std::sync::Mutex::new(writer));
-        Ok((Self { orders: None, state, trouble, writer: None, here }, left))
     }
 
     fn read(folder: &Path) -> io::Result<(Writer, mpsc::Sender<Order>, Vec<Left>)> {
@@ -137,7 +130,8 @@ impl Outbox {
         let state = state_of(&log, None);
         let trouble = watch::Sender::new(state.trouble());
         let tell = watch::Sender::new(state);
-        Ok((Writer { log, tell, trouble, inbox, backlog: VecDeque::new() }, orders, left))
+        let (taken, backlog) = (Vec::new(), VecDeque::new());
+        Ok((Writer { log, tell, trouble, inbox, taken, backlog }, orders, left))
     }
 
     /// Puts `outcome` on disk; `stored` is called when it is there. Returns at once.
@@ -168,8 +162,7 @@ impl Outbox {
     fn order(&self, order: Order) {
         #[cfg(test)]
         if let Some(writer) = &self.here {
-            writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).work_off(vec![order]);
-            return;
+            return here::carry_out(writer, order);
         }
         if let Some(orders) = &self.orders {
             // The writer ends only when this sender is dropped.
@@ -182,8 +175,7 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         self.orders = None;
         if let Some(writer) = self.writer.take() {
-            // A writer that panicked has said so already.
-            let _ = writer.join();
+            writer.end();
         }
     }
 }
@@ -194,6 +186,8 @@ struct Writer {
     tell: watch::Sender<OutboxState>,
     trouble: watch::Sender<Option<String>>,
     inbox: mpsc::Receiver<Order>,
+    /// Outcomes that the next write puts on disk.
+    taken: Vec<(u64, Stored)>,
     /// What came in while the disk could not be written.
     backlog: VecDeque<Order>,
 }
@@ -201,36 +195,80 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.backlog.pop_front().or_else(|| self.inbox.recv().ok()) {
-            let mut batch = vec![first];
-            batch.extend(self.backlog.drain(..));
-            batch.extend(self.inbox.try_iter().take(MOST_IN_ONE_SYNC));
-            if self.work_off(batch) == Flushed::GaveUp {
+            self.take(first);
+            self.take_backlog();
+            for _ in 0..MOST_IN_ONE_SYNC {
+                let Ok(order) = self.inbox.try_recv() else { break };
+                self.take(order);
+            }
+            if self.write_at_last() == Flushed::GaveUp {
+                let lost = self.taken.len();
+                tracing::error!("the worker ends with {lost} outcomes that could not be written");
                 return;
             }
         }
     }
 
-    fn work_off(&mut self, batch: Vec<Order>) -> Flushed {
-        let mut stored = Vec::new();
-        for order in batch {
-            match order {
-                Order::Append { outcome, stored: call } => {
-                    let sequence = self.log.push(wire::encode_outcome(&outcome));
-                    stored.push((sequence, call));
-                }
-                Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
-                Order::SetAside { sequence, outcome } => {
-                    set_aside(&mut self.log, sequence, &wire::encode_outcome(&outcome));
-                }
+    /// Takes `order` for the next write.
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Append { outcome, stored } => {
+                let sequence = self.log.push(wire::encode_outcome(&outcome));
+                self.taken.push((sequence, stored));
+            }
+            Order::Acknowledge { sequence } => self.log.acknowledge(sequence),
+            Order::SetAside { sequence, outcome } => {
+                set_aside(&mut self.log, sequence, &wire::encode_outcome(&outcome));
             }
         }
-        if self.flush() == Flushed::GaveUp {
-            tracing::error!("the worker ends with {} outcomes that could not be written", stored.len());
-            return Flushed::GaveUp;
+    }
+
+    fn take_backlog(&mut self) {
+        while let Some(order) = self.backlog.pop_front() {
+            self.take(order);
+        }
+    }
+
+    /// Writes what was taken, and tells whom it concerns.
+    fn write(&mut self) -> Result<(), Refused> {
+        if let Err(error) = self.log.flush() {
+            let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
+            if self.tell.borrow().disk.as_ref() != Some(&trouble) {
+                tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
+                self.say(state_of(&self.log, Some(trouble)));
+            }
+            return Err(Refused);
         }
         self.say(state_of(&self.log, None));
-        for (sequence, call) in stored {
-            call(sequence);
+        for (sequence, stored) in self.taken.drain(..) {
+            stored(sequence);
+        }
+        Ok(())
+    }
+
+    /// Takes `order` while the disk refuses.
+    fn put_off(&mut self, order: Order) {
+        match order {
+            // What is acknowledged meanwhile makes room, perhaps on the very disk that has none.
+            Order::Acknowledge { sequence } => {
+                self.log.acknowledge(sequence);
+                self.log.delete_done();
+            }
+            order => self.backlog.push_back(order),
+        }
+    }
+
+    /// Writes until it succeeds: an outcome is worth waiting for a disk that has room again.
+    fn write_at_last(&mut self) -> Flushed {
+        while self.write().is_err() {
+            match self.inbox.recv_timeout(RETRY_INTERVAL) {
+                Ok(order) => self.put_off(order),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                // Nobody waits any longer than for this.
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return if self.write().is_ok() { Flushed::Whole } else { Flushed::GaveUp };
+                }
+            }
         }
         Flushed::Whole
     }
@@ -248,28 +286,6 @@ impl Writer {
             changed
         });
     }
-
-    /// Writes until it succeeds: an outcome is worth waiting for a disk that has room again.
-    fn flush(&mut self) -> Flushed {
-        while let Err(error) = self.log.flush() {
-            let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
-            if self.tell.borrow().disk.as_ref() != Some(&trouble) {
-                tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
-                self.say(state_of(&self.log, Some(trouble)));
-            }
-            match self.inbox.recv_timeout(RETRY_INTERVAL) {
-                // What is acknowledged meanwhile makes room, perhaps on the very disk that has none.
-                Ok(Order::Acknowledge { sequence }) => {
-                    self.log.acknowledge(sequence);
-                    self.log.delete_done();
-                }
-                Ok(order) => self.backlog.push_back(order),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Flushed::GaveUp,
-            }
-        }
-        Flushed::Whole
-    }
 }
 
 /// Into a file of its own; where the disk does not take that, it stays for the next start.
@@ -282,6 +298,9 @@ fn set_aside(log: &mut Log, sequence: u64, payload: &[u8]) {
 fn state_of(log: &Log, disk: Option<String>) -> OutboxState {
     OutboxState { pending: log.pending(), pending_bytes: log.pending_bytes(), disk }
 }
+
+/// The disk did not take it.
+struct Refused;
 
 /// Whether everything is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

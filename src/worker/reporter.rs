@@ -4,6 +4,9 @@
 //! counted twice (base contract), and the extended contract counts it once by (task_id, attempt). What it will never take
 //! is set aside in a file; nothing is deleted that was not acknowledged.
 //!
+//! That an outcome was acknowledged is noted once its task is off the list of held tasks: a process that is killed in between
+//! reports it again, and does not run it again.
+//!
 //! An outcome whose lease has ended since is not reported before the orchestrator was asked whether the attempt is still
 //! ours: one that was given to another worker is let go.
 
@@ -18,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{Clock, Moment};
+use super::held;
 use super::link::{LinkNow, LinkView};
 use super::outbox::Outbox;
 use crate::domain::{Progress, TaskIdentity, TaskOutcome, TaskPhase, TaskView};
@@ -36,6 +40,7 @@ pub(super) struct Reporter<O> {
     pub(super) orchestrator: Arc<O>,
     pub(super) link: LinkView,
     pub(super) outbox: Arc<Outbox>,
+    pub(super) let_go: held::Progress,
     pub(super) unreported: Unreported,
     pub(super) clock: Clock,
     pub(super) traces: Traces,
@@ -48,6 +53,8 @@ pub(super) struct Report {
     pub(super) outcome: Arc<TaskOutcome>,
     /// Until when nobody else can have been given the task; None = it cannot be given away.
     pub(super) ours_until: Option<Moment>,
+    /// The burst for the list of held tasks with which its task was let go.
+    pub(super) let_go: u64,
 }
 
 /// Attempts whose outcomes are on their way; told at registration, so that nobody else is given their tasks.
@@ -95,7 +102,7 @@ impl<O: Orchestrator> Reporter<O> {
     }
 
     async fn deliver_one(&self, report: Report, places: &Semaphore) {
-        let Report { sequence, outcome, ours_until } = report;
+        let Report { sequence, outcome, ours_until, let_go } = report;
         let mut link = self.link.clone();
         let mut backoff = Backoff::reconnect();
         let mut unwilling_since = None;
@@ -117,6 +124,7 @@ impl<O: Orchestrator> Reporter<O> {
             let Err(error) = answer else {
                 link.contact();
                 failpoint::pass("report-acknowledged");
+                self.let_go.reached(let_go).await;
                 self.outbox.acknowledge(sequence);
                 return;
             };

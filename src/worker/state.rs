@@ -224,6 +224,13 @@ impl Record {
     fn is_lost(&self, now: Moment) -> bool {
         self.stage != Stage::Resuming && self.lease.is_some_and(|lease| lease.is_over(now))
     }
+
+    /// Until when nobody else can have been given it, for whoever reports how it ended; None = it is not given away. What an
+    /// earlier process held and nobody renewed since may be another worker's already.
+    fn ours_until(&self) -> Option<Moment> {
+        let never_renewed = self.task.lease.filter(|_| self.attempt > 0).map(|_| Moment::LONG_AGO);
+        self.lease.map(|lease| lease.ends()).or(never_renewed)
+    }
 }
 
 /// What never changes.

@@ -111,17 +111,14 @@ async fn end_among_the_silent(contract: Contract) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_orchestrator_and_a_collector_that_answer_nothing_do_not_outlast_the_grace() {
-    let cases = [Contract::Base, Contract::Extended].map(|contract| spawn(end_among_the_silent(contract)));
-    for case in cases {
-        case.await.unwrap();
-    }
+#[test]
+fn an_orchestrator_and_a_collector_that_answer_nothing_do_not_outlast_the_grace() {
+    at_once(BOTH.map(end_among_the_silent));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_signal_while_a_cancel_races_the_end_of_a_task_loses_and_repeats_nothing() {
-    for contract in [Contract::Base, Contract::Extended] {
+#[test]
+fn a_signal_while_a_cancel_races_the_end_of_a_task_loses_and_repeats_nothing() {
+    at_once(BOTH.map(|contract| async move {
         for round in 0..6_u64 {
             let orchestrator = orchestrator(contract).await;
             let (address, board) = (orchestrator.local_addr(), orchestrator.board());
@@ -140,11 +137,11 @@ async fn a_signal_while_a_cancel_races_the_end_of_a_task_loses_and_repeats_nothi
             assert!(counted.values().all(|count| *count == 1), "{contract:?}: {counted:?}");
             let before = board.read(|board| board.job(&job)).unwrap();
             assert_eq!(before.status, JobStatus::Cancelled);
-            let state = Arc::clone(&worker.state);
+            let (state, said) = (Arc::clone(&worker.state), worker.log());
             drop(worker);
             let heir = WorkerProcess::start_in(state, address, &settings);
             let told = heir.log().iter().any(|line| line.to_string().contains("left by the last run"));
-            assert!(!told, "everything was acknowledged before the end");
+            assert!(!told, "everything was acknowledged before the end: {said:#?}");
         }
-    }
+    }));
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use tensorfleet_worker::dev::Contract;
 use tensorfleet_worker::wire::{pb, worker_pb};
-use tokio::task::JoinSet;
 
 use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
@@ -60,26 +59,20 @@ async fn die_at(step: &'static str, contract: Contract) {
     }
 }
 
-async fn die_at_each_step(contract: Contract) {
+fn die_at_each_step(contract: Contract) {
     for some in STEPS.chunks(5) {
-        let mut cases = JoinSet::new();
-        for step in some {
-            cases.spawn(die_at(step, contract));
-        }
-        while let Some(case) = cases.join_next().await {
-            case.unwrap();
-        }
+        at_once(some.iter().map(|step| die_at(step, contract)));
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn killed_at_any_step_each_task_is_counted_once() {
-    die_at_each_step(Contract::Extended).await;
+#[test]
+fn killed_at_any_step_each_task_is_counted_once() {
+    die_at_each_step(Contract::Extended);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn killed_at_any_step_with_the_base_contract_each_task_is_counted_and_one_at_most_twice() {
-    die_at_each_step(Contract::Base).await;
+#[test]
+fn killed_at_any_step_with_the_base_contract_each_task_is_counted_and_one_at_most_twice() {
+    die_at_each_step(Contract::Base);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,6 +151,34 @@ async fn a_task_that_came_by_execute_first_survives_the_worker_once_a_poll_has_b
     let _heir = WorkerProcess::start_in(state, address, &[("ANALYTIC_EPOCH_DELAY", "0")]);
     wait_for_end(board, &job).await;
     assert_each_once(board, &job, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_still_on_the_list_when_its_report_was_counted_is_not_run_again() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "100ms")];
+        // From the first task that is to leave it on, the list stays as it is.
+        let mut doomed =
+            WorkerProcess::start(address, &[settings[0], settings[1], ("FAILPOINT", "held-let-go-hangs")]);
+        let job = submit(address, simulated_job(1)).await;
+        let some = board.wait_for(|board| board.progress_of(&job).ok().filter(|job| job.completed >= 3));
+        tokio::time::timeout(PATIENCE, some).await.expect("nothing waits for the list");
+        doomed.signal(Signal::KILL);
+        doomed.wait();
+        let mut heir = WorkerProcess::start_in(Arc::clone(&doomed.state), address, &settings);
+        heir.settle();
+        let log = heir.log();
+        let is_first =
+            |line: &&serde_json::Value| line["task_id"].as_str().is_some_and(|task| task.ends_with("-e0-b0"));
+        let run = log.iter().filter(is_first).any(|line| line["message"] == "task completed");
+        assert!(!run, "{contract:?}: {log:#?}");
+        // The note that it was counted is what the killed process lacked: the report may have come once more.
+        let counted = board.read(|board| board.completions(&job)).unwrap();
+        let most = if contract == Contract::Base { 2 } else { 1 };
+        assert!(counted.values().all(|count| *count <= most), "{contract:?}: {counted:?}");
+    }
 }
 
 /// How many tasks the list of held tasks has under `attempt`, field 100 of their messages.

@@ -4,8 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
 mod ends;
 mod fleet;
+mod hangs;
 mod kills;
 mod network;
 mod orchestrators;

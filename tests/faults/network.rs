@@ -5,7 +5,6 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tensorfleet_worker::dev::{Board, Contract, DevConfig, DevOrchestrator};
 use tensorfleet_worker::domain::JobId;
-use tokio::task::JoinSet;
 
 use crate::proxy::{Proxy, Wire};
 use crate::support::*;
@@ -52,26 +51,20 @@ async fn fail(wire: Wire, contract: Contract) {
     }
 }
 
-async fn fail_in_all_ways(contract: Contract) {
+fn fail_in_all_ways(contract: Contract) {
     let wires =
         [Wire::Dead, Wire::Cut, Wire::HalfClosed, Wire::Damaged, Wire::Slow(Duration::from_millis(400))];
-    let mut cases = JoinSet::new();
-    for wire in wires {
-        cases.spawn(fail(wire, contract));
-    }
-    while let Some(case) = cases.join_next().await {
-        case.unwrap();
-    }
+    at_once(wires.map(|wire| fail(wire, contract)));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn a_partition_longer_than_a_lease_counts_each_task_once() {
-    fail_in_all_ways(Contract::Extended).await;
+#[test]
+fn a_partition_longer_than_a_lease_counts_each_task_once() {
+    fail_in_all_ways(Contract::Extended);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 16)]
-async fn a_partition_with_the_base_contract_loses_at_most_the_answers_under_way() {
-    fail_in_all_ways(Contract::Base).await;
+#[test]
+fn a_partition_with_the_base_contract_loses_at_most_the_answers_under_way() {
+    fail_in_all_ways(Contract::Base);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,9 +64,9 @@ impl Drop for OrchestratorProcess {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() {
-    for contract in BOTH {
+#[test]
+fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() {
+    at_once(BOTH.map(|contract| async move {
         let first = OrchestratorProcess::start(SocketAddr::from(([127, 0, 0, 1], 0)), contract);
         let address = first.address;
         let settings = [("MAX_CONCURRENT_TASKS", "2"), ("ANALYTIC_EPOCH_DELAY", "200ms")];
@@ -98,5 +98,5 @@ async fn an_orchestrator_that_is_killed_and_forgets_everything_wedges_nothing() 
         worker.settle();
         // A base one counts every report: there was none too many.
         assert_eq!(second.job(job.as_str()).await.completed_tasks, 20, "{contract:?}");
-    }
+    }));
 }

@@ -1,23 +1,23 @@
 //! Answers that are lost, repeated, refused or kept.
 
-use std::time::Duration;
-
 use tensorfleet_worker::dev::{Contract, DevOrchestrator};
 use tensorfleet_worker::domain::JobId;
-use tokio::task::JoinSet;
 
 use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
 
-struct Case {
-    orchestrator: DevOrchestrator,
-    middleman: Middleman,
-    worker: WorkerProcess,
-    job: JobId,
+pub(crate) struct Case {
+    pub(crate) orchestrator: DevOrchestrator,
+    pub(crate) middleman: Middleman,
+    pub(crate) worker: WorkerProcess,
+    pub(crate) job: JobId,
 }
 
 /// A job of ten tasks that waits before the worker comes, so that every poll is answered with a task.
-async fn start(contract: Contract, decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static) -> Case {
+pub(crate) async fn start(
+    contract: Contract,
+    decide: impl Fn(&str, u64) -> Deed + Send + Sync + 'static,
+) -> Case {
     let orchestrator = orchestrator(contract).await;
     let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
     let middleman = Middleman::start(orchestrator.local_addr(), decide).await;
@@ -89,10 +89,11 @@ async fn a_poll_that_is_delivered_twice_costs_the_first_answer() {
     assert_each_once(case.orchestrator.board(), &case.job, 10);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_two_polls_bring_runs_once() {
+#[test]
+fn a_task_that_two_polls_bring_runs_once() {
     // With many slots the second answer comes while the task runs, with one after its end.
-    for (contract, slots) in BOTH.into_iter().flat_map(|contract| [(contract, "12"), (contract, "1")]) {
+    let cases = BOTH.into_iter().flat_map(|contract| [(contract, "12"), (contract, "1")]);
+    at_once(cases.map(|(contract, slots)| async move {
         let orchestrator = orchestrator(contract).await;
         let (address, board) = (orchestrator.local_addr(), orchestrator.board());
         let job = submit(address, simulated_job(1)).await;
@@ -113,12 +114,12 @@ async fn a_task_that_two_polls_bring_runs_once() {
             Contract::Extended => assert_each_once(board, &job, 10),
             Contract::Base => assert_eq!(counted, 10 + again, "with {slots} slots"),
         }
-    }
+    }));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
-    for contract in BOTH {
+#[test]
+fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
+    at_once(BOTH.map(|contract| async move {
         let storm = |method: &str, number: u64| {
             let refused = method != "register_worker" && method != "heartbeat" && number % 3 != 2;
             if refused { Deed::Refuse } else { Deed::Carry }
@@ -136,32 +137,5 @@ async fn a_storm_of_refusals_is_weathered_without_one_of_ours() {
             .iter()
             .any(|line| line.to_string().contains("the link to the orchestrator is lost"));
         assert!(!lost, "an orchestrator that refuses is there");
-    }
-}
-
-async fn answer_never(contract: Contract) {
-    let keeps = |method: &str, number: u64| match (method, number) {
-        ("heartbeat", 2 | 5) | ("report_progress" | "get_job_status", 1) => Deed::Keep,
-        ("report_task_completion", 4) => Deed::Keep,
-        _ => Deed::Carry,
-    };
-    let mut case = start(contract, keeps).await;
-    let board = case.orchestrator.board();
-    let ended = board.wait_for(|board| board.job(&case.job).ok().filter(|job| job.status.is_final()));
-    // A report is given up after a minute, and sent again.
-    tokio::time::timeout(PATIENCE + Duration::from_secs(60), ended).await.expect("the job ends");
-    case.worker.settle();
-    assert_each_once(board, &case.job, 10);
-    assert!(case.middleman.deeds() >= 2, "{contract:?}: {} calls were kept", case.middleman.deeds());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_never_answered_cost_time_and_no_task() {
-    let mut cases = JoinSet::new();
-    for contract in BOTH {
-        cases.spawn(answer_never(contract));
-    }
-    while let Some(case) = cases.join_next().await {
-        case.unwrap();
-    }
+    }));
 }

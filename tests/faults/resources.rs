@@ -122,9 +122,9 @@ fn set_files(worker: &WorkerProcess, most: Option<u64>) {
     prlimit(Some(pid), Resource::Nofile, Rlimit { current: most, maximum: Some(4096) }).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
-    for contract in BOTH {
+#[test]
+fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() {
+    at_once(BOTH.map(|contract| async move {
         let first = orchestrator(contract).await;
         let (address, board) = (first.local_addr(), first.board().clone());
         let mut worker = WorkerProcess::start(address, &[("MAX_CONCURRENT_TASKS", "2")]);
@@ -145,5 +145,5 @@ async fn a_worker_without_a_free_file_descriptor_comes_back_when_there_is_one() 
         worker.settle();
         assert_each_once(&board, &job, 100);
         second.shutdown().await;
-    }
+    }));
 }

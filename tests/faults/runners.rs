@@ -5,10 +5,11 @@ use tensorfleet_worker::dev::Contract;
 use crate::support::middleman::{Deed, Middleman};
 use crate::support::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_of_a_trainer_costs_one_attempt_and_the_orchestrator_hears_of_it() {
+#[test]
+fn a_panic_of_a_trainer_costs_one_attempt_and_the_orchestrator_hears_of_it() {
     // A base orchestrator forgets a failed task, so that the worker has to try it again by itself.
-    for (contract, retries) in [(Contract::Base, "2"), (Contract::Extended, "2"), (Contract::Extended, "0")] {
+    let cases = [(Contract::Base, "2"), (Contract::Extended, "2"), (Contract::Extended, "0")];
+    at_once(cases.map(|(contract, retries)| async move {
         let orchestrator = orchestrator(contract).await;
         let (address, board) = (orchestrator.local_addr(), orchestrator.board());
         let middleman = Middleman::start(address, |_, _| Deed::Carry).await;
@@ -33,5 +34,5 @@ async fn a_panic_of_a_trainer_costs_one_attempt_and_the_orchestrator_hears_of_it
         } else {
             assert!(failures.is_empty(), "{failures:?}");
         }
-    }
+    }));
 }

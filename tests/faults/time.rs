@@ -35,9 +35,9 @@ async fn a_worker_that_stood_still_for_longer_than_its_lease_reports_nothing_of_
     assert_eq!((summary.reports, after.reports), (10, 10), "nothing was reported under the lost lease");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_reports_it() {
-    for contract in BOTH {
+#[test]
+fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_reports_it() {
+    at_once(BOTH.map(|contract| async move {
         let first = orchestrator(contract).await;
         let (address, board) = (first.local_addr(), first.board().clone());
         let settings = [("MAX_CONCURRENT_TASKS", "1"), ("ANALYTIC_EPOCH_DELAY", "1s")];
@@ -65,7 +65,7 @@ async fn a_worker_that_stood_still_with_an_outcome_in_hand_asks_before_it_report
         assert_each_once(&board, &job, 10);
         assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10);
         second.shutdown().await;
-    }
+    }));
 }
 
 /// libfaketime of Debian, which scripts/test installs.
@@ -77,11 +77,9 @@ fn faketime() -> PathBuf {
     )
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
-    for contract in BOTH {
-        jump(contract).await;
-    }
+#[test]
+fn a_wall_clock_that_jumps_by_an_hour_changes_nothing() {
+    at_once(BOTH.map(jump));
 }
 
 async fn jump(contract: Contract) {

@@ -5,6 +5,7 @@ pub mod fickle;
 pub mod listener;
 pub mod middleman;
 pub mod prometheus;
+pub mod witness;
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -21,6 +22,7 @@ use tensorfleet_worker::domain::JobId;
 use tensorfleet_worker::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 use tensorfleet_worker::wire::worker_pb::worker_service_client::WorkerServiceClient;
 use tensorfleet_worker::wire::{pb, worker_pb};
+use tokio::sync::OwnedMutexGuard;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -40,7 +42,9 @@ pub struct WorkerProcess {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
-    lines: Receiver<Value>,
+    lines: Mutex<Receiver<Value>>,
+    /// Held by who reads the log, line by line.
+    reading: Arc<tokio::sync::Mutex<()>>,
     pub state: Arc<tempfile::TempDir>,
 }
 
@@ -95,12 +99,14 @@ impl WorkerProcess {
         let log = Arc::<Mutex<Vec<Value>>>::default();
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let reading = Arc::<tokio::sync::Mutex<()>>::default();
         std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || read_log(stderr, &log, &sender)
+            let (log, reading) = (Arc::clone(&log), Arc::clone(&reading));
+            move || read_log(stderr, &log, &sender, &reading)
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut worker = Self { child, grpc: nowhere, http: nowhere, log, lines, state };
+        let mut worker =
+            Self { child, grpc: nowhere, http: nowhere, log, lines: Mutex::new(lines), reading, state };
         let listening = worker.wait_for_log("listening");
         let port =
             |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
@@ -114,7 +120,7 @@ impl WorkerProcess {
         let limit = Instant::now() + PATIENCE;
         loop {
             let left = limit.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            match self.lines.lock().unwrap().recv_timeout(left) {
                 Ok(line) if line["message"].as_str().is_some_and(|message| message.contains(text)) => {
                     return line;
                 }
@@ -124,6 +130,11 @@ impl WorkerProcess {
                 }
             }
         }
+    }
+
+    /// While the guard lives nobody reads the log: standard error is a pipe that fills.
+    pub async fn mute(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.reading).lock_owned().await
     }
 
     /// Everything logged so far.
@@ -184,8 +195,14 @@ impl Drop for WorkerProcess {
     }
 }
 
-fn read_log(stderr: impl std::io::BufRead, log: &Mutex<Vec<Value>>, sender: &Sender<Value>) {
+fn read_log(
+    stderr: impl std::io::BufRead,
+    log: &Mutex<Vec<Value>>,
+    sender: &Sender<Value>,
+    reading: &tokio::sync::Mutex<()>,
+) {
     for line in stderr.lines().map_while(Result::ok) {
+        drop(reading.blocking_lock());
         let parsed = serde_json::from_str(&line).unwrap_or(Value::String(line));
         log.lock().unwrap().push(parsed.clone());
         let _ = sender.send(parsed);
@@ -335,6 +352,23 @@ pub async fn watch_to_the_end(client: &mut WorkerServiceClient<Channel>, task_id
 /// Runs `future` beside the test.
 pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     TaskTracker::new().spawn(future)
+}
+
+/// Carries out `cases`, which mostly wait, beside each other: each with a runtime of its own, so that what one of them blocks is
+/// not what another one, or its orchestrator, needs.
+pub fn at_once<F>(cases: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send,
+{
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+                runtime.unwrap().block_on(case);
+            });
+        }
+    });
 }
 
 /// Looks until `holds`: for what a server shows and nobody announces.

@@ -51,6 +51,8 @@ pub(super) struct Log {
     buffer: Vec<u8>,
     /// Sequence numbers and sizes in `buffer` that still have to be synced.
     buffered: Vec<(u64, u64)>,
+    #[cfg(test)]
+    disk: std::sync::Arc<crate::worker::disk::SimulatedDisk>,
 }
 
 /// Greatest number of the first record that is left. Numbers count up by one: a greater one is damage, whatever its
@@ -122,9 +124,23 @@ impl Log {
             next_sequence: highest.map_or(1, |highest| highest.saturating_add(1)),
             buffer: Vec::new(),
             buffered: Vec::new(),
+            #[cfg(test)]
+            disk: std::sync::Arc::default(),
         };
         log.delete_done();
         Ok((log, left.into_iter().map(|(sequence, (_, payload))| (sequence, payload)).collect()))
+    }
+
+    /// Is written to `disk` from now on.
+    #[cfg(test)]
+    pub(super) fn on(&mut self, disk: &std::sync::Arc<crate::worker::disk::SimulatedDisk>) {
+        self.disk = std::sync::Arc::clone(disk);
+    }
+
+    /// What it is written to.
+    #[cfg(test)]
+    pub(super) fn disk(&self) -> &crate::worker::disk::SimulatedDisk {
+        &self.disk
     }
 
     /// Outcomes that are not acknowledged.
@@ -175,6 +191,8 @@ impl Log {
     /// # Errors
     /// Of the file system. Nothing that was taken is lost; the next flush tries again.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        self.disk.write()?;
         if self.end >= SEGMENT_BYTES {
             let (segment, file) = create(&self.folder, self.current + 1)?;
             self.current += 1;
@@ -184,6 +202,9 @@ impl Log {
         }
         let durability = if self.buffered.is_empty() { Durability::Written } else { Durability::Synced };
         failpoint::pass("outbox-before-write");
+        if durability == Durability::Synced {
+            failpoint::hang("outbox-hangs");
+        }
         failpoint::tear("outbox-torn", &self.buffer, |half| {
             let _ = segment::append(&self.file, self.end, half, Durability::Synced);
         });

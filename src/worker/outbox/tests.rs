@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::{ErrorCode, JobId, ModelType, TaskError, TaskId, TaskIdentity};
+use crate::worker::disk::SimulatedDisk;
 
 fn outcome(name: &str) -> Arc<TaskOutcome> {
     Arc::new(TaskOutcome {
@@ -46,7 +47,7 @@ fn numbered(count: usize) -> Vec<String> {
 #[test]
 fn what_waits_is_counted_as_it_comes_and_goes_and_is_no_trouble() {
     let folder = tempfile::tempdir().unwrap();
-    let (outbox, _) = Outbox::open_here(folder.path()).unwrap();
+    let (outbox, _) = Outbox::open_here(folder.path(), &SimulatedDisk::roomy()).unwrap();
     let (state, trouble) = (outbox.state(), outbox.trouble());
     let bytes = wire::encode_outcome(&outcome("t0")).len() as u64;
     let sequences = store(&outbox, &numbered(10));
@@ -57,7 +58,7 @@ fn what_waits_is_counted_as_it_comes_and_goes_and_is_no_trouble() {
     assert_eq!((state.borrow().pending, state.borrow().pending_bytes), (6, 6 * bytes));
     assert!(!trouble.has_changed().unwrap(), "who waits for trouble alone is not woken by each task");
     drop(outbox);
-    let (outbox, _) = Outbox::open_here(folder.path()).unwrap();
+    let (outbox, _) = Outbox::open_here(folder.path(), &SimulatedDisk::roomy()).unwrap();
     assert_eq!(outbox.state().borrow().pending_bytes, 6 * bytes);
 }
 

@@ -88,7 +88,7 @@ pub(super) fn end(state: &mut State, key: Key, mut ended: Ended, effects: &mut V
     if record.polled && !lost {
         // Those who wait hear of it when it cannot be lost any more.
         record.stage = Stage::Persisting(Arc::clone(&outcome));
-        let lease = record.lease.map(|lease| lease.ends());
+        let lease = record.ours_until();
         effects.push(Effect::Persist { key, outcome: Arc::clone(&outcome), lease });
     } else if let Some(record) = state.records.remove(&key) {
         effects.extend(answers(record.waiters, &outcome));

@@ -170,3 +170,21 @@ fn a_stop_at_the_end_of_a_drain_gives_back_only_what_is_ours() {
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Release { .. } | Effect::Persist { .. })));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Ended { .. })));
 }
+
+#[test]
+fn what_an_earlier_process_held_and_nobody_renewed_is_not_reported_without_a_question() {
+    let mut bench = Bench::new(1, Mode::Extended);
+    bench.on(Event::LinkDown { generation: 1 });
+    bench.on(Event::Resumed { tasks: vec![*leased("t", 3)] });
+    let effects = bench.on(Event::Abort { reason: "the worker was stopped" });
+    let release = effects.iter().find_map(|effect| match effect {
+        Effect::Release { key, .. } => Some(*key),
+        _ => None,
+    });
+    let effects = bench.on(Event::Released { key: release.unwrap(), taken: Taken::No });
+    let ours_until = effects.iter().find_map(|effect| match effect {
+        Effect::Persist { lease, .. } => Some(*lease),
+        _ => None,
+    });
+    assert_eq!(ours_until, Some(Some(Moment::LONG_AGO)), "{effects:?}");
+}

@@ -25,6 +25,8 @@ use crate::telemetry::host::HostProbe;
 use crate::telemetry::traces::Traces;
 use crate::wire::{self, pb};
 use crate::worker::clock::Clock;
+use crate::worker::clock::standstill::VirtualClock;
+use crate::worker::disk::SimulatedDisk;
 use crate::worker::{Collaborators, Config, Metrics, StateFolder, Worker, WorkerHandle};
 
 /// Tasks of a usual run.
@@ -166,8 +168,8 @@ async fn dispatched(orchestrator: Arc<Scripted>, tasks: u32, look: impl FnOnce(&
         metrics: metrics.clone(),
         traces: Traces::default(),
     };
-    let state = StateFolder::open_here(&config, worker_id).unwrap();
-    let worker = Worker::with_clock(config, state, with, Clock::Virtual(Instant::now()));
+    let state = StateFolder::open_here(&config, worker_id, &SimulatedDisk::roomy()).unwrap();
+    let worker = Worker::with_clock(config, state, with, Clock::Virtual(VirtualClock::since(Instant::now())));
     let handle = worker.handle();
     let running = TaskTracker::new().spawn(worker.run());
     let mut reports = orchestrator.reports.subscribe();

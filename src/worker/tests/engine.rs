@@ -7,18 +7,27 @@ use bytes::Bytes;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{Backend, ErrorCode, JobId, Metrics, TaskError, TaskResult, TaskSpec};
 use crate::engine::{Control, Done, Engine, EngineCapabilities, Finished};
+use crate::worker::clock::standstill::VirtualClock;
 
 pub(in crate::worker) struct Waiting {
-    chance: Mutex<ChaCha8Rng>,
+    chance: Arc<Mutex<ChaCha8Rng>>,
+    clock: Arc<VirtualClock>,
 }
 
 impl Waiting {
     pub(in crate::worker) fn new(seed: u64) -> Self {
-        Self { chance: Mutex::new(ChaCha8Rng::seed_from_u64(seed)) }
+        let chance = Arc::new(Mutex::new(ChaCha8Rng::seed_from_u64(seed)));
+        Self { chance, clock: VirtualClock::since(Instant::now()) }
+    }
+
+    /// The same, in the process that `clock` is of.
+    pub(in crate::worker) fn within(&self, clock: &Arc<VirtualClock>) -> Self {
+        Self { chance: Arc::clone(&self.chance), clock: Arc::clone(clock) }
     }
 }
 
@@ -39,6 +48,7 @@ impl Engine for Waiting {
             let most = if short { 0.5 } else { 12.0 };
             (Duration::from_secs_f64(chance.random_range(0.0..most)), chance.random_bool(0.02))
         };
+        let clock = Arc::clone(&self.clock);
         TaskTracker::new().spawn(async move {
             control.started(Backend::Analytic);
             let stopped = Arc::new(Notify::new());
@@ -51,6 +61,7 @@ impl Engine for Waiting {
                 () = stopped.notified() => {}
                 () = tokio::time::sleep(time) => {}
             }
+            clock.moving().await;
             let result = TaskResult {
                 train: Metrics { loss: 0.5, accuracy: 0.5 },
                 validation: None,

@@ -8,6 +8,7 @@ use prost::Message as _;
 use crate::domain::{JobId, TaskId};
 use crate::fuzz;
 use crate::wire::pb;
+use crate::worker::disk::SimulatedDisk;
 use crate::worker::held::Held;
 use crate::worker::outbox::segment::{self, Entry};
 
@@ -62,7 +63,7 @@ fn fuzz_lists_of_held_tasks() {
             seal(&mut bytes);
         }
         fs::write(&file, &bytes).unwrap();
-        let (mut held, left) = Held::open_here(folder.path()).unwrap();
+        let (mut held, left) = Held::open_here(folder.path(), &SimulatedDisk::roomy()).unwrap();
         for task in &left {
             let identity = &task.identity;
             assert_eq!(TaskId::parse(identity.task_id.as_str()).as_ref(), Ok(&identity.task_id));
@@ -70,7 +71,7 @@ fn fuzz_lists_of_held_tasks() {
         }
         held.keep(received("one-more", 7));
         drop(held);
-        let (_, left) = Held::open_here(folder.path()).unwrap();
+        let (_, left) = Held::open_here(folder.path(), &SimulatedDisk::roomy()).unwrap();
         let kept = left.iter().any(|task| task.identity.task_id.as_str() == "one-more");
         assert!(kept, "what is written after damage is there at the next start");
     });

@@ -1,20 +1,28 @@
 //! The network of a simulation: calls travel for a while, and some do not arrive.
+//!
+//! It also sees what nobody else does: reports that a worker begins though its lease has gone, and though it has not just
+//! been told that the attempt is still its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prost::Message;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 use tonic::codegen::http::{Request, Response};
 use tower::{Service as _, ServiceExt as _};
 
+use crate::dev::{Board, BoardHandle};
 use crate::orchestrator::{BrokenWay, Transport};
+use crate::wire::pb;
+use crate::worker::clock::standstill::VirtualClock;
 
 /// Where calls go wrong, and how often.
 pub(super) struct Network {
     started: Instant,
+    board: BoardHandle,
     inner: Mutex<Inner>,
 }
 
@@ -33,6 +41,12 @@ struct Inner {
     lost_polls: u32,
     /// Reports that may have been counted without an answer, or twice.
     ambiguous_reports: u32,
+    /// Until when attempts were under a lease at the latest.
+    leases: BTreeMap<(String, u32), std::time::Instant>,
+    /// When a worker was last answered to a question about an attempt.
+    answered: BTreeMap<(String, u32), Instant>,
+    /// Reports of attempts whose lease had gone.
+    late_reports: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,10 +63,19 @@ pub(super) struct Tally {
     pub(super) faults: u64,
     pub(super) lost_polls: u32,
     pub(super) ambiguous_reports: u32,
+    pub(super) late_reports: Vec<String>,
+}
+
+/// A process of a worker, as the network knows it.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) worker: usize,
+    pub(super) process: u32,
+    pub(super) clock: Arc<VirtualClock>,
 }
 
 impl Network {
-    pub(super) fn new(seed: u64, unreliable: f64) -> Arc<Self> {
+    pub(super) fn new(seed: u64, unreliable: f64, board: BoardHandle) -> Arc<Self> {
         let inner = Inner {
             chance: ChaCha8Rng::seed_from_u64(seed),
             unreliable,
@@ -63,8 +86,11 @@ impl Network {
             faults: 0,
             lost_polls: 0,
             ambiguous_reports: 0,
+            leases: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            late_reports: Vec::new(),
         };
-        Arc::new(Self { started: Instant::now(), inner: Mutex::new(inner) })
+        Arc::new(Self { started: Instant::now(), board, inner: Mutex::new(inner) })
     }
 
     fn with<R>(&self, look: impl FnOnce(&mut Inner) -> R) -> R {
@@ -108,6 +134,12 @@ impl Network {
         self.born(worker);
     }
 
+    /// A fault that is not the network's.
+    pub(super) fn fault(&self, what: &str) {
+        self.note(what);
+        self.with(|inner| inner.faults += 1);
+    }
+
     /// From now on everything arrives.
     pub(super) fn heal(&self) {
         self.note("the network is well");
@@ -124,6 +156,7 @@ impl Network {
             faults: inner.faults,
             lost_polls: inner.lost_polls,
             ambiguous_reports: inner.ambiguous_reports,
+            late_reports: std::mem::take(&mut inner.late_reports),
         })
     }
 
@@ -166,27 +199,73 @@ impl Network {
         });
     }
 
+    /// Reads the leases off the board, since it changed.
+    fn look_at_leases(&self) {
+        let leases = self.board.read(Board::leases);
+        self.with(|inner| {
+            for (task, attempt, expires) in leases {
+                let latest = inner.leases.entry((task.to_string(), attempt)).or_insert(expires);
+                *latest = expires.max(*latest);
+            }
+        });
+    }
+
+    /// A report begins.
+    fn judge(&self, caller: &Caller, report: &pb::TaskCompletionRequest) {
+        let now = Instant::now();
+        let attempt = (report.task_id.clone(), report.attempt);
+        self.with(|inner| {
+            let has_gone = inner.leases.get(&attempt).is_some_and(|until| *until < now.into_std());
+            if has_gone && inner.answered.get(&attempt) != Some(&now) {
+                inner.late_reports.push(format!(
+                    "w{} at {:?}: {attempt:?}",
+                    caller.worker,
+                    self.started.elapsed()
+                ));
+            }
+        });
+    }
+
+    /// An answer has come.
+    fn came(&self, method: &str, request: &[u8]) {
+        if method == "ReportProgress" {
+            let question = message::<pb::TaskProgress>(request);
+            let attempt = (question.task_id, question.attempt);
+            self.with(|inner| inner.answered.insert(attempt, Instant::now()));
+        }
+    }
+
     /// The way of a process of a worker to `orchestrator`.
-    pub(super) fn way(self: &Arc<Self>, worker: usize, process: u32, orchestrator: &Transport) -> Transport {
+    pub(super) fn way(self: &Arc<Self>, caller: Caller, orchestrator: &Transport) -> Transport {
         let (network, orchestrator) = (Arc::clone(self), orchestrator.clone());
         Transport::new(tower::service_fn(move |request: Request<tonic::body::Body>| {
-            let (network, orchestrator) = (Arc::clone(&network), orchestrator.clone());
-            async move { network.carry((worker, process), request, orchestrator).await }
+            let (network, orchestrator, caller) =
+                (Arc::clone(&network), orchestrator.clone(), caller.clone());
+            async move { network.carry(caller, request, orchestrator).await }
         }))
     }
 
     async fn carry(
         &self,
-        (worker, process): (usize, u32),
+        caller: Caller,
         request: Request<tonic::body::Body>,
         mut orchestrator: Transport,
     ) -> Result<Response<tonic::body::Body>, BrokenWay> {
+        let Caller { worker, process, .. } = caller;
         let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        if caller.clock.stands_still() {
+            // It does not do that in truth, only its timers do: nobody hears of it.
+            caller.clock.moving().await;
+            return Err(BrokenWay("connection reset".into()));
+        }
         let (fate, [there, back]) = self.draw(&method, worker);
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(axum::body::Body::new(body), usize::MAX)
             .await
             .map_err(|error| BrokenWay(error.into()))?;
+        if method == "ReportTaskCompletion" {
+            self.judge(&caller, &message(&body));
+        }
         let request = || {
             let body = tonic::body::Body::new(axum::body::Body::from(body.clone()));
             Request::from_parts(parts.clone(), body)
@@ -203,8 +282,11 @@ impl Network {
             self.lose(&method, &first);
         }
         let answer = orchestrator.ready().await?.call(request()).await?;
+        self.look_at_leases();
         let way_back = WayBack { network: self, method: &method, answer: Some(answer) };
         tokio::time::sleep(back).await;
+        // It is read when the process goes on.
+        caller.clock.moving().await;
         if fate == Fate::AnswerLost || self.is_cut(worker, process) {
             drop(way_back);
             return std::future::pending().await;
@@ -212,8 +294,15 @@ impl Network {
         if self.is_away() {
             return Err(BrokenWay("connection reset".into()));
         }
+        self.came(&method, &body);
         way_back.arrive()
     }
+}
+
+/// The one message of a call, behind the head that gRPC gives it.
+fn message<M: Message + Default>(body: &[u8]) -> M {
+    const HEAD_BYTES: usize = 5;
+    M::decode(&body[HEAD_BYTES..]).unwrap()
 }
 
 /// An answer under way, which is lost with whoever waits for it.

@@ -12,13 +12,15 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::engine::Waiting;
-use super::network::{Network, Tally};
+use super::network::{Caller, Network, Tally};
 use crate::dev::{BoardHandle, Contract, DevConfig, JobRequest, JobStatus, JobSummary, without_socket};
 use crate::domain::{HostUsage, JobId, ModelType, TaskId, WorkerId};
 use crate::gpu::{GpuProbe, NoGpus};
 use crate::orchestrator::{Client, OrchestratorError, Transport, seed_waits};
 use crate::telemetry::host::HostProbe;
 use crate::worker::clock::Clock;
+use crate::worker::clock::standstill::VirtualClock;
+use crate::worker::disk::SimulatedDisk;
 use crate::worker::{Collaborators, Config, Metrics, StateFolder, Worker, WorkerHandle};
 
 const LEASE: Duration = Duration::from_secs(6);
@@ -41,8 +43,12 @@ pub(super) struct History {
     pub(super) faults: u64,
     /// Hand-outs that were lost with an answer.
     lost_hand_outs: u32,
-    /// Reports that were counted, and whose answers were lost.
+    /// Reports that were counted, and whose answers were lost, or could not be noted.
     ambiguous: u32,
+    /// What the lists of held tasks did not know of when their processes ended.
+    unlisted: u32,
+    /// Reports of attempts whose lease had gone.
+    late_reports: Vec<String>,
 }
 
 impl History {
@@ -50,6 +56,7 @@ impl History {
     pub(super) fn check(&self) {
         let tasks = self.counts.len() as u32;
         let counts: u32 = self.counts.values().sum();
+        assert!(self.late_reports.is_empty(), "reported after the lease had gone: {:#?}", self.late_reports);
         match self.contract {
             Contract::Extended => {
                 assert_eq!(self.job.status, JobStatus::Completed, "{:?}", self.job);
@@ -59,13 +66,16 @@ impl History {
                 let missing = self.job.total - tasks;
                 // The job has ended when so many reports came, whatever they were of.
                 let repeated = counts - tasks;
-                let Self { lost_hand_outs, ambiguous, .. } = self;
+                let Self { lost_hand_outs, ambiguous, unlisted, .. } = self;
                 assert!(
-                    missing <= self.job.failed + lost_hand_outs + repeated,
-                    "{missing} are missing, {lost_hand_outs} lost, {repeated} repeated: {:?}",
+                    missing <= self.job.failed + lost_hand_outs + repeated + unlisted,
+                    "{missing} are missing, {lost_hand_outs} lost, {repeated} repeated, {unlisted} unlisted: {:?}",
                     self.job
                 );
-                assert!(counts <= tasks + ambiguous, "{counts} counts of {tasks}, {ambiguous} ambiguous");
+                assert!(
+                    counts <= tasks + ambiguous + unlisted,
+                    "{counts} counts of {tasks}, {ambiguous} ambiguous, {unlisted} unlisted"
+                );
             }
         }
     }
@@ -74,16 +84,20 @@ impl History {
 struct Process {
     running: JoinHandle<Result<(), OrchestratorError>>,
     handle: WorkerHandle,
+    clock: Arc<VirtualClock>,
 }
 
 struct World {
     network: Arc<Network>,
     orchestrator: Transport,
-    engine: Arc<Waiting>,
+    engine: Waiting,
     folder: PathBuf,
     slots: u32,
-    clock: Clock,
+    began: Instant,
     processes: BTreeMap<usize, Process>,
+    disks: Vec<Arc<SimulatedDisk>>,
+    unlisted: u32,
+    unnoted: u32,
 }
 
 impl World {
@@ -99,22 +113,24 @@ impl World {
             max_task_retries: 2,
             drain_timeout: Duration::from_secs(5),
         };
-        let state = StateFolder::open_here(&config, worker_id.clone()).unwrap();
+        let state = StateFolder::open_here(&config, worker_id.clone(), &self.disks[number]).unwrap();
+        let clock = VirtualClock::since(self.began);
         let process = self.network.born(number);
-        let client = Client::over(self.network.way(number, process, &self.orchestrator), worker_id);
+        let caller = Caller { worker: number, process, clock: Arc::clone(&clock) };
+        let client = Client::over(self.network.way(caller, &self.orchestrator), worker_id);
         let with = Collaborators {
             orchestrator: Arc::new(client),
-            engine: Arc::clone(&self.engine) as Arc<dyn crate::engine::Engine>,
+            engine: Arc::new(self.engine.within(&clock)),
             gpus: Arc::new(NoGpus) as Arc<dyn GpuProbe>,
             host: HostProbe::fixed(HostUsage::default()),
             address: String::new(),
             metrics: Metrics::new().unwrap(),
             traces: crate::telemetry::traces::Traces::default(),
         };
-        let worker = Worker::with_clock(config, state, with, self.clock);
+        let worker = Worker::with_clock(config, state, with, Clock::Virtual(Arc::clone(&clock)));
         let handle = worker.handle();
         let running = TaskTracker::new().spawn(worker.run());
-        self.processes.insert(number, Process { running, handle });
+        self.processes.insert(number, Process { running, handle, clock });
     }
 
     /// Ends a process at whatever it is waiting for.
@@ -125,14 +141,50 @@ impl World {
             // It was aborted, or had ended.
             let _ = process.running.await;
         }
+        self.lose_what_the_disk_refused(number);
+    }
+
+    /// With a process ends what it had only in memory.
+    fn lose_what_the_disk_refused(&mut self, number: usize) {
+        let disk = &self.disks[number];
+        self.unlisted += disk.unlisted();
+        self.unnoted += disk.unnoted();
+    }
+
+    /// A process gets no time, as by SIGSTOP or a suspend.
+    fn suspend(&self, number: usize, time: Duration) {
+        self.network.fault(&format!("w{number} stands still for {time:?}"));
+        if let Some(process) = self.processes.get(&number) {
+            process.clock.stand_still(time);
+        }
+    }
+
+    /// The disk of a worker is full for a while, whatever becomes of its processes.
+    fn fill(&self, number: usize, time: Duration) {
+        self.network.fault(&format!("the disk of w{number} is full for {time:?}"));
+        let disk = Arc::clone(&self.disks[number]);
+        disk.fill(true);
+        TaskTracker::new().spawn(async move {
+            tokio::time::sleep(time).await;
+            disk.fill(false);
+        });
+    }
+
+    /// Everything works from now on.
+    fn heal(&self) {
+        self.network.heal();
+        self.processes.values().for_each(|process| process.clock.go_on());
+        self.disks.iter().for_each(|disk| disk.fill(false));
     }
 
     async fn drain(&mut self, number: usize) {
         self.network.note(&format!("w{number} drains"));
         if let Some(process) = self.processes.remove(&number) {
+            process.clock.go_on();
             process.handle.drain(None);
             process.running.await.unwrap().unwrap();
         }
+        self.lose_what_the_disk_refused(number);
         self.network.born(number);
     }
 }
@@ -168,23 +220,28 @@ async fn history(seed: u64, folder: &Path) -> History {
     board.update(|board| board.create_job(request)).unwrap();
     let workers = chance.random_range(1..4);
     let mut world = World {
-        network: Network::new(chance.random(), chance.random_range(0.0..0.15)),
+        network: Network::new(chance.random(), chance.random_range(0.0..0.15), board.clone()),
         orchestrator,
-        engine: Arc::new(Waiting::new(chance.random())),
+        engine: Waiting::new(chance.random()),
         folder: folder.to_owned(),
         slots: chance.random_range(1..4),
-        clock: Clock::Virtual(Instant::now()),
+        began: Instant::now(),
         processes: BTreeMap::new(),
+        disks: (0..workers).map(|_| SimulatedDisk::roomy()).collect(),
+        unlisted: 0,
+        unnoted: 0,
     };
     for number in 0..workers {
         world.start(number);
     }
     let trouble_ends = Instant::now() + TROUBLE;
     while Instant::now() < trouble_ends {
-        tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.1..8.0))).await;
+        tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.1..6.0))).await;
         let number = chance.random_range(0..workers);
-        match chance.random_range(0..11) {
-            0..4 => world.network.cut_off(number, Duration::from_secs_f64(chance.random_range(0.1..20.0))),
+        let (fault, time) =
+            (chance.random_range(0..16), Duration::from_secs_f64(chance.random_range(0.1..20.0)));
+        match fault {
+            0..4 => world.network.cut_off(number, time),
             4..8 => {
                 world.kill(number).await;
                 tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.0..10.0))).await;
@@ -194,16 +251,15 @@ async fn history(seed: u64, folder: &Path) -> History {
                 world.drain(number).await;
                 world.start(number);
             }
-            9 => world.network.restart(Duration::from_secs_f64(chance.random_range(0.1..20.0))),
-            _ => {
-                let time = Duration::from_secs_f64(chance.random_range(0.1..20.0));
-                (0..workers).for_each(|number| world.network.cut_off(number, time));
-            }
+            9 => world.network.restart(time),
+            10 => (0..workers).for_each(|number| world.network.cut_off(number, time)),
+            11..14 => world.suspend(number, time),
+            _ => world.fill(number, time),
         }
     }
-    world.network.heal();
+    world.heal();
     recover(&board, &job, contract).await;
-    let Tally { trace, faults, lost_polls, ambiguous_reports } = world.network.tally();
+    let Tally { trace, faults, lost_polls, ambiguous_reports, late_reports } = world.network.tally();
     let (summary, counts) = board.read(|board| (board.job(&job).unwrap(), board.completions(&job).unwrap()));
     History {
         contract,
@@ -212,7 +268,9 @@ async fn history(seed: u64, folder: &Path) -> History {
         trace,
         faults,
         lost_hand_outs: lost_polls,
-        ambiguous: ambiguous_reports,
+        ambiguous: ambiguous_reports + world.unnoted,
+        unlisted: world.unlisted,
+        late_reports,
     }
 }
 

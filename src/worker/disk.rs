@@ -1,0 +1,61 @@
+//! The disk of a simulation, which may be full.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// What the processes of one worker share.
+#[derive(Debug, Default)]
+pub(super) struct SimulatedDisk {
+    full: AtomicBool,
+    /// Orders for the list of held tasks that it refused since the list was last written.
+    unlisted: AtomicU32,
+    /// Acknowledgements that it refused since the outbox was last written.
+    unnoted: AtomicU32,
+}
+
+impl SimulatedDisk {
+    /// A disk with room.
+    pub(super) fn roomy() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// From now on there is no room, or there is.
+    pub(super) fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// Comes before each write.
+    ///
+    /// # Errors
+    /// It is full.
+    pub(super) fn write(&self) -> io::Result<()> {
+        if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    /// So many orders for the list of held tasks were refused, or the whole list was written.
+    pub(super) fn listed(&self, refused: Option<u32>) {
+        match refused {
+            Some(orders) => drop(self.unlisted.fetch_add(orders, Ordering::Relaxed)),
+            None => self.unlisted.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// An acknowledgement was refused, or the whole outbox was written.
+    pub(super) fn noted(&self, refused: Option<u32>) {
+        match refused {
+            Some(acknowledgements) => drop(self.unnoted.fetch_add(acknowledgements, Ordering::Relaxed)),
+            None => self.unnoted.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// What the outbox on disk does not know to be acknowledged.
+    pub(super) fn unnoted(&self) -> u32 {
+        self.unnoted.load(Ordering::Relaxed)
+    }
+
+    /// What the list on disk does not know.
+    pub(super) fn unlisted(&self) -> u32 {
+        self.unlisted.load(Ordering::Relaxed)
+    }
+}
