@@ -13,6 +13,7 @@ mod collector;
 mod gpus;
 mod program;
 
+pub(crate) use collector::exporter as trace_exporter;
 pub use program::Program;
 
 use std::net::SocketAddr;
@@ -209,7 +210,7 @@ impl App {
         } else {
             http::Control::Nobody
         };
-        if let Some(exporter) = collector::exporter(&config.traces)? {
+        if let Some(exporter) = trace_exporter(&config.traces)? {
             traces.start(exporter, &worker_id);
         }
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?

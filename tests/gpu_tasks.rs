@@ -190,7 +190,13 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("DEVICE_POLICY", "require")];
+    for policy in ["require", "prefer"] {
+        lose_the_only_gpu(policy).await;
+    }
+}
+
+async fn lose_the_only_gpu(policy: &str) {
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("DEVICE_POLICY", policy)];
     let mut node = Node::start(Control::with_gpus(1), 1, &settings).await;
     node.give("a", 0);
     assert_eq!(node.report("a-0").backend, "wgpu");
@@ -202,13 +208,17 @@ async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
     let health = node.worker.get_json("/health");
     assert_eq!((&health["status"], &health["gpus"]), (&"DEGRADED".into(), &0.into()), "{health}");
     assert!(health["reasons"].to_string().contains("no GPU can be used"), "{health}");
+    // Tasks wait for it: nothing is simulated or trained elsewhere meanwhile, and none of the pages says so.
+    assert_eq!(health["backend"], "wgpu", "{health}");
+    assert_eq!(node.worker.get_json("/api/v1/status")["simulated"], false);
     // A poll that was out may still bring a task; after that none is asked for.
     eventually("no poll is out", || {
         node.metrics().lines().any(|line| line == "worker_slots{state=\"polling\"} 0")
     });
     node.give("a", 1);
     node.machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
-    assert!(node.report("a-1").success);
+    let report = node.report("a-1");
+    assert!(report.success && report.backend == "wgpu", "{report:?}");
     eventually("the worker is ready again", || node.worker.get("/readyz").0 == 200);
 }
 
@@ -294,6 +304,11 @@ async fn a_gpu_that_was_lost_at_the_start_is_trained_on_once_it_is_back() {
         heard
             .capabilities()
             .is_some_and(|told| told.gpus.len() == 1 && told.backends.iter().any(|backend| backend == "wgpu"))
+    });
+    eventually("what tasks get is told everywhere", || {
+        let status = worker.get_json("/api/v1/status");
+        worker.get_json("/health")["backend"] == "wgpu"
+            && (&status["backend"], &status["simulated"]) == (&"wgpu".into(), &false.into())
     });
     let node = Node { worker, machine, heard, server };
     node.give("a", 0);
