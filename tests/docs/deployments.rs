@@ -121,3 +121,56 @@ fn helm_renders_what_is_installed() {
         assert!(linted.status.success(), "{line}: {}", text(&linted));
     }
 }
+
+/// Whether .dockerignore keeps `path` out of what images are built from: the last pattern that fits decides.
+fn kept_out(patterns: &str, path: &str) -> bool {
+    let fits = |pattern: &str| match (pattern.strip_prefix("**/"), pattern.split_once("/**/*")) {
+        (Some(name), _) => path.split('/').any(|part| part == name),
+        (_, Some((folder, ending))) => path.starts_with(&format!("{folder}/")) && path.ends_with(ending),
+        _ => pattern == "*" || path == pattern || path.starts_with(&format!("{pattern}/")),
+    };
+    let lines = patterns.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.fold(false, |out, line| match line.strip_prefix('!') {
+        Some(pattern) => out && !fits(pattern),
+        None => out || fits(line),
+    })
+}
+
+/// Both Dockerfiles first build all dependencies, from manifests with empty sources beside them. Cargo has to find every
+/// target there that a manifest names, and again when the real sources have come.
+#[test]
+fn cargo_takes_the_manifests_that_images_are_built_from() {
+    let patterns = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    let listed = Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
+    assert!(listed.status.success(), "{}", text(&listed));
+    let folder = tempfile::tempdir().unwrap();
+    let [all, manifests] = ["all", "manifests"].map(|name| folder.path().join(name));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for path in listed.lines().filter(|path| !kept_out(&patterns, path)) {
+        let to = all.join(path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(root().join(path), to).unwrap();
+    }
+    let understood = || {
+        let mut cargo = Command::new(env!("CARGO"));
+        // Commands that build nothing are content with manifests whose targets are missing.
+        cargo.args(["build", "--offline", "--locked", "--bin", "no-such-program"]).current_dir(&manifests);
+        text(&cargo.output().unwrap())
+    };
+    for name in ["Dockerfile", "Dockerfile.cuda"] {
+        let file = std::fs::read_to_string(root().join(name)).unwrap();
+        let step = file.split_once("COPY . .\nRUN ").and_then(|(_, rest)| rest.split_once("\n\n")).unwrap().0;
+        let step = step
+            .replace("/manifests", manifests.to_str().unwrap())
+            .replace("cd /all", &format!("cd {}", all.display()));
+        let output = shell(&step, &all).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", text(&output));
+        let said = understood();
+        assert!(said.contains("no bin target named `no-such-program`"), "{name}, with empty sources: {said}");
+        let copied = Command::new("cp").arg("-rT").args([&all, &manifests]).status().unwrap();
+        assert!(copied.success());
+        let said = understood();
+        assert!(said.contains("no bin target named `no-such-program`"), "{name}, with the real ones: {said}");
+        std::fs::remove_dir_all(&manifests).unwrap();
+    }
+}
