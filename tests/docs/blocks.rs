@@ -29,7 +29,7 @@ pub(crate) struct Block {
 }
 
 pub(crate) fn blocks() -> Vec<Block> {
-    documents().iter().flat_map(|file| blocks_of(file)).collect()
+    documents().iter().flat_map(blocks_of).collect()
 }
 
 fn blocks_of(file: &PathBuf) -> Vec<Block> {
