@@ -76,12 +76,59 @@ impl Shown {
     }
 }
 
-/// Every command that is not run as it stands.
+/// Programs whose name begins a command where it stands in a sentence with a word after it.
+const PROGRAMS: [&str; 14] = [
+    "tensorfleet-worker",
+    "cargo",
+    "UPDATE_DOCS=1",
+    "curl",
+    "docker",
+    "go",
+    "grpcurl",
+    "helm",
+    "kubectl",
+    "modprobe",
+    "nvidia-smi",
+    "openssl",
+    "promtool",
+    "python3",
+];
+
+/// Every command that is not run as it stands, be it in a block or in a sentence.
 pub(crate) fn shown() -> Vec<Shown> {
-    blocks().iter().filter(|block| block.language == "sh").flat_map(commands_of).collect()
+    let blocks = blocks();
+    let in_blocks = blocks.iter().filter(|block| block.language == "sh").flat_map(commands_of);
+    in_blocks.chain(documents().iter().flat_map(in_sentences)).collect()
 }
 
-pub(crate) fn commands_of(block: &Block) -> Vec<Shown> {
+/// Code between single backticks that begins as a command does. What tells of the past is left as it was.
+fn in_sentences(file: &PathBuf) -> Vec<Shown> {
+    if file.ends_with("CHANGELOG.md") {
+        return Vec::new();
+    }
+    let name = file.strip_prefix(root()).unwrap().display().to_string();
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut fenced = false;
+    let mut found = Vec::new();
+    for (line, text) in text.lines().enumerate() {
+        if text.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            let spans = text.split('`').skip(1).step_by(2);
+            let commands = spans.filter(|span| match span.split_once(' ') {
+                Some((first, _)) => PROGRAMS.contains(&first) || first.contains("scripts/"),
+                None => span.starts_with("./scripts/"),
+            });
+            found.extend(commands.map(|span| Shown {
+                place: format!("{name}:{}", line + 1),
+                text: span.replace("cargo run --release -- ", "tensorfleet-worker "),
+            }));
+        }
+    }
+    found
+}
+
+fn commands_of(block: &Block) -> Vec<Shown> {
     let whole = block.text.replace("\\\n", " ");
     let words = |line: &str| {
         let line = line.split(" #").next().unwrap().trim().trim_end_matches('&').trim();

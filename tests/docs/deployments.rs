@@ -44,6 +44,15 @@ async fn compose_has_the_services_that_are_scaled_and_run() {
         let services = services(&files);
         match verb {
             "up" => up(&line, &services, words),
+            "port" => {
+                let words: Vec<_> = words.collect();
+                let ["--index", _, service, port] = &words[..] else { panic!("{line}: {words:?}") };
+                let ports = services[service]["ports"].as_array().unwrap_or_else(|| panic!("{line}"));
+                assert!(
+                    ports.iter().any(|taken| taken["target"].as_u64() == port.parse().ok()),
+                    "{line}: {ports:?}"
+                );
+            }
             "run" => {
                 let words: Vec<_> = words.collect();
                 let ["--rm", service, arguments @ ..] = &words[..] else { panic!("{line}: {words:?}") };
@@ -68,6 +77,7 @@ async fn compose_has_the_services_that_are_scaled_and_run() {
 fn up<'a>(line: &str, services: &Value, mut words: impl Iterator<Item = &'a str>) {
     while let Some(word) = words.next() {
         match word {
+            "--detach" => {}
             "--build" => {
                 let built =
                     services.as_object().unwrap().values().filter(|service| service["build"].is_object());
@@ -97,11 +107,12 @@ fn up<'a>(line: &str, services: &Value, mut words: impl Iterator<Item = &'a str>
 /// A version that the chart allows.
 const KUBERNETES: &str = "1.34.1";
 
-/// `helm template` renders what `helm install` would send to a cluster, from the same arguments.
+/// `helm template` renders what `helm install` and `helm upgrade` would send to a cluster, from the same arguments.
 #[test]
 fn helm_renders_what_is_installed() {
     for line in known_by(Way::Chart) {
-        let words: Vec<_> = line.strip_prefix("helm install ").unwrap().split(' ').collect();
+        // An upgrade differs by what it takes over from the cluster.
+        let words = line.split(' ').skip(2).filter(|word| *word != "--reuse-values").collect::<Vec<_>>();
         let [release, chart, settings @ ..] = &words[..] else { panic!("{line}") };
         // Nobody asks a cluster for its version.
         let version = ["--kube-version", KUBERNETES];

@@ -7,6 +7,7 @@ mod certificates;
 mod deployments;
 #[path = "../support/mod.rs"]
 mod support;
+mod ways;
 mod workers;
 
 use std::path::Path;
@@ -15,6 +16,8 @@ use std::process::{Command, Output};
 use blocks::{blocks, documents, root, shown};
 use support::{PROGRAM, command};
 use tensorfleet_worker::config::Variable;
+
+pub(crate) use ways::{Way, known_by};
 
 pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -28,95 +31,6 @@ pub(crate) fn shell(script: &str, folder: &Path) -> Command {
     let mut shell = Command::new("bash");
     shell.args(["-euo", "pipefail", "-c", script]).current_dir(folder).env("PATH", path);
     shell
-}
-
-/// How a command that the docs show is known to work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// A test of workers.rs runs it.
-    Train,
-    Demo,
-    Serve,
-    BothSides,
-    Ask,
-    Secured,
-    Certificates,
-    DataSets,
-    /// A test of deployments.rs runs it, in the form that needs no container engine and no cluster.
-    Compose,
-    Chart,
-    /// This file has these words, which do it.
-    Script(&'static str, &'static str),
-    /// It is not run, for a reason.
-    Never(&'static str),
-}
-
-/// Beginnings of commands.
-const WAYS: &[(&str, Way)] = &[
-    ("tensorfleet-worker train ", Way::Train),
-    ("tensorfleet-worker demo", Way::Demo),
-    ("ORCHESTRATOR_ADDRESS=orchestrator.example:50051 ", Way::Serve),
-    ("tensorfleet-worker orchestrator", Way::BothSides),
-    ("TRAINING_BACKEND=cpu tensorfleet-worker", Way::BothSides),
-    ("tensorfleet-worker submit ", Way::BothSides),
-    ("curl -s localhost:2112/health", Way::BothSides),
-    ("kill %2", Way::BothSides),
-    ("tensorfleet-worker status", Way::Ask),
-    ("tensorfleet-worker explain ", Way::Ask),
-    ("tensorfleet-worker doctor", Way::Ask),
-    ("curl -s http://127.0.0.1:2112/", Way::Ask),
-    ("curl -s --cacert ", Way::Secured),
-    ("grpcurl -cacert ", Way::Secured),
-    ("openssl ", Way::Certificates),
-    ("python3 scripts/make-datasets.py ", Way::DataSets),
-    ("docker compose ", Way::Compose),
-    ("helm install ", Way::Chart),
-    ("./scripts/test", Way::Script(".ci/run", "exec ./scripts/test")),
-    ("docker build --tag ", Way::Script("scripts/check-images", "build Dockerfile tensorfleet-worker")),
-    (
-        "docker build --file Dockerfile.cuda ",
-        Way::Script("scripts/check-images", "build Dockerfile.cuda tensorfleet-worker:cuda"),
-    ),
-    ("helm test ", Way::Never("needs a cluster; scripts/check-deploy checks the pods that it would start")),
-    ("docker tag ", Way::Never("needs a container engine; the names are the reader's own")),
-    ("docker push ", Way::Never("needs a registry of the reader's own")),
-    (
-        "pip download ",
-        Way::Never("loads 9 MB; the test of the next line takes what scripts/test has installed"),
-    ),
-];
-
-/// The commands that are known to work in this `way`; at least one.
-pub(crate) fn known_by(way: Way) -> Vec<String> {
-    let ours = |text: &String| WAYS.iter().any(|(start, known)| *known == way && text.starts_with(start));
-    let found: Vec<String> = shown().into_iter().map(|command| command.text).filter(ours).collect();
-    assert!(!found.is_empty(), "{way:?}: no document shows such a command");
-    found
-}
-
-#[test]
-fn every_command_in_the_docs_is_run_or_named_with_a_reason() {
-    let mut unknown = Vec::new();
-    let mut used = vec![0; WAYS.len()];
-    for command in shown() {
-        let fits: Vec<_> = (0..WAYS.len()).filter(|at| command.text.starts_with(WAYS[*at].0)).collect();
-        match fits[..] {
-            [at] => used[at] += 1,
-            _ => unknown.push(format!("{}: {} ({} ways)", command.place, command.text, fits.len())),
-        }
-    }
-    assert!(unknown.is_empty(), "say in WAYS how these are known to work: {unknown:#?}");
-    for ((start, way), used) in WAYS.iter().zip(used) {
-        assert!(used > 0, "no document shows `{start}` any more");
-        match way {
-            Way::Script(file, words) => {
-                let script = std::fs::read_to_string(root().join(file)).unwrap();
-                assert!(script.contains(words), "{file} does not do `{start}` any more: {words}");
-            }
-            Way::Never(reason) => assert!(reason.len() > 20, "{start}: {reason}"),
-            _ => {}
-        }
-    }
 }
 
 /// A block without a language would be passed over by the tests of commands.
@@ -157,7 +71,7 @@ fn commands_have_flags_variables_and_files_that_exist() {
             assert!(output.status.success(), "{place}: {words:?}: {}", text(&output));
             ours += 1;
         }
-        let ends = |word: &str| word.trim_start_matches("./").to_owned();
+        let ends = |word: &str| word.trim_start_matches("./").trim_end_matches("*.yml").to_owned();
         for word in words.iter().map(|word| ends(word)) {
             if ["deploy/", "scripts/", "Dockerfile"].iter().any(|start| word.starts_with(start)) {
                 assert!(root().join(&word).exists(), "{place}: {word}");

@@ -11,7 +11,7 @@ use tensorfleet_worker::wire::pb;
 
 use super::blocks::{blocks, root, shown};
 use super::certificates::{Authority, replace};
-use super::support::{WorkerProcess, orchestrator, real_job, submit, wait, wait_for_end};
+use super::support::{WorkerProcess, eventually, orchestrator, real_job, submit, wait, wait_for_end};
 use super::{Way, known_by, shell, text};
 
 const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
@@ -111,6 +111,8 @@ async fn a_worker_answers_what_it_is_asked() {
         ("WORKER_PORT", "0"),
         ("METRICS_PORT", "0"),
     ];
+    // Heartbeats come each second, and one of the commands counts them.
+    eventually("heartbeats are counted", || worker.get("/metrics").1.contains("method=\"Heartbeat\""));
     for line in known_by(Way::Ask) {
         let mut here = line.replace("127.0.0.1:50052", &grpc).replace("127.0.0.1:2112", &http);
         here = here.replace("TASK", &task);
@@ -123,13 +125,22 @@ async fn a_worker_answers_what_it_is_asked() {
             watches(&here, folder.path());
             continue;
         }
-        let output = shell(&here, folder.path()).envs(settings).output().unwrap();
+        let mut shell = shell(&here, folder.path());
+        shell.envs(settings);
+        if here.ends_with(" health") {
+            // It asks the worker that has its own settings.
+            shell.env("METRICS_PORT", worker.http.port().to_string());
+        }
+        let output = shell.output().unwrap();
         let said = text(&output);
         assert!(output.status.success(), "{here}: {said}");
         let expected = match line.split([' ', '/']).collect::<Vec<_>>()[..] {
+            [_, "health"] => "\"ok\"",
             [_, "status", ..] | [.., "health"] => "failed",
             [_, "explain", ..] | [.., "tasks"] => "nowhere.csv",
             [_, "doctor"] => "extended contract",
+            [.., "livez"] => "",
+            [.., "metrics", "|", "grep", _] => "Heartbeat",
             _ => panic!("{line}: what should it say?"),
         };
         assert!(said.contains(expected), "{here}: {said}");
@@ -167,6 +178,15 @@ fn secured() -> (WorkerProcess, tempfile::TempDir) {
     let (certificate, key, token) = (path("tls.crt"), path("tls.key"), path("token"));
     let settings = [("TLS_CERT", certificate.as_str()), ("TLS_KEY", &key), ("AUTH_TOKEN_FILE", &token)];
     (WorkerProcess::start(NOBODY, &settings), folder)
+}
+
+#[test]
+fn the_configuration_is_shown_and_checked() {
+    for line in known_by(Way::Config) {
+        let folder = tempfile::tempdir().unwrap();
+        let output = shell(&line, folder.path()).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{line}: {}", text(&output));
+    }
 }
 
 #[test]
