@@ -16,7 +16,7 @@ RUN mkdir /manifests \
  && for manifest in $(find . -name Cargo.toml); do \
       mkdir -p "${manifest%/*}/src" && : >"${manifest%/*}/src/lib.rs"; \
     done \
- && for target in $(cd /all && find . -path '*/benches/*.rs' -o -path '*/examples/*.rs'); do \
+ && for target in $(cd /all && find . -path '*/benches/*.rs' -o -path '*/examples/*.rs' -o -path './tests/*.rs'); do \
       mkdir -p "${target%/*}" && echo 'fn main() {}' >"$target"; \
     done \
  && echo 'fn main() {}' | tee src/main.rs >build.rs

@@ -13,6 +13,7 @@ mod collector;
 mod gpus;
 mod program;
 
+pub(crate) use collector::exporter as trace_exporter;
 pub use program::Program;
 
 use std::net::SocketAddr;
@@ -171,7 +172,8 @@ impl App {
         // GPUs that answer later are told of then.
         sampled.first(gpu::FIRST_SAMPLE_PATIENCE).await;
         let gpus: Arc<dyn GpuProbe> = Arc::new(sampled.clone());
-        config.engine.hidden_gpus = sampled.snapshot().hidden.clone();
+        // While it is not known which these are, no task is placed on any; none is lost for good by that.
+        config.engine.hidden_gpus = sampled.snapshot().hidden.known();
         let looks_for_adapters = config.engine.device_policy != DevicePolicy::Cpu;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
         // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
@@ -211,7 +213,7 @@ impl App {
         } else {
             http::Control::Nobody
         };
-        if let Some(exporter) = collector::exporter(&config.traces)? {
+        if let Some(exporter) = trace_exporter(&config.traces)? {
             traces.start(exporter, &worker_id);
         }
         let client = Client::new(config.orchestrator, worker_id, config.strictness, client_metrics)?

@@ -13,6 +13,7 @@
 
 mod backend;
 mod health;
+mod hidden;
 mod hyperparameters;
 mod ids;
 mod invalid;
@@ -25,6 +26,7 @@ mod task;
 
 pub use backend::{Backend, BackendChoice, DevicePolicy, ParseChoiceError};
 pub use health::{Health, rfc3339, unready_reasons};
+pub use hidden::HiddenGpus;
 pub use hyperparameters::{
     BoostingObjective, Bootstrap, Checkpoints, ClassWeight, Hyperparameters, KnownHyperparameter, Loss,
     MaxFeatures, Optimizer, Penalty, Problem, Schedule, SplitCriterion, Stopping, Strictness,

@@ -88,6 +88,11 @@ pub trait Engine: Send + Sync + 'static {
     /// What it can do.
     fn capabilities(&self) -> EngineCapabilities;
 
+    /// The backend that a task without a wish of its own would get now: it changes where a GPU comes late. Answers at once.
+    fn default_backend(&self) -> Backend {
+        self.capabilities().default_backend
+    }
+
     /// Runs `task` and calls `done` when it ended. Returns at once.
     fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done);
 

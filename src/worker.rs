@@ -241,7 +241,7 @@ impl<O: Orchestrator> Worker<O> {
             unreported: unreported.clone(),
         };
         let (link, link_view) = Link::new(Arc::clone(&with.orchestrator), identity);
-        let backend = with.engine.capabilities().default_backend;
+        let backend = with.engine.default_backend();
         let about = About { worker_id, backend, started_at: Instant::now() };
         let parts = Parts {
             about,
@@ -273,7 +273,7 @@ impl<O: Orchestrator> Worker<O> {
         }
         let (publish, published) = watch::channel(view::first(&parts.about, &state));
         let (pulse, pulse_view) = watch::channel(Pulse::default());
-        let troubles = Troubles::new(notices.clone());
+        let troubles = Troubles::new(notices.clone(), backend);
         let watcher = EngineWatcher { troubles: troubles.clone(), metrics: with.metrics.clone() };
         with.engine.watch(Box::new(watcher));
         troubles.look_at_devices(&*with.engine);

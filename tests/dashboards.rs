@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fake_nvml::{Control, Fault, Installed};
+use fake_nvml::{Control, DriverState, Fault, Installed};
 use fake_vulkan::Card;
 use serde_json::Value;
 use support::prometheus::{Prometheus, files, promtool};
@@ -194,6 +194,79 @@ fn rules_are_valid_and_each_alert_is_tested_and_explained() {
     assert!(seen > 20, "only {seen} rules were found");
 }
 
+/// What somebody wants to be told of.
+const ALERTS: [&str; 8] = [
+    "WorkerGpuLost",
+    "WorkerNvmlDown",
+    "WorkerGpuXidErrors",
+    "WorkerGpuThrottled",
+    "WorkerGpuMemoryNearlyFull",
+    "WorkerHeartbeatFailing",
+    "WorkerTasksFailing",
+    "WorkerOutboxGrowing",
+];
+
+/// What the dashboards 12239 (of dcgm-exporter) and 14574 (of nvidia_gpu_exporter) show of a GPU, as far as NVML tells it:
+/// 12239 also has the use of tensor cores, which only NVIDIA's profiling library knows.
+const OF_OTHERS: [&str; 20] = [
+    "worker_gpu_info",
+    "worker_gpu_utilization_ratio",
+    "worker_gpu_memory_utilization_ratio",
+    "worker_gpu_memory_used_bytes",
+    "worker_gpu_memory_total_bytes",
+    "worker_gpu_temperature_celsius",
+    "worker_gpu_power_watts",
+    "worker_gpu_power_limit_watts",
+    "worker_gpu_energy_joules_total",
+    "worker_gpu_sm_clock_hertz",
+    "worker_gpu_sm_clock_max_hertz",
+    "worker_gpu_memory_clock_hertz",
+    "worker_gpu_memory_clock_max_hertz",
+    "worker_gpu_graphics_clock_hertz",
+    "worker_gpu_fan_speed_ratio",
+    "worker_gpu_performance_state",
+    "worker_gpu_compute_mode",
+    "worker_gpu_encoder_utilization_ratio",
+    "worker_gpu_decoder_utilization_ratio",
+    "worker_gpu_throttled",
+];
+
+#[test]
+fn nothing_that_other_dashboards_and_operators_look_at_is_missing() {
+    let rules: String = rule_files().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    for alert in ALERTS {
+        assert!(rules.contains(&format!("- alert: {alert}\n")), "no rule {alert}");
+    }
+    let gpu = Dashboard::called("gpu");
+    let queries = gpu.queries();
+    let of = |title: &str| {
+        let found = queries.iter().filter(|(of, _)| *of == title);
+        let all = found.map(|(_, query)| *query).collect::<Vec<_>>().join("; ");
+        assert!(!all.is_empty(), "no panel {title}");
+        all
+    };
+    for metric in OF_OTHERS {
+        let shown = queries.iter().any(|(_, query)| query.contains(&format!("{metric}{{")));
+        assert!(shown, "no panel shows {metric}");
+    }
+    // What no exporter can tell, since it knows of no tasks.
+    for (title, parts) in [
+        ("Utilisation and tasks", ["worker_gpu_utilization_ratio", "state=\"busy\""]),
+        ("Joules per sample", ["worker_task_gpu_energy_joules_total", "worker_training_samples_total"]),
+        ("Energy by model type", ["sum by (model_type)", "worker_task_gpu_energy_joules_total"]),
+        ("Time slowed down while tasks ran", ["worker_gpu_throttle_seconds_total", "state=\"busy\""]),
+    ] {
+        assert!(parts.iter().all(|part| of(title).contains(part)), "{title}: {}", of(title));
+    }
+}
+
+/// Waits until the alert called `name` has what it alerts for.
+fn fires(prometheus: &Prometheus, group: &str, name: &str) {
+    let rules = rules(prometheus, &[group]);
+    let rule = rules.iter().find(|rule| rule["name"] == name).unwrap_or_else(|| panic!("no rule {name}"));
+    prometheus.query(rule["query"].as_str().unwrap());
+}
+
 /// All rules of a Prometheus whose group is named `group`, or begins with it and a dash.
 fn rules(prometheus: &Prometheus, groups: &[&str]) -> Vec<Value> {
     let all = prometheus.api("rules");
@@ -234,7 +307,7 @@ fn rules_have_data(prometheus: &Prometheus, groups: &[&str]) {
 async fn every_query_about_the_fleet_has_data_of_a_real_worker() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let settings = [("TRAINING_BACKEND", "cpu"), ("MAX_CONCURRENT_TASKS", "3"), ("MAX_TASK_RETRIES", "0")];
-    let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+    let mut worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
     let prometheus = Prometheus::start(&[worker.http], &rule_files());
     prometheus.query("worker_slots");
     for (dataset, job) in [
@@ -250,6 +323,11 @@ async fn every_query_about_the_fleet_has_data_of_a_real_worker() {
     rules_have_data(&prometheus, &["tensorfleet-worker", "tensorfleet-worker-fleet"]);
     let parses = rules(&prometheus, &["tensorfleet-worker-gpu"]);
     assert!(parses.iter().all(|rule| rule["health"] != "err"), "{parses:?}");
+    fires(&prometheus, "tensorfleet-worker", "WorkerSimulatesTasks");
+    orchestrator.shutdown().await;
+    fires(&prometheus, "tensorfleet-worker", "WorkerOrchestratorUnreachable");
+    worker.child.kill().unwrap();
+    fires(&prometheus, "tensorfleet-worker", "WorkerDown");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,4 +375,11 @@ async fn every_query_about_gpus_has_data_of_a_worker_on_the_fake() {
     prometheus.query("worker_gpu_xid_errors_total > 0");
     Dashboard::called("gpu").has_data(&prometheus);
     rules_have_data(&prometheus, &["tensorfleet-worker-gpu"]);
+    for alert in ["WorkerGpuXidErrors", "WorkerGpuThrottled"] {
+        fires(&prometheus, "tensorfleet-worker-gpu", alert);
+    }
+    fake.set(|control| control.gpus[1].lost = true).unwrap();
+    fires(&prometheus, "tensorfleet-worker-gpu", "WorkerGpuLost");
+    fake.set(|control| control.driver = DriverState::Gone).unwrap();
+    fires(&prometheus, "tensorfleet-worker-gpu", "WorkerNvmlDown");
 }

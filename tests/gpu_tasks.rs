@@ -4,113 +4,22 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use fake_nvml::{Control, Curve, Installed, Process};
-use fake_vulkan::Card;
+use fake_nvml::{Control, Curve, Process};
 use rustix::process::{Signal, kill_process};
-use support::listener::{Heard, listen};
+use support::listener::listen;
+use support::node::{Machine, Node};
 use support::*;
 use tensorfleet_worker::domain::{
-    Backend, BackendChoice, DevicePolicy, Hyperparameters, JobId, ModelType, Progress, TaskId, TaskIdentity,
-    TaskSpec,
+    Backend, BackendChoice, DevicePolicy, HiddenGpus, Hyperparameters, JobId, ModelType, Progress, TaskId,
+    TaskIdentity, TaskSpec,
 };
 use tensorfleet_worker::engine::{
     self, AnalyticProfile, Control as TaskControl, Done, Engine as _, ExitCause, GpuCondition, GpuState,
     GpuWatch, Observer, ProcessEngine, RunnerConfig, SessionLimits, Step, UnsupportedModels, Watcher,
 };
-use tensorfleet_worker::wire::pb;
-use tokio::task::JoinHandle;
-
-/// A machine with cards that both Vulkan and NVML see.
-struct Machine {
-    fake: Installed,
-    library: String,
-    /// List of Vulkan drivers.
-    drivers: String,
-    folder: tempfile::TempDir,
-}
-
-impl Machine {
-    /// Vulkan sees the first `cards` GPUs of `control`.
-    fn new(control: Control, cards: usize) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let manifest = |number: usize| {
-            let folder = folder.path().join(format!("card-{number}"));
-            std::fs::create_dir(&folder).unwrap();
-            let (domain, bus, device) = control.gpus[number].pci;
-            let card = Card { name: format!("Fake card {number}"), pci: (domain, bus, device, 0) };
-            fake_vulkan::install(&folder, &card).unwrap()
-        };
-        let manifests: Vec<PathBuf> = (0..cards).map(manifest).collect();
-        let drivers = std::env::join_paths(&manifests).unwrap().into_string().unwrap();
-        // An empty list would be no list.
-        let drivers = if drivers.is_empty() { "/nowhere/icd.json".to_owned() } else { drivers };
-        let fake = Installed::new(folder.path(), control).unwrap();
-        let library = fake.library().into_os_string().into_string().unwrap();
-        Self { fake, library, drivers, folder }
-    }
-
-    /// The environment of a program on this machine.
-    fn environment(&self) -> [(&str, &str); 3] {
-        let drivers = self.drivers.as_str();
-        // Loaders before 1.3.234 know the list by its second name only.
-        [("NVML_LIBRARY", &self.library), ("VK_DRIVER_FILES", drivers), ("VK_ICD_FILENAMES", drivers)]
-    }
-}
-
-/// A worker on such a machine.
-struct Node {
-    worker: WorkerProcess,
-    machine: Machine,
-    heard: Arc<Heard>,
-    server: JoinHandle<()>,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
-impl Node {
-    async fn start(control: Control, cards: usize, settings: &[(&str, &str)]) -> Self {
-        let machine = Machine::new(control, cards);
-        let (orchestrator, heard, server) = listen().await;
-        let worker = WorkerProcess::start(orchestrator, &[&machine.environment(), settings].concat());
-        Self { worker, machine, heard, server }
-    }
-
-    /// Hands out a task of `job`.
-    fn give(&self, job: &str, number: i32) {
-        let hyperparameters = [("hidden_layers", "16"), ("learning_rate", "0.01")];
-        self.heard.tasks.lock().unwrap().push_back(pb::AssignTaskResponse {
-            task_id: format!("{job}-{number}"),
-            job_id: job.to_owned(),
-            model_type: "neural_network".to_owned(),
-            dataset_path: "builtin:iris".to_owned(),
-            hyperparameters: hyperparameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            batch_start: 60 * number,
-            batch_end: 60 * (number + 1),
-            attempt: 1,
-            ..Default::default()
-        });
-    }
-
-    /// The report of a task.
-    fn report(&self, task: &str) -> pb::TaskCompletionRequest {
-        let find =
-            || self.heard.completions.lock().unwrap().iter().find(|done| done.task_id == task).cloned();
-        eventually(&format!("{task} is reported"), || find().is_some());
-        find().unwrap()
-    }
-
-    fn metrics(&self) -> String {
-        self.worker.get("/metrics").1
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
@@ -190,7 +99,13 @@ async fn two_gpus_share_the_jobs_and_each_task_knows_its_energy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
-    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("DEVICE_POLICY", "require")];
+    for policy in ["require", "prefer"] {
+        lose_the_only_gpu(policy).await;
+    }
+}
+
+async fn lose_the_only_gpu(policy: &str) {
+    let settings = [("MAX_CONCURRENT_TASKS", "1"), ("DEVICE_POLICY", policy)];
     let mut node = Node::start(Control::with_gpus(1), 1, &settings).await;
     node.give("a", 0);
     assert_eq!(node.report("a-0").backend, "wgpu");
@@ -202,13 +117,17 @@ async fn a_worker_whose_only_gpu_is_lost_takes_no_tasks_until_it_is_back() {
     let health = node.worker.get_json("/health");
     assert_eq!((&health["status"], &health["gpus"]), (&"DEGRADED".into(), &0.into()), "{health}");
     assert!(health["reasons"].to_string().contains("no GPU can be used"), "{health}");
+    // Tasks wait for it: nothing is simulated or trained elsewhere meanwhile, and none of the pages says so.
+    assert_eq!(health["backend"], "wgpu", "{health}");
+    assert_eq!(node.worker.get_json("/api/v1/status")["simulated"], false);
     // A poll that was out may still bring a task; after that none is asked for.
     eventually("no poll is out", || {
         node.metrics().lines().any(|line| line == "worker_slots{state=\"polling\"} 0")
     });
     node.give("a", 1);
     node.machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
-    assert!(node.report("a-1").success);
+    let report = node.report("a-1");
+    assert!(report.success && report.backend == "wgpu", "{report:?}");
     eventually("the worker is ready again", || node.worker.get("/readyz").0 == 200);
 }
 
@@ -295,6 +214,11 @@ async fn a_gpu_that_was_lost_at_the_start_is_trained_on_once_it_is_back() {
             .capabilities()
             .is_some_and(|told| told.gpus.len() == 1 && told.backends.iter().any(|backend| backend == "wgpu"))
     });
+    eventually("what tasks get is told everywhere", || {
+        let status = worker.get_json("/api/v1/status");
+        worker.get_json("/health")["backend"] == "wgpu"
+            && (&status["backend"], &status["simulated"]) == (&"wgpu".into(), &false.into())
+    });
     let node = Node { worker, machine, heard, server };
     node.give("a", 0);
     let report = node.report("a-0");
@@ -344,7 +268,7 @@ fn a_runner_whose_jobs_have_ended_makes_room_for_the_next() {
     let told = Arc::new(Told(Mutex::new(gpu)));
     let config = engine::Config {
         gpu: None,
-        hidden_gpus: Vec::new(),
+        hidden_gpus: HiddenGpus::default(),
         models_to: None,
         backend: BackendChoice::Only(Backend::Wgpu),
         device_policy: DevicePolicy::Require,
@@ -403,34 +327,4 @@ fn task(job: &str) -> TaskSpec {
         initial_weights: Default::default(),
         received: Default::default(),
     }
-}
-
-#[test]
-fn commands_keep_off_gpus_that_are_hidden_from_them_and_the_doctor_asks_nvml() {
-    let mut machine = Machine::new(Control::with_gpus(2), 2);
-    let run = |machine: &Machine, hidden: &str, arguments: &[&str]| {
-        let settings = [&machine.environment()[..], &[("CUDA_VISIBLE_DEVICES", hidden)]].concat();
-        command(&settings).args(arguments).output().unwrap()
-    };
-    let training = ["train", "--dataset", "builtin:iris", "--epochs", "1", "--backend", "wgpu", "--json"];
-    let told = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let second = run(&machine, "1", &training);
-    assert!(second.status.success(), "{}", told(&second));
-    let none = run(&machine, "-1", &training);
-    assert_eq!(none.status.code(), Some(3), "{}", told(&none));
-
-    let found = |machine: &Machine, check: &str| {
-        let output = run(machine, "1", &["doctor", "--json"]);
-        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let findings = report["findings"].as_array().unwrap();
-        let finding = findings.iter().find(|finding| finding["check"] == check);
-        finding.unwrap_or_else(|| panic!("nothing about {check}: {report}")).clone()
-    };
-    let nvml = found(&machine, "gpu.nvml");
-    assert_eq!(nvml["level"], "ok", "{nvml}");
-    let message = nvml["message"].as_str().unwrap();
-    assert!(message.contains("1 healthy: 1 (") && message.contains("1 hidden by"), "{nvml}");
-    machine.fake.set(|control| control.driver = fake_nvml::DriverState::Gone).unwrap();
-    let nvml = found(&machine, "gpu.nvml");
-    assert!(nvml["level"] == "error" && nvml["repair"].as_str().unwrap().contains("modprobe"), "{nvml}");
 }

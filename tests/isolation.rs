@@ -16,8 +16,8 @@ use support::middleman::{Deed, Middleman};
 use support::*;
 use tensorfleet_worker::dev::{Contract, EpochSummary, JobStatus};
 use tensorfleet_worker::domain::{
-    Backend, BackendChoice, DevicePolicy, Hyperparameters, JobId, ModelType, Progress, TaskId, TaskIdentity,
-    TaskSpec,
+    Backend, BackendChoice, DevicePolicy, HiddenGpus, Hyperparameters, JobId, ModelType, Progress, TaskId,
+    TaskIdentity, TaskSpec,
 };
 use tensorfleet_worker::engine::{
     self, AnalyticProfile, Control, Done, Engine, Observer, ProcessEngine, RunnerConfig, SessionLimits, Step,
@@ -469,7 +469,7 @@ fn times(engine: &dyn Engine) -> [u128; 2] {
 fn a_process_of_its_own_costs_a_task_less_than_a_millisecond() {
     let config = || engine::Config {
         gpu: None,
-        hidden_gpus: Vec::new(),
+        hidden_gpus: HiddenGpus::default(),
         models_to: None,
         backend: BackendChoice::Only(Backend::Cpu),
         device_policy: DevicePolicy::Cpu,

@@ -59,6 +59,13 @@ fn the_live_page_works_in_a_browser() {
         "frames stay short",
         "no horizontal scroll, 360 pixels wide",
         "the button drains the worker",
+        "figures from a curve are marked in rows, outcomes, cards and charts",
+        "figures of real training are marked nowhere",
+        "the marks are there on a phone",
+        "a task that has not begun tells no time left",
+        "the time left falls while a task trains",
+        "and is about the time that it takes",
+        "a speed of simulated tasks is marked",
         "an answer that ends in order is no loss",
     ] {
         assert!(

@@ -311,3 +311,93 @@ async fn traces_that_cannot_be_sent_are_told_of_while_the_worker_runs() {
     assert!(line["message"].as_str().unwrap().contains("4317, not 4318"), "{line}");
     assert_eq!(line["level"], "WARN", "{line}");
 }
+
+/// What `doctor` finds of the collector at `endpoint`: level, message and repair of each check.
+fn doctor(endpoint: &str, more: &[(&str, &str)]) -> (Option<i32>, Vec<[String; 4]>) {
+    let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("TRAINING_BACKEND", "analytic")];
+    let own = [("WORKER_PORT", "0"), ("METRICS_PORT", "0"), ("ORCHESTRATOR_ADDRESS", "127.0.0.1:1")];
+    let output = command(&[&settings[..], &own, more].concat()).args(["doctor", "--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap().iter();
+    let words = findings.map(|finding| {
+        ["check", "level", "message", "repair"]
+            .map(|name| finding[name].as_str().unwrap_or_default().to_owned())
+    });
+    let of_traces =
+        words.filter(|[check, _, message, _]| check.starts_with("traces") || message.contains("OTEL"));
+    (output.status.code(), of_traces.collect())
+}
+
+/// Checks and levels.
+fn levels(findings: &[[String; 4]]) -> Vec<(&str, &str)> {
+    findings.iter().map(|[check, level, ..]| (check.as_str(), level.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_sends_the_collector_no_trace_and_says_what_it_makes_of_that() {
+    let well = [("traces.dns", "ok"), ("traces.tcp", "ok"), ("traces.grpc", "ok")];
+    let collector = Collector::default();
+    let (_, findings) = doctor(&collector.start().await, &[]);
+    assert_eq!(levels(&findings), well, "{findings:?}");
+    assert_eq!(collector.0.lock().unwrap().len(), 1, "it was asked");
+    assert!(collector.spans().is_empty());
+
+    let authority = Authority::new();
+    let issued = authority.issue("collector");
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    replace(&ca, &authority.pem);
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(&issued.certificate, &issued.key));
+    let port = collector.serve(tonic::transport::Server::builder().tls_config(tls).unwrap()).await.port();
+    let trusts = [("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_str().unwrap())];
+    let (_, findings) = doctor(&format!("https://localhost:{port}"), &trusts);
+    assert_eq!(levels(&findings), well, "{findings:?}");
+    replace(&ca, &Authority::new().pem);
+    let (_, findings) = doctor(&format!("https://localhost:{port}"), &trusts);
+    assert_eq!(levels(&findings).last(), Some(&("traces.grpc", "warning")), "{findings:?}");
+    assert!(findings[2][2].contains("certificate"), "{findings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_tells_apart_collectors_that_do_not_take_traces() {
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (code, findings) = doctor(&format!("http://{gone}"), &[]);
+    assert_eq!(levels(&findings), [("traces.dns", "ok"), ("traces.tcp", "warning")], "{findings:?}");
+    assert!(findings[1][2].contains(&gone.to_string()) && findings[1][3].contains("start the collector"));
+    // The orchestrator is away as well, which is an error; traces alone never are.
+    assert_eq!(code, Some(3));
+
+    let (_, findings) = doctor("http://no-such-name.invalid:4317", &[]);
+    assert_eq!(levels(&findings), [("traces.dns", "warning")], "{findings:?}");
+
+    // One that lets nobody in.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let refuses =
+        |_: Request<()>| -> Result<Request<()>, Status> { Err(Status::unauthenticated("who are you?")) };
+    let service = InterceptedService::new(TraceServiceServer::new(Collector::default()), refuses);
+    spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener)),
+    );
+    let (_, findings) = doctor(&format!("http://{address}"), &[]);
+    assert_eq!(levels(&findings)[1..], [("traces.tcp", "ok"), ("traces.grpc", "warning")], "{findings:?}");
+    assert!(findings[2][2].contains("Unauthenticated"), "{findings:?}");
+
+    // One that speaks HTTP/1.1, as where traces are taken in another form: here the worker's own page.
+    let worker = WorkerProcess::start(NOBODY, &[("TRAINING_BACKEND", "analytic")]);
+    let (_, findings) = doctor(&format!("http://{}", worker.http), &[]);
+    assert_eq!(levels(&findings)[1..], [("traces.tcp", "ok"), ("traces.grpc", "warning")], "{findings:?}");
+    assert!(findings[2][3].contains("OTEL_EXPORTER_OTLP_ENDPOINT") && findings[2][3].contains("4317"));
+
+    for wrong in ["collector", "ftp://collector:4317", "http://collector:high"] {
+        let (code, findings) = doctor(wrong, &[]);
+        assert_eq!(code, Some(2), "{findings:?}");
+        let [[check, level, message, _]] = &findings[..] else { panic!("{findings:?}") };
+        assert_eq!((check.as_str(), level.as_str()), ("configuration", "error"));
+        for part in ["OTEL_EXPORTER_OTLP_ENDPOINT", wrong, "http://host:port"] {
+            assert!(message.contains(part), "{part} is missing in {message}");
+        }
+    }
+}

@@ -35,7 +35,7 @@ impl From<orchestrator::ConfigError> for Error {
 /// first traces, as it is to the orchestrator.
 ///
 /// Must be called inside a tokio runtime.
-pub(super) fn exporter(config: &Config) -> Result<Option<SpanExporter>, Error> {
+pub(crate) fn exporter(config: &Config) -> Result<Option<SpanExporter>, Error> {
     let Some(endpoint) = &config.endpoint else { return Ok(None) };
     let ca_file = config.ca_file.as_ref().map(|path| SecretFile::new("OTEL_EXPORTER_OTLP_CERTIFICATE", path));
     let way = orchestrator::Config { ca_file, ..orchestrator::Config::parse(endpoint)? };

@@ -23,7 +23,7 @@ impl GpuWatch for Watched {
     }
 
     fn forbids(&self, address: Option<PciAddress>) -> bool {
-        self.0.snapshot().forbids(address)
+        self.0.snapshot().hidden.forbids(address)
     }
 }
 

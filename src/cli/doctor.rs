@@ -6,6 +6,7 @@ mod devices;
 mod gpu;
 mod machine;
 mod orchestrator;
+mod traces;
 mod vulkan;
 
 use serde::Serialize;
@@ -107,7 +108,7 @@ async fn examine(layers: &Layers, environment: &Environment) -> Vec<Finding> {
             findings.extend(machine::ports(&config));
             findings.extend(machine::folders(&config));
             findings.extend(orchestrator::examine(&config.orchestrator).await);
-            findings.extend(orchestrator::collector(&config.traces).await);
+            findings.extend(traces::examine(&config.traces).await);
             findings.extend(gpu::examine(&config, environment).await);
         }
         Err(ConfigErrors(problems)) => findings.extend(problems.iter().map(misconfigured)),

@@ -24,7 +24,7 @@ use super::job::{self, Setting, Settings};
 use super::signals::Signals;
 use super::{Exit, Failure, Metrics, ui};
 use crate::config::{Config, ConfigErrors, Environment, Layers};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, ModelType, TaskError};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, ErrorCode, HiddenGpus, ModelType, TaskError};
 use crate::engine::{self, OpenError};
 use crate::gpu;
 use artifacts::Folder;
@@ -91,7 +91,7 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
         let looked = gpu::look(gpus).await;
         order.config.hidden_gpus = looked.map(|snapshot| snapshot.hidden.clone()).unwrap_or_else(|error| {
             ui::tell(&format!("note: {error}; every adapter may be used"));
-            Vec::new()
+            HiddenGpus::default()
         });
     }
     let out = |model: &ModelType| {

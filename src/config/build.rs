@@ -8,7 +8,7 @@ use super::{Config, Problem, Source, VARIABLES, Values, Variable, access, parse}
 use crate::data::Remote;
 use crate::data::remote::{AllowedHost, Credentials, LocalAddresses, ObjectFolder, S3, Secret};
 use crate::domain::{
-    Backend, BackendChoice, DevicePolicy, InvalidField, ParseChoiceError, Strictness, WorkerId,
+    Backend, BackendChoice, DevicePolicy, HiddenGpus, InvalidField, ParseChoiceError, Strictness, WorkerId,
 };
 use crate::engine::{Isolation, RunnerConfig, UnsupportedModels};
 use crate::telemetry::{host, logs, traces};
@@ -156,7 +156,7 @@ fn engine(reader: &mut Reader<'_>) -> Option<engine::Config> {
         unsupported_models: unsupported_models?,
         allow_software_adapter: allow_software_adapter?,
         gpu: None,
-        hidden_gpus: Vec::new(),
+        hidden_gpus: HiddenGpus::default(),
         // Read with the worker's.
         state_dir: None,
         models_to,

@@ -4,6 +4,7 @@
 //! and a field of [`Hyperparameters`].
 
 mod choices;
+mod identity;
 mod settle;
 mod table;
 #[cfg(test)]

@@ -189,7 +189,7 @@ pub struct WorkerStatus {
     pub registered: bool,
     /// The last time the orchestrator answered a heartbeat (base contract: any call).
     pub last_heartbeat: Option<SystemTime>,
-    /// The backend a task without a wish of its own gets.
+    /// The backend a task without a wish of its own would get now.
     pub backend: Backend,
     /// Outcomes that wait for acknowledgement.
     pub outbox_pending: u64,

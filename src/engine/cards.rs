@@ -113,8 +113,6 @@ impl Cards {
             let states = states.as_ref()?;
             Some(states.iter().find(|state| Some(state.address) == adapter.address))
         };
-        let forbidden =
-            |adapter: &Adapter| self.watch.as_ref().is_some_and(|watch| watch.forbids(adapter.address));
         let mut state = self.lock();
         if !adapters.is_empty() && state.dead.len() == adapters.len() {
             let message = "no GPU can be opened any more by this process, which has lost them; restart the worker, or set \
@@ -126,7 +124,7 @@ impl Cards {
             .enumerate()
             .map(|(position, adapter)| {
                 let mine = || state.held.values().filter(|held| held.adapter == position);
-                let suspect = state.is_suspect(position) || forbidden(adapter);
+                let suspect = state.is_suspect(position) || self.forbids(adapter);
                 let seen = state_of(adapter);
                 // Where GPUs are watched, one that is not among them is not ours to use.
                 let condition = match &seen {
@@ -173,7 +171,12 @@ impl Cards {
 
     /// Why no session gets a GPU now, where there are some and not one of them can be used.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let (adapters, states) = (self.adapters(), self.states()?);
+        let adapters = self.adapters();
+        if !adapters.is_empty() && adapters.iter().all(|adapter| self.forbids(adapter)) {
+            let why = "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides them all, or NVML has not told yet which";
+            return Some(format!("no GPU can be used: {why}"));
+        }
+        let states = self.states()?;
         let mut told = Vec::new();
         for adapter in &adapters {
             let state = states.iter().find(|state| Some(state.address) == adapter.address);
@@ -214,6 +217,11 @@ impl Cards {
         let wanted: Vec<PciAddress> =
             healthy.map(|state| state.address).filter(|address| !watch.forbids(Some(*address))).collect();
         self.search.look_again_for(&wanted);
+    }
+
+    /// Whether nothing may be placed on `adapter`, as far as it is known by now.
+    fn forbids(&self, adapter: &Adapter) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.forbids(adapter.address))
     }
 
     fn adapters(&self) -> Vec<Adapter> {

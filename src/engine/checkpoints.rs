@@ -10,8 +10,10 @@
 //! A file is written under another name, synchronised and then renamed, so that it is whole or not there. What is torn
 //! or was changed all the same is skipped with a warning, and the one before it is taken.
 //!
-//! A session is found by a digest of all that tells sessions apart and of the version of the program: another version
-//! begins anew.
+//! A session is found by a digest of all that tells sessions apart, as [`Hyperparameters::identity`] writes it, and of the
+//! version of the program: another version begins anew, since its arithmetic may be another one.
+//!
+//! [`Hyperparameters::identity`]: crate::domain::Hyperparameters::identity
 
 mod models;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::data;
 use crate::data::remote::ObjectFolder;
-use crate::domain::{BackendChoice, DevicePolicy, ParseChoiceError, PciAddress};
+use crate::domain::{BackendChoice, DevicePolicy, HiddenGpus, ParseChoiceError, PciAddress};
 
 /// Configuration of the engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Config {
     /// The one GPU that may be used; None = all.
     pub gpu: Option<PciAddress>,
     /// GPUs that may not be used.
-    pub hidden_gpus: Vec<PciAddress>,
+    pub hidden_gpus: HiddenGpus,
     /// ALLOW_SOFTWARE_ADAPTER.
     pub allow_software_adapter: bool,
     /// STATE_DIR: where checkpoints and models are kept; nothing is kept where it is absent.

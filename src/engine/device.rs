@@ -121,10 +121,10 @@ impl Devices {
         Self { found: "this build has none (cargo feature `wgpu`)".to_owned(), adapters: Vec::new() }
     }
 
-    /// Keeps the adapters whose address `may` be used.
-    pub(crate) fn keep(&mut self, may: impl Fn(Option<PciAddress>) -> bool) {
+    /// Keeps the adapters that `may` be used.
+    pub(crate) fn keep(&mut self, may: impl Fn(&Adapter) -> bool) {
         let before = self.adapters.len();
-        self.adapters.retain(|adapter| may(adapter.address));
+        self.adapters.retain(may);
         if self.adapters.len() < before {
             self.found = format!("{}, of which {} may be used", self.found, self.adapters.len());
         }

@@ -122,10 +122,15 @@ impl Placer {
         &self.search
     }
 
+    /// What a task without a wish of its own would get, as far as it is known by now.
+    pub(crate) fn default_backend(&self) -> Backend {
+        self.resolve(self.backend)
+    }
+
     /// What can be done here, as far as it is known by now.
     pub(crate) fn capabilities(&self) -> EngineCapabilities {
         let wgpu = self.adapter().map(|_| Backend::Wgpu);
-        let default_backend = self.resolve(self.backend);
+        let default_backend = self.default_backend();
         let device = match default_backend {
             Backend::Cpu => self.search.cpu().name.clone(),
             Backend::Wgpu => self.adapter().map_or(self.search.cpu().name.clone(), |adapter| adapter.name),
@@ -141,12 +146,12 @@ impl Placer {
 
     /// Why tasks without a wish of their own would wait: they go to `cards`, and not one of those can be used.
     pub(crate) fn trouble(&self, cards: &Cards) -> Option<String> {
-        if self.resolve(self.backend) == Backend::Wgpu { cards.trouble() } else { None }
+        if self.default_backend() == Backend::Wgpu { cards.trouble() } else { None }
     }
 
     /// What an operator who left the backend to us should know: that nothing is trained.
     pub(crate) fn warning(&self) -> Option<String> {
-        if self.backend != BackendChoice::Auto || self.resolve(self.backend) != Backend::Analytic {
+        if self.backend != BackendChoice::Auto || self.default_backend() != Backend::Analytic {
             return None;
         }
         let found = match self.policy {

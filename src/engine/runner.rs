@@ -228,6 +228,10 @@ impl Engine for ProcessEngine {
         self.placer.capabilities()
     }
 
+    fn default_backend(&self) -> Backend {
+        self.placer.default_backend()
+    }
+
     fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done) {
         let submission = Submission { task, control, done };
         self.placer.submit(submission, &self.analytic, |plan, submission| self.desk.submit(plan, submission));

@@ -17,8 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Config;
-use super::device::{ComputeDevice, Devices, SoftwareAdapters};
-use crate::domain::{DevicePolicy, PciAddress};
+use super::device::{ComputeDevice, Devices, Handle, SoftwareAdapters};
+use crate::domain::{DevicePolicy, HiddenGpus, PciAddress};
 
 /// First and longest wait before the search is made again.
 const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15 * 60));
@@ -104,8 +104,14 @@ impl Search {
         let (only, hidden) = (config.gpu, config.hidden_gpus.clone());
         let look = move || {
             let mut devices = probe(software);
-            devices.keep(|address| only.is_none_or(|only| address == Some(only)));
-            devices.keep(|address| address.is_none_or(|address| !hidden.contains(&address)));
+            devices.keep(|adapter| only.is_none_or(|only| adapter.address == Some(only)));
+            let has_gpus = devices.gpus().next().is_some();
+            // What computes on the CPU hides nothing.
+            devices.keep(|adapter| adapter.handle == Handle::Software || !hidden.forbids(adapter.address));
+            if has_gpus && hidden == HiddenGpus::Unknown {
+                tracing::warn!("{}; {}", HiddenGpus::UNKNOWN, HiddenGpus::REPAIR);
+                devices.found = format!("{} ({})", devices.found, HiddenGpus::UNKNOWN);
+            }
             devices
         };
         Self::with(Box::new(look), repeat)

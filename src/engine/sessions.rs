@@ -87,7 +87,15 @@ impl Key {
 impl Key {
     /// The name of its checkpoints.
     fn session_name(&self) -> String {
-        session_name(&format!("{self:?}"))
+        session_name(&self.description())
+    }
+
+    /// All of it, in words that do not change when a field comes to it.
+    fn description(&self) -> String {
+        let Self { job, model, dataset_path, backend, hyperparameters } = self;
+        let (backend, settings) = (backend.name(), hyperparameters.identity());
+        // The path is quoted, so that none looks like the line after it.
+        format!("job={job}\nmodel={model}\ndataset={dataset_path:?}\nbackend={backend}\n{settings}")
     }
 }
 

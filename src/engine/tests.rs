@@ -16,8 +16,8 @@ use super::search::Search;
 use super::*;
 use crate::data;
 use crate::domain::{
-    BackendChoice, DevicePolicy, Hyperparameters, Loss, ModelType, Optimizer, Problem, Progress, TaskId,
-    TaskIdentity,
+    BackendChoice, DevicePolicy, HiddenGpus, Hyperparameters, Loss, ModelType, Optimizer, Problem, Progress,
+    TaskId, TaskIdentity,
 };
 
 /// Keeps what it hears; stops its task after a number of steps where that is set.
@@ -64,7 +64,7 @@ pub(super) fn config() -> Config {
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: false,
         gpu: None,
-        hidden_gpus: Vec::new(),
+        hidden_gpus: HiddenGpus::default(),
         state_dir: None,
         models_to: None,
         data: data::Config::new("data"),

@@ -9,7 +9,7 @@ use super::placement::Placer;
 use super::search::Search;
 use super::sessions::{Loss, SessionLimits, Sessions, Submission};
 use super::{Config, Control, Done, Engine, EngineCapabilities, EngineError, ModelRegistry, priority};
-use crate::domain::{JobId, PciAddress, TaskSpec};
+use crate::domain::{Backend, JobId, PciAddress, TaskSpec};
 
 /// Trains on the devices of this machine, and simulates what they cannot train.
 pub struct TrainingEngine {
@@ -107,6 +107,10 @@ impl TrainingEngine {
 impl Engine for TrainingEngine {
     fn capabilities(&self) -> EngineCapabilities {
         self.placer.capabilities()
+    }
+
+    fn default_backend(&self) -> Backend {
+        self.placer.default_backend()
     }
 
     fn submit(&self, task: Arc<TaskSpec>, control: Arc<Control>, done: Done) {

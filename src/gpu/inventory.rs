@@ -8,7 +8,7 @@ use super::events::Xid;
 use super::snapshot::{GpuDevice, GpuHealth, GpuReadings, ThrottleReason};
 use super::visible::{Candidate, Visible};
 use super::{NvmlState, Purpose};
-use crate::domain::PciAddress;
+use crate::domain::{HiddenGpus, PciAddress};
 
 /// Longest time between two samples of which the later one still tells what was in between.
 pub(super) const LONGEST_GAP: Duration = Duration::from_secs(3);
@@ -17,10 +17,6 @@ pub(super) const LONGEST_GAP: Duration = Duration::from_secs(3);
 const NO_ADAPTER: &str = "has no Vulkan adapter, so that nothing can be trained on it: in a container set \
      NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics and see that the driver's ICD file (nvidia_icd.json) and the \
      Vulkan loader (libvulkan1) are there";
-
-/// What to do where GPUs are hidden and nobody tells which.
-const BLIND: &str = "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides GPUs, and NVML, which knows them by these names, has not \
-     answered yet: no GPU is used until it does; unset the variable, or see that libnvidia-ml.so.1 is there and works";
 
 /// Something that an operator should read.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +109,7 @@ impl Inventory {
     }
 
     /// Whether GPUs are hidden and nobody knows which, in `state` of NVML.
-    pub(super) fn is_blind(&self, state: NvmlState) -> bool {
+    fn is_blind(&self, state: NvmlState) -> bool {
         self.count == 0 && state != NvmlState::Running && self.visible.hides(state)
     }
 
@@ -131,15 +127,18 @@ impl Inventory {
         self.visible.select(&candidates, self.count)
     }
 
-    /// Where those are that it may not use, neither as a whole nor in slices.
-    pub(super) fn hidden(&self) -> Vec<PciAddress> {
+    /// Where those are that it may not use, neither as a whole nor in slices, while NVML is in `state`.
+    pub(super) fn hidden(&self, state: NvmlState) -> HiddenGpus {
+        if self.is_blind(state) {
+            return HiddenGpus::Unknown;
+        }
         let address = |known: &Known| known.device.info.pci_bus_id.parse::<PciAddress>().ok();
         let visible = self.visible();
         let of = |wanted: bool| self.known.iter().zip(&visible).filter(move |(_, is)| **is == wanted);
         let used: Vec<_> = of(true).filter_map(|(known, _)| address(known)).collect();
         let mut hidden: Vec<_> = of(false).filter_map(|(known, _)| address(known)).collect();
         hidden.retain(|address| !used.contains(address));
-        hidden
+        HiddenGpus::At(hidden)
     }
 
     /// The GPUs that this worker may use, with the adapters at `adapters` where these are known.
@@ -164,7 +163,7 @@ impl Inventory {
     pub(super) fn warnings(&self, devices: &[GpuDevice], state: NvmlState) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.purpose == Purpose::Training && state != NvmlState::Starting && self.is_blind(state) {
-            warnings.push(BLIND.to_owned());
+            warnings.push(format!("{}; {}", HiddenGpus::UNKNOWN, HiddenGpus::REPAIR));
         }
         for device in devices {
             let name = format!("GPU {} ({})", device.info.index, device.info.uuid);

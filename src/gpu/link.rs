@@ -91,14 +91,18 @@ fn work(
         Err(error) => return tell(Told::Failed(Failure::new(failure::opening(&error), &error))),
     };
     let events = tell.clone();
-    let mut listener = None;
+    let mut listener: Option<Listener> = None;
+    let mut listened_to = 0;
     while asked.recv().is_ok() {
         match driver.sample() {
             Ok(sample) => {
-                // Events are listened for once the GPUs are known to whom they are told.
-                let first = listener.is_none();
+                // Events are listened for once the GPUs are known to whom they are told. One that comes or is back was not
+                // among those that were listened to.
+                let answering = sample.devices.len();
+                let more = answering > listened_to;
+                listened_to = answering;
                 tell(Told::Sample(sample));
-                if first && !given_up.load(Ordering::Acquire) {
+                if more && !given_up.load(Ordering::Acquire) && listener.take().is_none_or(Listener::end) {
                     let events = events.clone();
                     let tell = move |xid| events(Told::Xid(xid));
                     listener = Some(Listener::start(Arc::clone(&driver.nvml), tell));

@@ -27,6 +27,7 @@ use super::meter::{Meters, TaskMeter};
 use super::metrics::Metrics;
 use super::snapshot::{GpuSnapshot, NvmlState};
 use super::{AdapterSource, Config, GpuProbe};
+use crate::domain::HiddenGpus;
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -94,7 +95,8 @@ impl GpuSampler {
     pub fn start(config: Config) -> Result<Self, super::Error> {
         let (keeper, inbox) = channel();
         let blind = config.visible.hides(NvmlState::Starting);
-        let starting = GpuSnapshot { nvml: NvmlState::Starting, blind, ..GpuSnapshot::default() };
+        let hidden = if blind { HiddenGpus::Unknown } else { HiddenGpus::default() };
+        let starting = GpuSnapshot { nvml: NvmlState::Starting, hidden, ..GpuSnapshot::default() };
         let (publish, snapshot) = watch::channel(Arc::new(starting));
         let probe = SampledGpus {
             snapshot,
@@ -427,9 +429,8 @@ impl Keeper {
                 _ => tracing::warn!(state, "no readings of GPUs"),
             }
         }
-        let hidden = self.inventory.hidden();
-        let blind = self.inventory.is_blind(self.state);
-        let snapshot = GpuSnapshot { hidden, blind, ..GpuSnapshot::new(self.state, devices, warnings) };
+        let hidden = self.inventory.hidden(self.state);
+        let snapshot = GpuSnapshot { hidden, ..GpuSnapshot::new(self.state, devices, warnings) };
         self.publish.send_replace(Arc::new(snapshot));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::domain::{GpuInfo, GpuUsage, PciAddress};
+use crate::domain::{GpuInfo, GpuUsage, HiddenGpus};
 
 /// All GPUs at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,9 +19,7 @@ pub struct GpuSnapshot {
     /// What an operator has to mend, each with its remedy, in one line.
     pub warnings: Vec<String>,
     /// Where the GPUs are that this worker is not to use.
-    pub hidden: Vec<PciAddress>,
-    /// Whether some GPUs are not to be used, and nobody knows yet which these are.
-    pub blind: bool,
+    pub hidden: HiddenGpus,
 }
 
 impl GpuSnapshot {
@@ -43,14 +41,8 @@ impl GpuSnapshot {
             usage: healthy().filter_map(usage).collect(),
             devices,
             warnings,
-            hidden: Vec::new(),
-            blind: false,
+            hidden: HiddenGpus::default(),
         }
-    }
-
-    /// Whether a GPU at `address` is not to be used.
-    pub fn forbids(&self, address: Option<PciAddress>) -> bool {
-        self.blind || address.is_some_and(|address| self.hidden.contains(&address))
     }
 
     /// Free video memory of the healthy GPU that has most of it, in bytes.

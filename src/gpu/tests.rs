@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use fake_nvml::{Control, DriverState, Fault, Installed, Process, Slice};
 
 use super::*;
+use crate::domain::HiddenGpus;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -237,13 +238,13 @@ fn while_nvml_tells_nothing_hidden_gpus_are_not_to_be_used() {
         config.purpose = Purpose::Training;
     });
     let [first, second] = ["0000:01:00.0", "0000:02:00.0"].map(|address| Some(address.parse().unwrap()));
-    assert!(machine.gpus.snapshot().forbids(second), "from the very start");
+    assert!(machine.gpus.snapshot().hidden.forbids(second), "from the very start");
     let mismatch = machine.until("mismatch", |snapshot| snapshot.nvml == NvmlState::VersionMismatch);
-    assert!(mismatch.forbids(first) && mismatch.forbids(second));
+    assert!(mismatch.hidden.forbids(first) && mismatch.hidden.forbids(second));
     assert!(mismatch.warnings.iter().any(|warning| warning.contains("VISIBLE_DEVICES")));
     machine.fake.set(|control| control.driver = DriverState::Fine).unwrap();
     let running = machine.running();
-    assert!(running.forbids(first) && !running.forbids(second) && running.warnings.is_empty());
+    assert!(running.hidden.forbids(first) && !running.hidden.forbids(second) && running.warnings.is_empty());
 }
 
 #[test]
@@ -253,16 +254,21 @@ fn a_gpu_that_never_answered_is_not_replaced_by_a_hidden_one() {
     let mut machine = Machine::start_with(control, &[], |config| config.visible.nvidia = Some("1".into()));
     let snapshot = machine.running();
     assert!(snapshot.gpus.is_empty(), "{snapshot:#?}");
-    assert!(snapshot.forbids(Some("0000:01:00.0".parse().unwrap())));
+    assert!(snapshot.hidden.forbids(Some("0000:01:00.0".parse().unwrap())));
     machine.fake.set(|control| control.gpus[1].lost = false).unwrap();
     let back = machine.until("it answers", |snapshot| snapshot.gpus.len() == 1);
     assert_eq!(back.gpus[0].index, 1);
+    machine.fake.set(|control| control.gpus[1].xids.push(31)).unwrap();
+    machine.until("its Xids are heard", |snapshot| snapshot.devices[0].xid_errors.contains_key(&31));
 }
 
 #[test]
 fn a_lost_gpu_stays_listed_and_comes_back() {
     let mut machine = Machine::start(Control::with_gpus(2));
     machine.running();
+    // Xids are listened for a moment after the first readings, and of a GPU that is lost by then not before it is back.
+    machine.fake.set(|control| control.gpus[0].xids.push(13)).unwrap();
+    machine.until("an Xid is heard", |snapshot| snapshot.devices[0].xid_errors.contains_key(&13));
     machine
         .fake
         .set(|control| {
@@ -344,7 +350,7 @@ fn only_visible_gpus_are_seen_and_adapters_are_matched_by_address() {
         snapshot.devices.iter().map(|device| (device.info.index, device.adapter_matched)).collect();
     assert_eq!(seen, [(1, Some(true)), (2, Some(false))]);
     assert_eq!(snapshot.devices[0].readings.pcie_tx_bytes_per_second, Some(2000.0 * 1024.0));
-    assert_eq!(snapshot.hidden, ["0000:01:00.0".parse().unwrap()]);
+    assert_eq!(snapshot.hidden, HiddenGpus::At(vec!["0000:01:00.0".parse().unwrap()]));
     let [warning] = &snapshot.warnings[..] else { panic!("{:?}", snapshot.warnings) };
     assert!(warning.contains("GPU 2") && warning.contains("NVIDIA_DRIVER_CAPABILITIES"), "{warning}");
 }

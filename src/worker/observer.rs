@@ -22,6 +22,8 @@ pub(super) enum Notice {
     Started { run: RunId, at: Instant },
     /// What keeps the engine from its work, None when that is over.
     Engine { trouble: Option<String> },
+    /// What a task without a wish of its own gets from now on.
+    Backend(Backend),
     /// A try ended.
     Finished { run: RunId, finished: Finished },
     /// What a try that ended took of its GPU.
@@ -100,16 +102,18 @@ impl Observer for RunObserver {
     }
 }
 
-/// What keeps the engine from its work: its own troubles and those of its GPUs, told as one.
+/// What keeps the engine from its work: its own troubles and those of its GPUs, told as one. And what it works with.
 #[derive(Debug, Clone)]
 pub(super) struct Troubles {
     known: Arc<Mutex<[Option<String>; 2]>>,
+    backend: Arc<Mutex<Backend>>,
     notices: mpsc::UnboundedSender<Notice>,
 }
 
 impl Troubles {
-    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>) -> Self {
-        Self { known: Arc::default(), notices }
+    /// Nothing is wrong yet with an engine that gives tasks `backend`.
+    pub(super) fn new(notices: mpsc::UnboundedSender<Notice>, backend: Backend) -> Self {
+        Self { known: Arc::default(), backend: Arc::new(Mutex::new(backend)), notices }
     }
 
     fn of_engine(&self, trouble: Option<String>) {
@@ -120,6 +124,13 @@ impl Troubles {
     pub(super) fn look_at_devices(&self, engine: &dyn Engine) {
         let trouble = engine.device_trouble();
         self.change(|[_, devices]| *devices = trouble);
+        let now = engine.default_backend();
+        let mut known = self.backend.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != now {
+            *known = now;
+            // The driver is gone only when the whole worker is.
+            let _ = self.notices.send(Notice::Backend(now));
+        }
     }
 
     /// Looks at them with each new snapshot of `gpus`, until there are no more.

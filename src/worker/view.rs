@@ -45,10 +45,10 @@ impl Seen {
     }
 }
 
-/// What never changes about a worker.
+/// What is known about a worker when it starts.
 pub(super) struct About {
     pub(super) worker_id: WorkerId,
-    /// The backend of a task without a wish of its own.
+    /// The backend of a task without a wish of its own, until the engine tells of another.
     pub(super) backend: Backend,
     pub(super) started_at: Instant,
 }
@@ -60,6 +60,11 @@ pub(super) struct Outwards {
 }
 
 impl Outwards {
+    /// Shows what a task without a wish of its own gets from now on.
+    pub(super) fn gives(&self, backend: Backend) {
+        self.publish.send_modify(|published| published.status.backend = backend);
+    }
+
     /// Shows the state as it is now, and how long the end may take, once there is one.
     pub(super) fn show(&self, state: &State, seen: &BTreeMap<Key, Seen>, grace: Option<Grace>) {
         self.publish.send_modify(|published| update(published, state, seen));

@@ -132,6 +132,7 @@ async function real(browser) {
   assert(true, "a failure is counted");
   await page.waitForSelector("#tasks .task progress", { timeout: PATIENCE });
   assert(await page.locator("#tasks .tag, #recent .tag, #jobs .pill:not([hidden])", { hasText: "simulated" }).count() === 0, "what is trained is not marked as simulated");
+  assert(await page.locator("#speed-sub").textContent() === "samples a second", "nor is its speed");
   assert(await page.locator("#recent tr").count() > 0, "ended tasks are listed");
 
   // By the keyboard alone: skip link, theme, cancel with the token.
@@ -217,6 +218,106 @@ async function confirm(page) {
   await page.keyboard.press("Enter");
 }
 
+/** What a person sees of `job`: rows of running and ended tasks and its card, each with whether it has figures, and a mark. */
+const shown = (page, job) => page.evaluate((job) => {
+  const seen = (element) => element.checkVisibility({ checkVisibilityCSS: true, checkOpacity: true });
+  const marked = (box) => [...box.querySelectorAll(".tag, .pill")].some((mark) => mark.textContent === "simulated" && seen(mark));
+  const known = (box, cells) => [...box.querySelectorAll(cells)].some((cell) => /\d/.test(cell.textContent));
+  const of = (boxes, cells) => [...document.querySelectorAll(boxes)].filter((box) => box.textContent.includes(job) && seen(box))
+    .map((box) => ({ figures: known(box, cells), marked: marked(box) }));
+  return {
+    running: of("#tasks .task", '[data-cell="loss"], [data-cell="accuracy"]'),
+    ended: of("#recent tr:not(.because)", 'td[data-label="Loss"]'),
+    cards: of("#jobs .card", ".keys b"),
+    charts: [...document.querySelectorAll("#jobs .card")].filter((card) => card.textContent.includes(job))
+      .flatMap((card) => [...card.querySelectorAll(".chart")].map((chart) => chart.getAttribute("aria-label") ?? "")
+        .map((label) => ({ figures: /training -?\d/.test(label), marked: label.includes("simulated") }))),
+  };
+}, job);
+
+const PLACES = ["running", "ended", "cards", "charts"];
+
+/** Looks until figures of `job` were seen in `places`, and each time whether all of them were marked as they have to be. */
+async function marks(page, job, { simulated, places = PLACES }) {
+  const met = Object.fromEntries(places.map((place) => [place, 0]));
+  for (const until = Date.now() + 2 * PATIENCE; places.some((place) => met[place] === 0);) {
+    if (Date.now() > until) throw new Error(`figures of ${job} were not seen everywhere: ${JSON.stringify(met)}`);
+    const now = await shown(page, job);
+    for (const place of places) {
+      const wrong = now[place].filter((box) => simulated ? box.figures && !box.marked : box.marked);
+      if (wrong.length > 0) throw new Error(`${place} of ${job}: ${JSON.stringify(now)}`);
+      met[place] += now[place].filter((box) => box.figures).length;
+    }
+    await page.evaluate(() => new Promise(requestAnimationFrame));
+  }
+  return met;
+}
+
+/** The time left as the page writes it, in seconds. */
+function seconds(text) {
+  const unit = { h: 3600, m: 60, s: 1 };
+  return [...text.matchAll(/([\d.]+) ([hms])/g)].reduce((sum, [, value, name]) => sum + Number(value) * unit[name], 0);
+}
+
+/** Follows the first running row of `job` that tells the time left, to its end: when (seconds before the end) it told what. */
+async function timeLeft(page, job) {
+  const told = await page.evaluate(([job, patience]) => new Promise((resolve, reject) => {
+    const told = [];
+    const until = performance.now() + patience;
+    const eta = (row) => row.querySelector('[data-cell="eta"] > span:last-child').textContent;
+    let row = null;
+    requestAnimationFrame(function look(now) {
+      row ??= [...document.querySelectorAll("#tasks .task")].find((row) => row.textContent.includes(job) && eta(row) !== "–") ?? null;
+      if (row && !row.isConnected) return resolve(told.map(({ at, text }) => ({ text, before: (now - at) / 1000 })));
+      if (row && told.at(-1)?.text !== eta(row)) told.push({ at: now, text: eta(row) });
+      if (now > until) return reject(new Error(`no task of ${job} ended: ${JSON.stringify(told)}`));
+      requestAnimationFrame(look);
+    });
+  }), [job, 3 * PATIENCE]);
+  return told.filter(({ text }) => text !== "–").map(({ text, before }) => ({ left: seconds(text), before }));
+}
+
+/** What trains and what is simulated, side by side in one worker. */
+async function mixed(browser) {
+  const board = await orchestrator();
+  const { child, url } = await worker(board.address, { TRAINING_BACKEND: "cpu", ANALYTIC_EPOCH_DELAY: "5s", MAX_CONCURRENT_TASKS: "40" });
+  const job = (id, epochs, ...settings) => submit(board.address, ["--job-id", id, "--epochs", String(epochs), ...settings]);
+  // Wide layers make a task of several seconds.
+  job("slow-real", 1, "--dataset", "synthetic:classification?rows=20000&features=64&classes=5&seed=1", "--set", "batch_size=512", "--set", "hidden_layers=1024,1024");
+  job("drawn-curve", 4, "--set", "backend=analytic");
+  job("quick-real", 1, "--model-type", "xgboost");
+  const { page, wrong } = await open(browser, url);
+  await page.setViewportSize({ width: 1280, height: 3000 });
+  const [simulated, slow, quick, left, waits] = await Promise.all([
+    marks(page, "drawn-curve", { simulated: true }),
+    marks(page, "slow-real", { simulated: false }),
+    marks(page, "quick-real", { simulated: false, places: ["ended", "cards", "charts"] }),
+    timeLeft(page, "slow-real"),
+    // Tasks of one job train one after the other.
+    page.waitForFunction(() => {
+      const rows = [...document.querySelectorAll("#tasks .task")].filter((row) => row.textContent.includes("waits for its turn"));
+      return rows.length > 0 && rows.map((row) => row.querySelector('[data-cell="eta"] > span:last-child').textContent);
+    }, null, { timeout: PATIENCE }).then((found) => found.jsonValue()),
+    page.waitForFunction(() => document.getElementById("speed-sub").textContent === "samples a second, in part simulated", null, { timeout: PATIENCE }),
+  ]);
+  assert(true, "figures from a curve are marked in rows, outcomes, cards and charts", simulated);
+  assert(true, "figures of real training are marked nowhere", [slow, quick]);
+  assert(waits.every((text) => text === "–"), "a task that has not begun tells no time left", waits.length);
+  // Early enough that steps and not the validation at the end make most of it.
+  const early = left.find(({ before }) => before <= 0.75 * left[0].before);
+  const falls = left.filter(({ left: now }, index) => index > 0 && now < left[index - 1].left).length;
+  assert(left.length >= 4 && left.at(-1).left < left[0].left / 2 && falls > (left.length - 1) / 2, "the time left falls while a task trains", left.map((told) => told.left));
+  assert(early.left > early.before / 3 && early.left < 3 * early.before + 1, "and is about the time that it takes (told, taken)", [early.left, early.before]);
+  assert(true, "a speed of simulated tasks is marked");
+  await page.setViewportSize({ width: 360, height: 3000 });
+  await marks(page, "drawn-curve", { simulated: true, places: ["ended", "cards", "charts"] });
+  await marks(page, "slow-real", { simulated: false, places: ["ended", "cards", "charts"] });
+  assert(true, "the marks are there on a phone");
+  assert(wrong.length === 0, "no error in the console, no request elsewhere", wrong);
+  child.removeAllListeners("exit");
+  child.kill("SIGKILL");
+}
+
 async function crowd(browser) {
   const board = await orchestrator();
   const { child, url } = await worker(board.address, { TRAINING_BACKEND: "analytic", ANALYTIC_EPOCH_DELAY: "600s", MAX_CONCURRENT_TASKS: "200", TASK_TIMEOUT: "1h" });
@@ -264,6 +365,7 @@ let failed = false;
 try {
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
   await real(browser);
+  await mixed(browser);
   await crowd(browser);
 } catch (error) {
   failed = true;

@@ -4,6 +4,7 @@
 pub mod fickle;
 pub mod listener;
 pub mod middleman;
+pub mod node;
 pub mod prometheus;
 pub mod witness;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Finding;
 use super::gpu::CAPABILITIES;
 use crate::config::Config;
-use crate::domain::{Backend, BackendChoice, DevicePolicy};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, HiddenGpus};
 use crate::engine::{
     self, Confinement, Engine as _, EngineCapabilities, EngineError, Isolation, ProcessEngine, RunnerConfig,
     SessionLimits, Tried,
@@ -33,7 +33,7 @@ pub(super) async fn examine(config: &Config, snapshot: &GpuSnapshot, has_driver:
     let mut engine_config = engine::Config {
         // Nothing is written here.
         state_dir: None,
-        hidden_gpus: snapshot.hidden.clone(),
+        hidden_gpus: snapshot.hidden.known(),
         ..config.engine.clone()
     };
     if !needs_gpu(&config.engine) {
@@ -56,7 +56,9 @@ pub(super) async fn examine(config: &Config, snapshot: &GpuSnapshot, has_driver:
         )],
         Ok((found, tested)) => {
             let has_gpu = has_driver || !snapshot.gpus.is_empty();
+            let blind = hidden(&config.engine, &snapshot.hidden, &found);
             let mut findings = vec![adapter(&Searched { config: &config.engine, has_gpu, found })];
+            findings.extend(blind);
             findings.push(match tested {
                 Some(tested) => confinement(tested),
                 None if is_apart => return findings,
@@ -75,6 +77,20 @@ fn needs_gpu(config: &engine::Config) -> bool {
     let elsewhere = matches!(config.backend, BackendChoice::Only(Backend::Cpu | Backend::Analytic));
     config.device_policy == DevicePolicy::Require
         || (config.device_policy == DevicePolicy::Prefer && !elsewhere)
+}
+
+/// GPUs of which nobody knows whether they may be used: a worker that would train on them takes no tasks.
+fn hidden(
+    config: &engine::Config,
+    hidden: &HiddenGpus,
+    found: &Result<EngineCapabilities, EngineError>,
+) -> Option<Finding> {
+    if *hidden != HiddenGpus::Unknown || !needs_gpu(config) {
+        return None;
+    }
+    let has_adapter = found.as_ref().is_ok_and(|found| found.backends.contains(&Backend::Wgpu));
+    let finding = if has_adapter { Finding::error } else { Finding::warning };
+    Some(finding("gpu.visible", HiddenGpus::UNKNOWN.to_owned(), HiddenGpus::REPAIR))
 }
 
 fn adapter(searched: &Searched<'_>) -> Finding {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Finding, devices, vulkan};
 use crate::config::{Config, Environment};
-use crate::domain::GpuInfo;
+use crate::domain::{GpuInfo, HiddenGpus};
 use crate::gpu::{self, FIRST_SAMPLE_PATIENCE, GpuHealth, GpuSnapshot, NvmlState};
 
 /// What a container needs of the driver.
@@ -87,8 +87,10 @@ fn gpus(snapshot: &GpuSnapshot) -> String {
         [] => "NVML answers, and there is no GPU for this worker".to_owned(),
         gpus => format!("NVML answers: {} healthy: {}", gpus.len(), gpus.join(", ")),
     };
-    if !snapshot.hidden.is_empty() {
-        let count = snapshot.hidden.len();
+    if let HiddenGpus::At(hidden) = &snapshot.hidden
+        && !hidden.is_empty()
+    {
+        let count = hidden.len();
         line.push_str(&format!("; {count} hidden by NVIDIA_VISIBLE_DEVICES or CUDA_VISIBLE_DEVICES"));
     }
     line

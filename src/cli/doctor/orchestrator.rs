@@ -7,26 +7,26 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tonic::{Code, Request};
 
-use super::{Finding, Level};
+use super::Finding;
 use crate::cli::remote::innermost;
 use crate::orchestrator::{Config, Credential};
-use crate::telemetry::traces;
 use crate::wire::pb;
 use crate::wire::pb::orchestrator_service_client::OrchestratorServiceClient;
 
+/// How long one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const ADDRESS: &str = "set ORCHESTRATOR_ADDRESS to where it listens";
 
 /// A server that the worker calls.
-struct Server<'a> {
-    dns: &'static str,
-    tcp: &'static str,
-    endpoint: &'a str,
+pub(super) struct Server<'a> {
+    pub(super) dns: &'static str,
+    pub(super) tcp: &'static str,
+    pub(super) endpoint: &'a str,
     /// What mends an address that is wrong.
-    address: &'static str,
+    pub(super) address: &'static str,
     /// What mends a server that is not there.
-    start: &'static str,
+    pub(super) start: &'static str,
 }
 
 /// Each step after the one it needs.
@@ -47,36 +47,9 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// Whether the collector of traces takes connections, where there is one.
-pub(super) async fn collector(config: &traces::Config) -> Vec<Finding> {
-    let Some(endpoint) = &config.endpoint else { return Vec::new() };
-    let server = Server {
-        dns: "traces.dns",
-        tcp: "traces.tcp",
-        endpoint,
-        address: "set OTEL_EXPORTER_OTLP_ENDPOINT to where it takes OTLP over gRPC",
-        start: "start the collector",
-    };
-    // A worker does its work without it.
-    let lenient = |finding: Finding| match finding.level {
-        Level::Error => Finding { level: Level::Warning, ..finding },
-        _ => finding,
-    };
-    let mut findings: Vec<_> =
-        server.reach().await.unwrap_or_else(|findings| findings).into_iter().map(lenient).collect();
-    if endpoint.ends_with(":4318") {
-        findings.push(Finding::warning(
-            "traces.port",
-            format!("{endpoint} is the usual port of OTLP over HTTP, and the worker speaks OTLP over gRPC"),
-            "set OTEL_EXPORTER_OTLP_ENDPOINT to the port for gRPC, usually 4317",
-        ));
-    }
-    findings
-}
-
 impl Server<'_> {
     /// Finds its address and connects; the error has the step that failed as its last one.
-    async fn reach(&self) -> Result<Vec<Finding>, Vec<Finding>> {
+    pub(super) async fn reach(&self) -> Result<Vec<Finding>, Vec<Finding>> {
         let address = self.address;
         let authority = self.endpoint.split_once("://").map_or(self.endpoint, |(_, rest)| rest);
         let found = match timeout(PATIENCE, lookup_host(authority)).await {

@@ -206,3 +206,85 @@ fn names_of_scikit_learn_xgboost_and_keras_are_known() {
     }
     assert_eq!(notes.len(), 4, "{notes:?}");
 }
+
+/// What these are in every version. Where a change of the code changes this text, sessions with such settings do not find
+/// their checkpoints any more.
+#[test]
+fn the_identity_of_settings_is_the_one_that_was_recorded() {
+    let identity = |pairs: &[(&str, &str)]| parse(pairs).unwrap().0.identity();
+    let settings = [
+        ("learning_rate", "0.01"),
+        ("batch_size", "64"),
+        ("optimizer", "sgd"),
+        ("class_weight", "yes:2.5,no:1"),
+        ("hidden_layers", "32,16"),
+        ("target", "price"),
+        ("max_depth", "4"),
+        ("max_features", "sqrt"),
+        ("subsample", "1"),
+        ("seed", "18446744073709551615"),
+        ("patience", "5"),
+        ("loss_function", "mean_squared_error"),
+    ];
+    let recorded = "\
+batch_size=64
+class_weight={\"ByClass\":{\"no\":1.0,\"yes\":2.5}}
+hidden_layers=[32,16]
+learning_rate=0.01
+loss=\"MeanSquaredError\"
+optimizer=\"Sgd\"
+patience=5
+seed=18446744073709551615
+stopping=\"Early\"
+target=\"price\"
+trees.max_depth=4
+trees.max_features=\"Sqrt\"
+given batch_size
+given class_weight
+given hidden_layers
+given learning_rate
+given loss_function
+given max_depth
+given max_features
+given optimizer
+given patience
+given seed
+given subsample
+given target
+";
+    assert_eq!(identity(&settings), recorded);
+    let mut turned = settings;
+    turned.reverse();
+    assert_eq!(identity(&turned), recorded, "the order makes no difference");
+    let aliases = [
+        ("eta", "1e-2"),
+        ("batch_size", " 64 "),
+        ("solver", "SGD"),
+        ("class_weight", "no:1.0,yes:2.50"),
+        ("hidden_units", "32, 16"),
+        ("label", "price"),
+        ("max_depth", "4"),
+        ("max_features", "sqrt"),
+        ("subsample", "1.0"),
+        ("random_state", "18446744073709551615"),
+        ("early_stopping_rounds", "5"),
+        ("loss", "mse"),
+    ];
+    assert_eq!(identity(&aliases), recorded, "nor does the name by which something is called");
+    assert_eq!(identity(&[]), "", "what nobody sets is no part of it, as will be what a later version adds");
+}
+
+#[test]
+fn whatever_is_set_otherwise_is_another_identity() {
+    let identity = |pairs: &[(&str, &str)]| parse(pairs).unwrap().0.identity();
+    let mut seen = BTreeSet::from([identity(&[])]);
+    for name in Hyperparameters::names() {
+        let value =
+            ["2", "true", "0.5", "relu", "a,b", "1x2x2", "sgd", "cosine", "step", "none", "cpu", "hist"]
+                .into_iter()
+                .chain(["mse", "gini", "classification", "reg:squarederror", "binary:logistic", "balanced"])
+                .find(|value| parse(&[(name, value)]).is_ok());
+        let value = value.unwrap_or_else(|| panic!("{name}: none of the values will do"));
+        assert!(seen.insert(identity(&[(name, value)])), "{name}={value}");
+    }
+}

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal};
 use super::confinement::confine;
 use super::frames::{Frames, encode};
 use super::messages::{Ended, FromRunner, News, Order, Setup, Started, Stepped, Submit, ToRunner, unpack};
-use crate::domain::{Backend, BackendChoice, DevicePolicy, JobId, Progress, TaskError};
+use crate::domain::{Backend, BackendChoice, DevicePolicy, HiddenGpus, JobId, Progress, TaskError};
 use crate::engine::parent;
 use crate::engine::sessions::Loss;
 use crate::engine::{
@@ -151,7 +151,7 @@ fn engine_config(setup: &Setup) -> Config {
         unsupported_models: UnsupportedModels::Reject,
         allow_software_adapter: setup.allow_software_adapter,
         gpu: setup.gpu.as_deref().and_then(|address| address.parse().ok()),
-        hidden_gpus: Vec::new(),
+        hidden_gpus: HiddenGpus::default(),
         state_dir: setup.state_dir.clone(),
         models_to: setup.models_to.clone(),
         data: setup.data.clone(),

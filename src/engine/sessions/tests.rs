@@ -336,3 +336,22 @@ fn stopping_in_the_middle_of_a_slice_takes_effect_at_the_next_batch() {
     assert_eq!(wait_for(&finished).ending.unwrap_err().code, ErrorCode::Cancelled);
     assert_eq!(control.progress().step, 7);
 }
+
+/// Checkpoints are found by this. Where a change of the code changes it, those that are on disk are of no use.
+#[test]
+fn what_tells_sessions_apart_is_what_was_recorded() {
+    let raw = [("lr", "0.5"), ("random_state", "7"), ("backend", "cpu")];
+    let raw = raw.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let (hyperparameters, _) = Hyperparameters::parse(&raw, crate::domain::Strictness::Reject).unwrap();
+    let key = Key {
+        job: JobId::parse("job-1").unwrap(),
+        model: "neural_network",
+        dataset_path: "a\nmodel=b".to_owned(),
+        backend: Backend::Cpu,
+        hyperparameters: Hyperparameters { backend: None, ..hyperparameters },
+    };
+    let recorded = "job=job-1\nmodel=neural_network\ndataset=\"a\\nmodel=b\"\nbackend=cpu\nlearning_rate=0.5\nseed=7\n\
+                    given backend\ngiven learning_rate\ngiven seed\n";
+    assert_eq!(key.description(), recorded);
+    assert_eq!(key.session_name(), session_name(recorded));
+}

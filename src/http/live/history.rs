@@ -54,6 +54,7 @@ pub(super) struct JobTrack {
     pub(super) completed: u64,
     pub(super) failed: u64,
     pub(super) running: u32,
+    /// Whether any point of the curve is: a task that trains later does not make the earlier ones real.
     pub(super) simulated: bool,
     pub(super) curve: Curve,
     /// The point of the latest tick, where there is one.
@@ -179,7 +180,7 @@ impl History {
             match &outcome.ending {
                 Ok(result) => {
                     job.completed += 1;
-                    job.simulated = result.backend.is_simulated();
+                    job.simulated |= result.backend.is_simulated();
                     let (train, validation) = outcomes.entry(outcome.identity.job_id.clone()).or_default();
                     train.add(result.train);
                     result.validation.into_iter().for_each(|metrics| validation.add(metrics));
@@ -193,7 +194,7 @@ impl History {
             job.epoch = job.epoch.max(task.epoch);
             job.running += 1;
             if task.progress.step > 0 {
-                job.simulated = task.progress.simulated;
+                job.simulated |= task.progress.simulated;
                 let mean = running.entry(task.identity.job_id.clone()).or_default();
                 mean.add(Metrics { loss: task.progress.loss, accuracy: task.progress.accuracy });
             }
@@ -410,6 +411,18 @@ mod tests {
         assert!(points(&seen)[2].3.is_nan());
         let job = seen.history.jobs()[0].1;
         assert_eq!((job.completed, job.epoch), (2, 4), "the task at hand is of a later epoch");
+    }
+
+    #[test]
+    fn a_curve_with_simulated_points_stays_marked() {
+        let simulated =
+            |task: TaskView| TaskView { progress: Progress { simulated: true, ..task.progress }, ..task };
+        let mut seen = seen();
+        seen.see(0, vec![view("a", "j", 1), simulated(view("b", "k", 1))], vec![]);
+        seen.see(500, vec![view("a", "j", 2), view("c", "k", 1)], vec![]);
+        let marked: Vec<_> =
+            seen.history.jobs().iter().map(|(id, job)| (id.as_str(), job.simulated)).collect();
+        assert_eq!(marked, [("j", false), ("k", true)]);
     }
 
     #[test]

@@ -39,6 +39,9 @@ export class Overview {
     write(byId("slots"), `${busy} of ${total} busy`);
     this.#blocks(busy, polling, total);
     write(byId("speed"), count(status.samples_per_second));
+    const counted = state.tasks.filter((task) => task.samples_per_second > 0);
+    const simulated = counted.filter((task) => task.simulated).length;
+    write(byId("speed-sub"), `samples a second${simulated === 0 ? "" : simulated === counted.length ? ", simulated" : ", in part simulated"}`);
     write(byId("completed"), count(status.completed_tasks));
     const waiting = status.outbox_pending ? ` · ${count(status.outbox_pending)} to report` : "";
     write(byId("failed"), `${count(status.failed_tasks)} failed${waiting}`);
@@ -78,8 +81,10 @@ class Figure {
     });
   }
 
-  set(points) {
+  /** Draws `points`; `simulated` also tells those who hear of the chart without its card. */
+  set(points, simulated) {
     this.points = points;
+    this.simulated = simulated;
     this.chart.set(points);
     if (!this.reading) this.#read(null);
   }
@@ -92,7 +97,7 @@ class Figure {
     write(this.keys[1].lastChild, figure(validation));
     write(this.when, this.reading && this.points[index] ? clock(this.points[index][0]) : "");
     if (!this.reading) {
-      const label = `${this.title} over time: ${this.points.length} points, training ${figure(train)}, validation ${figure(validation)} at last`;
+      const label = `${this.title} over time${this.simulated ? ", simulated" : ""}: ${this.points.length} points, training ${figure(train)}, validation ${figure(validation)} at last`;
       if (this.box.getAttribute("aria-label") !== label) this.box.setAttribute("aria-label", label);
     }
   }
@@ -119,8 +124,8 @@ class JobCard {
     write(this.sub, `epoch ${job.epoch} · ${count(job.completed_tasks)} tasks done here${failed}${running}`);
     // A job all of whose tasks failed has nothing to draw.
     if (this.charts.hidden === job.curve.length > 0) this.charts.hidden = job.curve.length === 0;
-    this.loss.set(job.curve);
-    this.accuracy.set(job.curve);
+    this.loss.set(job.curve, job.simulated);
+    this.accuracy.set(job.curve, job.simulated);
   }
 
   remove() {

@@ -28,6 +28,13 @@ impl<O: Orchestrator> Driver<O> {
                 }
                 self.apply(Event::Engine { trouble }, effects);
             }
+            Notice::Backend(backend) => {
+                tracing::info!(
+                    backend = backend.name(),
+                    "tasks that ask for no backend get another one than before"
+                );
+                self.outwards.gives(backend);
+            }
             Notice::Stored { key, report } => {
                 self.parts.unreported.add(&report);
                 self.tidings.push(Tiding::Report(report));
