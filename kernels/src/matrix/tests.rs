@@ -83,17 +83,6 @@ fn products_agree_with_the_naive_ones_however_both_sides_lie() {
 
 #[test]
 fn vectors_of_any_width_with_fused_additions_give_the_same_bits() {
-    struct Widest<'a>(Product<'a>, &'a mut Vec<f32>);
-
-    impl WithSimd for Widest<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            Piece { product: self.0, room: self.1 }.with_simd(simd);
-        }
-    }
-
     let mut noise = Noise(9);
     let (rows, columns, terms) = (61, 75, DEPTH + 30);
     let mut draw = |count: usize| (0..count).map(|_| noise.unit() - 0.5).collect::<Vec<_>>();
@@ -102,17 +91,23 @@ fn vectors_of_any_width_with_fused_additions_give_the_same_bits() {
         (Matrix::new(&a, rows, terms), Matrix::new(&b, terms, columns)),
         (Matrix::new(&a, terms, rows).transposed(), Matrix::new(&b, columns, terms).transposed()),
     ] {
-        let product = |run: fn(Widest<'_>)| {
+        let product = |widest: bool| {
             let mut values = vec![0.0; rows * columns];
             let out = Out::new(&mut values, columns);
             let (finish, columns) = (Finish::BiasRelu(&bias), 0..columns);
-            run(Widest(Product { left, right, finish, columns, out: &out }, &mut Vec::new()));
+            let product = Product { left, right, finish, columns, out: &out };
+            let piece = Piece { product, room: &mut Vec::new() };
+            if widest {
+                dispatch_widest(piece)
+            } else {
+                crate::simd::dispatch(piece)
+            }
             values
         };
-        let widest = product(dispatch_widest);
+        let widest = product(true);
         assert!(widest.iter().any(|value| *value > 0.0));
         if lanes() >= 8 {
-            assert!(product(crate::simd::dispatch) == widest);
+            assert!(product(false) == widest);
         }
     }
 }

@@ -73,7 +73,8 @@ impl Layer {
     fn turn(&self, values: &mut [f32], rows: usize, columns: usize) {
         if self.order == Order::Columns {
             let own = &mut values[self.weight.clone()];
-            kernels::transpose(&own.to_vec(), rows, columns, own);
+            let before = own.to_vec();
+            kernels::transpose(&before, rows, columns, own);
         }
     }
 }
