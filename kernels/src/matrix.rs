@@ -153,6 +153,7 @@ pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, out: &m
     assert_eq!(Some(out.len()), rows.checked_mul(columns), "out must have shape [{rows}, {columns}]");
     assert!(finish.fits(rows, columns), "{finish:?} must fit shape [{rows}, {columns}]");
     let out = Out::new(out, columns);
+    // Vectors of 256 and of 512 bits make tiles of the same width.
     let panel = tile::width(lanes());
     let parts = parts_of(rows.saturating_mul(columns).saturating_mul(left.columns), columns.div_ceil(panel));
     let at_once = columns.div_ceil(panel).div_ceil(parts.max(1)) * panel;
@@ -217,7 +218,8 @@ impl WithSimd for Piece<'_> {
             for column in columns.clone().step_by(wide) {
                 let width = wide.min(columns.end - column);
                 let panel = if once && width == wide {
-                    let values = &right.values[terms.start * right.columns + column..];
+                    let start = terms.start * right.columns + column;
+                    let values = right.values.get(start..).unwrap_or_default();
                     tile::Panel::new(values, right.columns, count, wide)
                 } else {
                     let room = &mut room[..count * wide];

@@ -16,6 +16,9 @@ pub(super) fn panel(
     wide: usize,
     panel: &mut [f32],
 ) {
+    if terms.is_empty() {
+        return;
+    }
     if width < wide {
         panel.fill(0.0);
     }

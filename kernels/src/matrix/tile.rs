@@ -79,13 +79,15 @@ pub(super) struct Panel<'a> {
     values: &'a [f32],
     /// From one term to the next.
     line: usize,
+    terms: usize,
+    width: usize,
 }
 
 impl<'a> Panel<'a> {
     /// `terms` lines of `width` columns, `line` values apart.
     pub(super) fn new(values: &'a [f32], line: usize, terms: usize, width: usize) -> Self {
         assert!(terms == 0 || (terms - 1) * line + width <= values.len());
-        Self { values, line }
+        Self { values, line, terms, width }
     }
 }
 
@@ -135,6 +137,7 @@ impl<'a> Out<'a> {
 /// for its sums.
 #[inline(always)]
 pub(super) fn down<S: Simd>(simd: S, left: Left<'_>, panel: Panel<'_>, mut place: Place<'_>, out: &Out<'_>) {
+    assert!(panel.terms == left.depth && panel.width == width(S::F32_LANES));
     let rows = left.matrix.rows;
     let count = rows.div_ceil(height(S::F32_LANES, left.matrix.order)).max(1);
     let runs = [(rows / count + 1, rows % count), (rows / count, count - rows % count)];
@@ -266,7 +269,8 @@ fn of_columns<S: Simd, const ROWS: usize, const VECTORS: usize>(
 #[inline(always)]
 fn vectors_at<S: Simd, const VECTORS: usize>(line: *const f32) -> [S::f32s; VECTORS] {
     #[allow(unsafe_code, reason = "a comparison a term costs a twentieth")]
-    // SAFETY: `Panel::new` asserted that there are so many lines of this width; a vector is numbers of any bits.
+    // SAFETY: a line of a panel, whose size `Panel::new` and `down` asserted, or as many numbers of a slice that was
+    // compared with the place; a vector is numbers of any bits.
     unsafe {
         line.cast::<[S::f32s; VECTORS]>().read_unaligned()
     }
