@@ -27,7 +27,7 @@ pub struct ClassificationSums {
 /// When the shapes do not fit or a target is not below `classes`.
 pub fn softmax_cross_entropy(logits: &[f32], classes: usize, targets: &[u32]) -> ClassificationSums {
     check(logits, classes, targets.len());
-    let mut sums = ClassificationSums::default();
+    let (mut sums, mut logarithms) = (ClassificationSums::default(), Logarithms::new());
     widened(|| {
         for (row, &target) in logits.chunks_exact(classes).zip(targets) {
             let (max, argmax) = greatest(row);
@@ -39,10 +39,12 @@ pub fn softmax_cross_entropy(logits: &[f32], classes: usize, targets: &[u32]) ->
                 }
                 sum += shares.iter().take(logits.len()).map(|share| f64::from(*share)).sum::<f64>();
             }
-            sums.loss += sum.ln() - f64::from(row[target as usize] - max);
+            logarithms.add(sum, 1.0, &mut sums.loss);
+            sums.loss -= f64::from(row[target as usize] - max);
             sums.correct += u64::from(argmax == target as usize);
         }
     });
+    sums.loss += logarithms.rest();
     sums
 }
 
@@ -84,7 +86,7 @@ fn gradient_with(
     check(logits, classes, targets.len());
     assert_eq!(gradient.len(), logits.len(), "gradient must have the shape of logits");
     let even = 1.0 / targets.len() as f32;
-    let mut sums = ClassificationSums::default();
+    let (mut sums, mut logarithms) = (ClassificationSums::default(), Logarithms::new());
     // How far each row's target is below the greatest logit.
     let mut behind = [0.0; ROWS];
     let blocks =
@@ -109,10 +111,46 @@ fn gradient_with(
                 *slope *= scale;
             }
             slopes[target as usize] -= share;
-            sums.loss += f64::from(weight) * (sum.ln() - f64::from(*behind));
+            logarithms.add(sum, weight, &mut sums.loss);
+            sums.loss -= f64::from(weight) * f64::from(*behind);
         }
     }
+    sums.loss += logarithms.rest();
     sums
+}
+
+/// Logarithms that are added up: one of a product takes as long as one of a factor.
+struct Logarithms {
+    product: f64,
+}
+
+impl Logarithms {
+    /// A product that leaves room for another factor: sums of exponentials are 1 to the number of classes, below 2^32.
+    const MOST: f64 = 1e290;
+
+    fn new() -> Self {
+        Self { product: 1.0 }
+    }
+
+    /// `weight` times the logarithm of `value`, to `sum` at once or later.
+    #[inline(always)]
+    fn add(&mut self, value: f64, weight: f32, sum: &mut f64) {
+        if weight != 1.0 {
+            *sum += f64::from(weight) * value.ln();
+            return;
+        }
+        self.product *= value;
+        // Not a number goes on to the rest.
+        if self.product > Self::MOST {
+            *sum += self.product.ln();
+            self.product = 1.0;
+        }
+    }
+
+    /// What is still to be added.
+    fn rest(self) -> f64 {
+        self.product.ln()
+    }
 }
 
 /// Turns `values`, shape `[rows, classes]`, from logits into probabilities in place; each row adds up to 1.

@@ -1,7 +1,7 @@
 //! Products of matrices, with what comes right after a product done while it is still in registers.
 //!
 //! ```text
-//! right --a panel of 2 vectors of columns, some hundred rows deep--> copied side by side (first-level cache)
+//! right --a panel of 16 columns, some hundred rows deep--> copied side by side (first-level cache) where that pays
 //! left  --6 rows at a time, from where they are or copied--> tile [6, 2 vectors] in registers --finish--> out
 //! ```
 //!
@@ -206,8 +206,8 @@ impl WithSimd for Piece<'_> {
         if room.len() < depth * wide {
             room.resize(depth * wide, 0.0);
         }
-        // A panel that is looked at once need not be copied.
-        let once = left.rows <= tile::height(S::F32_LANES, left.order)
+        // A panel that is looked at few times need not be copied.
+        let few = left.rows <= tile::height(S::F32_LANES, left.order) * tile::looks(S::F32_LANES)
             && right.order == Order::Rows
             && right.picked.is_none();
         for piece in 0..pieces {
@@ -217,7 +217,7 @@ impl WithSimd for Piece<'_> {
             let left = tile::Left::new(left, &terms);
             for column in columns.clone().step_by(wide) {
                 let width = wide.min(columns.end - column);
-                let panel = if once && width == wide {
+                let panel = if few && width == wide {
                     let start = terms.start * right.columns + column;
                     let values = right.values.get(start..).unwrap_or_default();
                     tile::Panel::new(values, right.columns, count, wide)

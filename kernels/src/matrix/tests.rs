@@ -78,6 +78,8 @@ fn products_agree_with_the_naive_ones_however_both_sides_lie() {
     }
     // Whole tiles alone, and more terms than are added up at once.
     check((48, 64, 32), &mut noise);
+    // So many rows that panels are copied with vectors of any width.
+    check((400, 33, 9), &mut noise);
     check((7, 37, 2 * DEPTH + 5), &mut noise);
 }
 

@@ -37,6 +37,13 @@ pub(super) const fn height(lanes: usize, order: Order) -> usize {
     }
 }
 
+/// How often a panel may be looked at where it is, if its lines lie side by side. One vector of a panel is followed by a
+/// dozen additions or more with 512 bits, which is long enough for the next one to come from the second-level cache.
+#[inline(always)]
+pub(super) const fn looks(lanes: usize) -> usize {
+    if lanes == WIDEST { 24 } else { 1 }
+}
+
 /// Some terms of the left side.
 #[derive(Clone, Copy)]
 pub(super) struct Left<'a> {
