@@ -12,58 +12,55 @@ pub(crate) const SQUARE: usize = 8;
 pub fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     assert_eq!(values.len(), rows * columns, "values must have shape [{rows}, {columns}]");
     assert_eq!(out.len(), values.len(), "out must have as many values");
+    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = pulp::x86::V3::try_new() {
-        let (whole, across) = (rows / SQUARE * SQUARE, columns / SQUARE * SQUARE);
-        simd.vectorize(Squares { simd, values, columns, out, rows });
-        one_by_one(values, columns, out, rows, (0..whole, across..columns));
-        one_by_one(values, columns, out, rows, (whole..rows, 0..columns));
-        return;
+    if let (Some(simd), true) = (pulp::x86::V3::try_new(), columns > 0) {
+        for (lines, row) in values.chunks_exact(SQUARE * columns).zip((0..).step_by(SQUARE)) {
+            let lines = std::array::from_fn(|line| &lines[line * columns..(line + 1) * columns]);
+            simd.vectorize(IntoColumns { simd, lines, out: &mut out[row..], apart: rows });
+        }
+        done = rows / SQUARE * SQUARE;
     }
-    one_by_one(values, columns, out, rows, (0..rows, 0..columns));
-}
-
-/// The values of some rows and columns.
-fn one_by_one(
-    values: &[f32],
-    columns: usize,
-    out: &mut [f32],
-    rows: usize,
-    (some_rows, some_columns): (std::ops::Range<usize>, std::ops::Range<usize>),
-) {
-    for row in some_rows {
-        for column in some_columns.clone() {
+    for row in done..rows {
+        for column in 0..columns {
             out[column * rows + row] = values[row * columns + column];
         }
     }
 }
 
-/// All whole squares.
+/// Lines of the same length become the first columns of `out`, whose own lines begin `apart` values after each other.
 #[cfg(target_arch = "x86_64")]
-struct Squares<'a> {
-    simd: pulp::x86::V3,
-    values: &'a [f32],
-    columns: usize,
-    out: &'a mut [f32],
-    rows: usize,
+pub(crate) struct IntoColumns<'a> {
+    pub(crate) simd: pulp::x86::V3,
+    pub(crate) lines: [&'a [f32]; SQUARE],
+    pub(crate) out: &'a mut [f32],
+    pub(crate) apart: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl pulp::NullaryFnOnce for Squares<'_> {
+impl pulp::NullaryFnOnce for IntoColumns<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, values, columns, out, rows } = self;
-        for row in (0..rows / SQUARE * SQUARE).step_by(SQUARE) {
-            for column in (0..columns / SQUARE * SQUARE).step_by(SQUARE) {
-                let mut square = [[0.0; SQUARE]; SQUARE];
-                for (number, line) in square.iter_mut().enumerate() {
-                    line.copy_from_slice(&values[(row + number) * columns + column..][..SQUARE]);
+        let Self { simd, lines, out, apart } = self;
+        let mut squares = lines.map(|line| line.as_chunks::<SQUARE>().0.iter());
+        let length = lines[0].len();
+        let mut out = out.chunks_mut(apart);
+        for _ in 0..length / SQUARE {
+            let mut square = [[0.0; SQUARE]; SQUARE];
+            for (values, line) in square.iter_mut().zip(&mut squares) {
+                if let Some(line) = line.next() {
+                    *values = *line;
                 }
-                for (number, line) in turned(simd, square).iter().enumerate() {
-                    out[(column + number) * rows + row..][..SQUARE].copy_from_slice(line);
-                }
+            }
+            for (values, out) in turned(simd, square).iter().zip(&mut out) {
+                out[..SQUARE].copy_from_slice(values);
+            }
+        }
+        for (at, out) in (length - length % SQUARE..length).zip(out) {
+            for (value, line) in out.iter_mut().zip(lines) {
+                *value = line[at];
             }
         }
     }
@@ -72,7 +69,7 @@ impl pulp::NullaryFnOnce for Squares<'_> {
 /// Rows and columns exchanged: pairs, then fours, then halves.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(crate) fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
     let avx = simd.avx;
     let [a, b, c, d, e, f, g, h] = square.map(pulp::cast);
     let low = |a, b| avx._mm256_unpacklo_ps(a, b);

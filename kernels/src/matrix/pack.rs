@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Matrix, Order};
 #[cfg(target_arch = "x86_64")]
-use crate::transposition::{SQUARE, turned};
+use crate::transposition::{IntoColumns, SQUARE};
 
 /// Terms `terms` of the columns [first, first + width) of `matrix`, into `panel`, shape `[terms, wide]`, with zeros where
 /// there are no more columns.
@@ -77,8 +77,8 @@ fn squares(
     let Some(simd) = pulp::x86::V3::try_new() else { return 0 };
     let done = width / SQUARE * SQUARE;
     for number in (0..done).step_by(SQUARE) {
-        let columns = std::array::from_fn(|column| &matrix.line(first + number + column)[terms.clone()]);
-        simd.vectorize(Squares { simd, columns, wide, panel: &mut panel[number..] });
+        let lines = std::array::from_fn(|column| &matrix.line(first + number + column)[terms.clone()]);
+        simd.vectorize(IntoColumns { simd, lines, out: &mut panel[number..], apart: wide });
     }
     done
 }
@@ -86,41 +86,4 @@ fn squares(
 #[cfg(not(target_arch = "x86_64"))]
 fn squares(_: Matrix<'_>, _: (usize, usize), _: Range<usize>, _: usize, _: &mut [f32]) -> usize {
     0
-}
-
-#[cfg(target_arch = "x86_64")]
-struct Squares<'a> {
-    simd: pulp::x86::V3,
-    columns: [&'a [f32]; SQUARE],
-    wide: usize,
-    panel: &'a mut [f32],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl pulp::NullaryFnOnce for Squares<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let Self { simd, columns, wide, panel } = self;
-        let mut squares = columns.map(|column| column.as_chunks::<SQUARE>().0.iter());
-        let terms = columns[0].len();
-        let mut lines = panel.chunks_mut(wide);
-        for _ in 0..terms / SQUARE {
-            let mut square = [[0.0; SQUARE]; SQUARE];
-            for (line, values) in square.iter_mut().zip(&mut squares) {
-                if let Some(values) = values.next() {
-                    *line = *values;
-                }
-            }
-            for (values, line) in turned(simd, square).iter().zip(&mut lines) {
-                line[..SQUARE].copy_from_slice(values);
-            }
-        }
-        for (term, line) in (terms - terms % SQUARE..terms).zip(lines) {
-            for (value, column) in line.iter_mut().zip(columns) {
-                *value = column[term];
-            }
-        }
-    }
 }
