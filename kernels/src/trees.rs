@@ -35,6 +35,6 @@ pub use histogram::{TILE, Tile, WORD, accumulate, accumulate_words, add, clear, 
 pub use partition::{Routing, partition};
 pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values};
 #[cfg(feature = "wgpu")]
-pub(crate) use split::LEAST_GAIN;
+pub(crate) use split::Limits;
 pub use split::{Penalties, Split, best_split};
 pub use walk::{Side, TreeNode, add_tree, add_tree_at, find_leaves, leaf_of};

@@ -332,7 +332,7 @@ impl Line {
     }
 
     fn no_memory(&self, what: &str) -> TaskError {
-        let remedy = "a smaller batch_size or model needs less, hyperparameter backend=cpu none of it";
+        let remedy = format!("{} needs less, hyperparameter backend=cpu none of it", self.plan.entry.lighter());
         TaskError::new(
             ErrorCode::OutOfMemory,
             format!("{} has no memory left for the task: {what}; {remedy}", self.gpu()),
