@@ -282,7 +282,10 @@ fn the_best_splits_are_within_the_bounds_and_no_contender_is_missing() {
         }
         let best = gains.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
         for (position, gain) in gains.iter().enumerate().filter(|(_, gain)| **gain == Some(best)) {
-            assert!(contenders.contains(&position), "round {round}: {position} gains {gain:?}, {contenders:?}");
+            assert!(
+                contenders.contains(&position),
+                "round {round}: {position} gains {gain:?}, {contenders:?}"
+            );
         }
         found += usize::from(best.is_finite());
         looked_at += if best.is_finite() { contenders.len() } else { 0 };

@@ -117,14 +117,7 @@ pub fn subtract(client: &Client, parent: &Values, sibling: &Values) -> Values {
     assert_eq!(parent.len(), sibling.len(), "histograms must be of the same features");
     let rest = Values::empty(client, parent.len());
     let (cubes, units) = spread(client, rest.len());
-    subtract_kernel::launch(
-        client,
-        cubes,
-        units,
-        parent.argument(),
-        sibling.argument(),
-        rest.argument(),
-    );
+    subtract_kernel::launch(client, cubes, units, parent.argument(), sibling.argument(), rest.argument());
     rest
 }
 

@@ -178,7 +178,8 @@ fn split_kernel(
                     let right_gradient = total_gradient - left_gradient;
                     let right_hessian = total_hessian - left_hessian;
                     // Behind the last bin there is nothing but missing values to part from.
-                    let sensible = select(with, bin + 1 < bins && !none_missing, bin + 1 < bins || !none_missing);
+                    let sensible =
+                        select(with, bin + 1 < bins && !none_missing, bin + 1 < bins || !none_missing);
                     if sensible && left_hessian >= least && right_hessian >= least {
                         let lower = score(left_gradient, left_hessian, l1, l2, -EDGE)
                             + score(right_gradient, right_hessian, l1, l2, -EDGE);
