@@ -344,7 +344,7 @@ impl ModelEntry {
 
     /// What needs less video memory, for messages.
     pub(crate) fn lighter(&self) -> &'static str {
-        if self.listens_to("batch_size") { "a smaller batch_size or model" } else { "fewer rows or features" }
+        if self.listens_to("max_bins") { "fewer rows or features" } else { "a smaller batch_size or model" }
     }
 
     /// What of `hyperparameters` was given and changes nothing, in one line.

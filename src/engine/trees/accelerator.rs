@@ -57,7 +57,9 @@ mod gpu {
     use std::panic::panic_any;
 
     use burn::backend::DispatchDevice;
-    use tensorfleet_kernels::gpu::{self, Client, Feature, Features, GpuBins, ScanLimits, ServerError, Values};
+    use tensorfleet_kernels::gpu::{
+        self, Client, Feature, Features, GpuBins, ScanLimits, ServerError, Values,
+    };
     use tensorfleet_kernels::trees::Split;
 
     use super::super::histograms::Histograms;
@@ -92,17 +94,7 @@ mod gpu {
             // Derivatives and histograms are as much in one piece.
             let derivatives = size_of::<i64>() as u64 * store.rows() as u64;
             let histogram = (size_of::<i64>() * store.histogram_len()) as u64;
-            let need = bins.max(derivatives).max(histogram);
-            if need > most {
-                let message = format!(
-                    "the training rows need {} MiB in one piece as bins, and the GPU {} takes {} MiB; allowed: fewer rows \
-                     or features, or hyperparameter backend=cpu",
-                    need.div_ceil(1 << 20),
-                    device.name,
-                    most >> 20
-                );
-                return Err(TaskError::new(ErrorCode::ResourceExhausted, message));
-            }
+            within(bins.max(derivatives).max(histogram), most, &device.name)?;
             let groups = store.groups().map(|features| store.lines_and_offsets(features));
             let bins = GpuBins::upload(&client, store.rows(), groups);
             Ok(Some(Self { client, bins }))
@@ -184,8 +176,40 @@ mod gpu {
         fn give_back(&self, _: Values) {}
     }
 
+    /// Whether so many bytes are no more than `most`, those that the GPU `name` takes in one piece.
+    fn within(need: u64, most: u64, name: &str) -> Result<(), TaskError> {
+        if need <= most {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let message = format!(
+            "the training rows need {} MiB in one piece, and the GPU {name} takes {} MiB; allowed: fewer rows or features, or \
+             hyperparameter backend=cpu",
+            mib(need),
+            mib(most)
+        );
+        Err(TaskError::new(ErrorCode::ResourceExhausted, message))
+    }
+
     /// What the device gave. A failure ends the session, as one of a tensor does.
     fn there<T>(given: Result<T, ServerError>) -> T {
         given.unwrap_or_else(|error| panic_any(error.to_string()))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn more_than_the_device_takes_at_once_is_refused_with_what_helps() {
+            assert_eq!(within(128 << 20, 128 << 20, "card"), Ok(()));
+            let error = within((128 << 20) + 1, 128 << 20, "card").unwrap_err();
+            assert_eq!(error.code, ErrorCode::ResourceExhausted);
+            assert!(
+                error.message.contains("need 129 MiB") && error.message.contains("card takes 128 MiB"),
+                "{error}"
+            );
+            assert!(error.message.contains("hyperparameter backend=cpu"), "{error}");
+        }
     }
 }

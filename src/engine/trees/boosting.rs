@@ -214,7 +214,8 @@ impl Boosting {
     /// Grows a tree where the session trains.
     fn grow(&self, growth: Growth<'_>, scratch: &mut Scratch) -> Result<Grown, TaskError> {
         let Scratch { derivatives, packed, rows, spare_rows, pools, .. } = scratch;
-        let (derived, parted) = ((derivatives.as_slice(), packed.as_slice()), (rows.as_mut_slice(), spare_rows));
+        let (derived, parted) =
+            ((derivatives.as_slice(), packed.as_slice()), (rows.as_mut_slice(), spare_rows));
         match &self.accelerator {
             Some(accelerator) => accelerator.grow(growth, derived, parted),
             None => growth.grow(&OnHost { growth, packed, pools }, derived, parted),

@@ -235,8 +235,10 @@ impl<H: Histograms> Site<'_, H> {
         let left_is_larger = left.rows.len() > right.rows.len();
         let [left_part, right_part] = part.split_at(left.rows.len());
         let from_zero = |open: Open<H::Sums>| Open { rows: 0..open.rows.len(), ..open };
-        let (left, right) =
-            rayon::join(|| self.subtree(from_zero(left), left_part), || self.subtree(from_zero(right), right_part));
+        let (left, right) = rayon::join(
+            || self.subtree(from_zero(left), left_part),
+            || self.subtree(from_zero(right), right_part),
+        );
         let (left, right) = ((left_node, left?), (right_node, right?));
         let in_order = if left_is_larger { [right, left] } else { [left, right] };
         for (node, part) in in_order {
@@ -246,12 +248,7 @@ impl<H: Histograms> Site<'_, H> {
     }
 
     /// As [`Self::subtree`], without other threads and however deep it gets.
-    fn one_by_one(
-        &self,
-        root: Open<H::Sums>,
-        mut part: Part<'_>,
-        made: &mut Made,
-    ) -> Result<(), TaskError> {
+    fn one_by_one(&self, root: Open<H::Sums>, mut part: Part<'_>, made: &mut Made) -> Result<(), TaskError> {
         let mut open = vec![root];
         while let Some(node) = open.pop() {
             let Some([left, right]) = self.split(node, &mut part, made)? else { continue };
