@@ -353,7 +353,12 @@ mod tests {
             (&cpu, None, Backend::Cpu),
             (&cpu, only(Backend::Wgpu), Backend::Wgpu),
         ] {
-            assert_eq!(backend_of(placer, "xgboost", wish).unwrap(), expected, "{:?} {wish:?}", placer.backend);
+            assert_eq!(
+                backend_of(placer, "xgboost", wish).unwrap(),
+                expected,
+                "{:?} {wish:?}",
+                placer.backend
+            );
         }
         let bare = placer(BackendChoice::Auto, DevicePolicy::Prefer, None);
         let error = backend_of(&bare, "xgboost", only(Backend::Wgpu)).unwrap_err();

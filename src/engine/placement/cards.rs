@@ -172,7 +172,10 @@ mod tests {
         assert!(of("logistic_regression", &|_| {}) <= small);
         let boosting = of("xgboost", &|h| h.trees.max_depth = Some(6));
         assert!((CONTEXT_BYTES + (256 << 20)..GIB).contains(&boosting), "{boosting}");
-        assert!((boosting..GIB).contains(&of("xgboost", &|h| h.trees.max_depth = Some(0))), "no limit of depth");
+        assert!(
+            (boosting..GIB).contains(&of("xgboost", &|h| h.trees.max_depth = Some(0))),
+            "no limit of depth"
+        );
         assert!(of("mlp", &|h| h.hidden_layers = vec![usize::MAX, usize::MAX]) == u64::MAX, "no overflow");
     }
 }
