@@ -121,9 +121,9 @@ fn with_missing_values(rows: u32) -> String {
     let row = |row: u32| {
         let [a, b, c] = [7919, 104_729, 1_299_709].map(|prime| row.wrapping_mul(prime) % 10_007);
         let text = |value: u32, at: u32| {
-            if (row + at) % 9 == 0 { String::new() } else { format!("{}", f64::from(value) / 100.0) }
+            if (row + at).is_multiple_of(9) { String::new() } else { format!("{}", f64::from(value) / 100.0) }
         };
-        let kind = if row % 9 == 0 || a + b % 5000 > 9000 || c < 1500 { "yes" } else { "no" };
+        let kind = if row.is_multiple_of(9) || a + b % 5000 > 9000 || c < 1500 { "yes" } else { "no" };
         format!("{},{},{},{},{kind}\n", text(a, 0), text(b, 4), c % 3, c)
     };
     std::iter::once("a,b,few,c,kind\n".to_owned()).chain((0..rows).map(row)).collect()

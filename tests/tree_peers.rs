@@ -63,6 +63,7 @@ fn boosting_weighs_classes_as_xgboost_does() {
     at_least_as_good("balanced_boosting", 4, 0.01, Some(1.05));
 }
 
+/// Of small data sets means over more seeds than five (measured, log loss over the peer's: forests 0.90 to 1.02).
 #[test]
 fn forests_weigh_classes_as_those_of_scikit_learn() {
     at_least_as_good("balanced_forests", 8, 0.01, Some(1.05));

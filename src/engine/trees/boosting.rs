@@ -39,7 +39,7 @@ pub(super) struct Boosting {
     seed: u64,
     scratch: Mutex<Vec<Scratch>>,
     /// The GPU that sums up and looks for splits; `None` where the host does.
-    accelerator: Option<Accelerator>,
+    accelerator: Option<Box<Accelerator>>,
     /// Of the scores as they are: logarithms of the sums of exponentials, for softmax.
     normalisers: Option<Vec<f32>>,
 }
@@ -73,7 +73,7 @@ impl Boosting {
         let store = Store::new(features, data.width(), max_bins, Layout::ColumnsAndGroups);
         Ok(Self {
             weights,
-            accelerator: Accelerator::of(device, &store)?,
+            accelerator: Accelerator::of(device, &store)?.map(Box::new),
             store,
             output,
             data: Arc::clone(data),
