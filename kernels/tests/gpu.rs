@@ -452,3 +452,13 @@ fn a_training_step_is_that_of_the_cpu_and_learns() {
         }
     }
 }
+
+#[test]
+fn what_the_device_cannot_hold_is_an_error_that_says_so() {
+    let client = client();
+    let most = client.properties().memory.max_page_size;
+    let error = Values::empty(&client, (most / 4 + 1) as usize).read::<u32>(&client).unwrap_err().to_string();
+    assert!(error.contains("can't allocate buffer of size"), "{error}");
+    // And nothing else fails for that.
+    assert_eq!(Values::upload(&client, &[1_u32, 2]).read::<u32>(&client).unwrap(), [1, 2]);
+}
