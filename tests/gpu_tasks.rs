@@ -147,6 +147,31 @@ async fn a_gpu_that_a_runner_loses_costs_one_attempt_and_the_orchestrator_hears_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn boosting_goes_to_a_gpu_where_the_worker_or_the_task_names_wgpu_and_is_measured_there() {
+    let mut node = Node::start(Control::with_gpus(1), 1, &[("MAX_CONCURRENT_TASKS", "1")]).await;
+    node.give_of("xgboost", &[("seed", "1")], ("a", 0));
+    node.give_of("xgboost", &[("seed", "1"), ("backend", "wgpu")], ("b", 0));
+    let (cpu, gpu) = (node.report("a-0"), node.report("b-0"));
+    assert_eq!((cpu.success, cpu.backend.as_str(), cpu.energy_joules), (true, "cpu", 0.0), "{cpu:?}");
+    assert_eq!(
+        (gpu.success, gpu.backend.as_str(), gpu.device.as_str()),
+        (true, "wgpu", "Fake card 0"),
+        "{gpu:?}"
+    );
+    assert!(gpu.energy_joules > 0.0 && gpu.model_weights == cpu.model_weights, "{gpu:?}");
+    let peak = "worker_task_gpu_memory_peak_bytes{";
+    assert_eq!(node.metrics().lines().filter(|line| line.starts_with(peak)).count(), 1);
+    // The GPU is lost: the job goes on from its checkpoint once there is one again.
+    node.machine.fake.set(|control| control.gpus[0].lost = true).unwrap();
+    eventually("the loss is known", || node.worker.get_json("/health")["gpus"] == 0);
+    node.machine.fake.set(|control| control.gpus[0].lost = false).unwrap();
+    node.give_of("xgboost", &[("seed", "1"), ("backend", "wgpu")], ("b", 1));
+    node.give_of("xgboost", &[("seed", "1")], ("a", 1));
+    let (cpu, gpu) = (node.report("a-1"), node.report("b-1"));
+    assert!(gpu.success && gpu.backend == "wgpu" && gpu.model_weights == cpu.model_weights, "{gpu:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gpus_without_an_adapter_are_said_loudly_and_nothing_trains_on_a_software_adapter() {
     let settings = [("TRAINING_BACKEND", "auto"), ("ANALYTIC_EPOCH_DELAY", "0")];
     let node = Node::start(Control::with_gpus(2), 0, &settings).await;

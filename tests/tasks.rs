@@ -270,6 +270,30 @@ async fn of_a_job_that_has_ended_the_model_is_left_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_job_that_ended_while_its_worker_was_dead_the_model_is_left_too() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let mut worker = WorkerProcess::start(orchestrator.local_addr(), &[("MAX_CONCURRENT_TASKS", "1")]);
+        let job = submit(orchestrator.local_addr(), real_job(200)).await;
+        let trained = orchestrator.board().wait_for(|b| b.job(&job).ok().filter(|job| job.completed >= 1));
+        tokio::time::timeout(PATIENCE, trained).await.unwrap();
+        worker.signal(Signal::KILL);
+        worker.wait();
+        let state = Arc::clone(&worker.state);
+        drop(worker);
+        let folder = |kind: &str| state.path().join(kind).join(job.as_str());
+        assert!(folder("checkpoints").exists() && !folder("models").exists(), "with {contract:?}");
+        let cancel = pb::CancelJobRequest { job_id: job.to_string() };
+        client_of(orchestrator.local_addr()).await.cancel_job(cancel).await.unwrap();
+        let worker = WorkerProcess::start_in(Arc::clone(&state), orchestrator.local_addr(), &[]);
+        let told = worker.wait_for_log("the job has ended, it is in ");
+        assert_eq!(told["job_id"], job.as_str(), "with {contract:?}");
+        eventually("its checkpoints are removed", || !folder("checkpoints").exists());
+        assert!(folder("models").join("model.safetensors").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_as_long_as_the_orchestrator_says_with_both_contracts() {
     let losses = async |contract: Contract, more: &[(&str, &str)]| {
         let orchestrator = orchestrator(contract).await;

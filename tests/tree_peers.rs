@@ -63,10 +63,10 @@ fn boosting_weighs_classes_as_xgboost_does() {
     at_least_as_good("balanced_boosting", 4, 0.01, Some(1.05));
 }
 
-/// Accuracy alone: the log loss of weighed trees is that of the few rows of which they are sure and wrong, by chance.
+/// Of small data sets means over more seeds than five (measured, log loss over the peer's: forests 0.90 to 1.02).
 #[test]
 fn forests_weigh_classes_as_those_of_scikit_learn() {
-    at_least_as_good("balanced_forests", 8, 0.01, None);
+    at_least_as_good("balanced_forests", 8, 0.01, Some(1.05));
 }
 
 /// With early_stopping_rounds=10, on the same held-out rows.

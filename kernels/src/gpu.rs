@@ -5,8 +5,8 @@
 //!                                                      operations makes a dozen
 //! classification  softmax_cross_entropy_gradient       a row a unit; what the host sums up is two numbers a row
 //! dense           GpuDense, dense_gradients, train_step  product, bias and ReLU in one launch; the whole training step
-//! histogram       accumulate                           integer atomics, so that sums do not depend on order
-//! split           best_splits                          a feature a unit
+//! histogram       accumulate, subtract                 integer atomics, so that sums do not depend on order
+//! split           contenders                           a feature a unit
 //! ```
 //!
 //! Invariants: values are contiguous in the device's memory; a launch reads some buffers and writes others, never the
@@ -21,15 +21,17 @@ mod histogram;
 mod optimizers;
 mod split;
 
+use std::ops::Range;
+
 use cubecl::prelude::*;
 
 pub use classification::{RowFigures, softmax_cross_entropy_gradient};
 pub use cubecl::client::Client;
-pub use cubecl::server::Handle;
+pub use cubecl::server::{Handle, ServerError};
 pub use dense::{GpuDense, Learning, LearningLayer, StepBatch, dense_gradients, train_step};
-pub use histogram::{Binned, NodeRows, accumulate, pack_bins};
+pub use histogram::{GpuBins, accumulate, subtract};
 pub use optimizers::{GpuDescent, GpuMoments, Stepped, adam, adamw, rmsprop, sgd};
-pub use split::{Feature, FoundSplit, ScanLimits, best_splits};
+pub use split::{Feature, Features, ScanLimits, contenders, score_bounds};
 
 /// Numbers in the memory of a device, contiguous.
 #[derive(Debug, Clone)]
@@ -48,9 +50,9 @@ impl Values {
         Self { handle, len }
     }
 
-    /// `values` in the memory of the device.
+    /// `values` in the memory of the device; one of 8 bytes is two numbers there, the lower half first.
     pub fn upload<T: CubeElement>(client: &Client, values: &[T]) -> Self {
-        Self::new(client.create_from_slice(T::as_bytes(values)), values.len())
+        Self::new(client.create_from_slice(T::as_bytes(values)), size_of_val(values) / 4)
     }
 
     /// Room for `len` numbers; what they are is not said.
@@ -58,10 +60,34 @@ impl Values {
         Self { handle: client.empty(4 * len), len }
     }
 
-    /// The numbers, once the device has computed them; `None` where it failed.
-    pub fn read<T: CubeElement>(&self, client: &Client) -> Option<Vec<T>> {
-        let bytes = client.read_one(self.handle.clone()).ok()?;
-        T::from_bytes(&bytes).get(..self.len).map(<[T]>::to_vec)
+    /// The numbers, once the device has computed them; one of 8 bytes is two of them.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn read<T: CubeElement>(&self, client: &Client) -> Result<Vec<T>, ServerError> {
+        let bytes = client.read_one(self.handle.clone())?;
+        Ok(T::from_bytes(bytes.get(..4 * self.len).unwrap_or(&bytes)).to_vec())
+    }
+
+    /// As [`Self::read`], of `parts` alone, all at once.
+    ///
+    /// # Errors
+    /// The device failed.
+    ///
+    /// # Panics
+    /// When a part lies outside.
+    pub fn read_parts<T: CubeElement>(
+        &self,
+        client: &Client,
+        parts: &[Range<usize>],
+    ) -> Result<Vec<Vec<T>>, ServerError> {
+        let part = |range: &Range<usize>| {
+            assert!(range.start <= range.end && range.end <= self.len, "a part must lie within");
+            let behind = self.handle.size_in_used() - 4 * range.end as u64;
+            self.handle.clone().offset_start(4 * range.start as u64).offset_end(behind)
+        };
+        let read = client.read(parts.iter().map(part).collect())?;
+        Ok(read.iter().map(|bytes| T::from_bytes(bytes).to_vec()).collect())
     }
 
     /// How many.

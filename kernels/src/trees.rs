@@ -3,7 +3,7 @@
 //! ```text
 //! bins        cut_points, bin_values, interleave, pack_words         features [rows, width] -> u8 bins
 //! derivatives logistic, softmax, squared error, quantise             scores -> one packed i64 a row
-//! draws       draw_rows, bootstrap                               rows that a tree is grown on
+//! draws       draw_rows, bootstrap, Urn                          rows that a tree is grown on
 //! histogram   accumulate, subtract, add                              rows of a node -> sums by bin
 //! split       best_split                                             sums by bin -> threshold of most gain
 //! purity      Purity, Spread                                         the same for forests, by class or variance
@@ -30,11 +30,11 @@ pub use derivatives::{
     share_loss, shares_of, softmax_derivatives, softmax_loss, squared_derivatives, sum_of_rows,
     weigh_derivatives,
 };
-pub use draws::{bootstrap, draw_rows};
+pub use draws::{Urn, bootstrap, draw_rows};
 pub use histogram::{TILE, Tile, WORD, accumulate, accumulate_words, add, clear, subtract, sum_of, total};
 pub use partition::{Routing, partition};
 pub use purity::{ClassSample, Purity, PuritySplit, Spread, ValueSample, drawn, weigh_classes, weigh_values};
 #[cfg(feature = "wgpu")]
-pub(crate) use split::LEAST_GAIN;
+pub(crate) use split::Limits;
 pub use split::{Penalties, Split, best_split};
 pub use walk::{Side, TreeNode, add_tree, add_tree_at, find_leaves, leaf_of};

@@ -5,7 +5,7 @@
 use cubecl::Device;
 use cubecl::device::WgpuDeviceKind;
 use tensorfleet_kernels::gpu::{self, Client, Values};
-use tensorfleet_kernels::trees::{self, Penalties, Quantum, Side, TILE};
+use tensorfleet_kernels::trees::{self, Penalties, Quantum, TILE};
 use tensorfleet_kernels::{
     self as kernels, Activation, AdamMoments, DenseGradients, Descent, Gate, Matrix, Order,
 };
@@ -126,61 +126,87 @@ fn softmax_cross_entropy_is_that_of_the_cpu() {
     }
 }
 
-/// Features of a node: bins of values of each, with one more where values are missing.
-const VALUE_BINS: [u32; 6] = [255, 3, 1, 64, 200, 17];
+/// Features by group, and bins of values of each; one more of missing values comes behind them, but for features of
+/// three.
+const VALUE_BINS: [&[u32]; 3] = [&[255, 3, 1, 64, 200, 17], &[255; 8], &[2]];
 
 /// What the histogram and split tests begin with.
 struct Node {
-    bins: Vec<u8>,
-    offsets: Vec<u32>,
-    derivatives: Vec<[i32; 2]>,
+    all: usize,
+    /// By group, as its features lie side by side.
+    bins: Vec<Vec<u8>>,
+    /// Packed derivatives of all rows.
+    packed: Vec<i64>,
     rows: Vec<u32>,
 }
 
-fn node(noise: &mut Noise, all: usize, count: usize) -> Node {
-    let width = VALUE_BINS.len();
-    let mut bins = Vec::with_capacity(all * width);
-    for _ in 0..all {
-        // The third feature is never missing.
-        bins.extend(VALUE_BINS.iter().enumerate().map(|(feature, bins)| match feature {
-            2 => noise.below(*bins) as u8,
-            _ => noise.below(bins + 1) as u8,
-        }));
-    }
-    let offsets = VALUE_BINS.iter().scan(0, |end, bins| {
+fn has_missing(value_bins: u32) -> bool {
+    value_bins != 3
+}
+
+/// First slots of the features of a group in its tile.
+fn offsets(group: usize) -> Vec<u32> {
+    let starts = VALUE_BINS[group].iter().scan(0, |end, bins| {
         let start = *end;
-        *end += bins + 1;
+        *end += bins + u32::from(has_missing(*bins));
         Some(start)
     });
+    starts.collect()
+}
+
+fn features() -> Vec<gpu::Feature> {
+    let of_group = |group: usize| {
+        std::iter::zip(offsets(group), VALUE_BINS[group]).map(move |(offset, value_bins)| gpu::Feature {
+            slot: (group * TILE) as u32 + offset,
+            value_bins: *value_bins,
+            missing: has_missing(*value_bins),
+        })
+    };
+    (0..VALUE_BINS.len()).flat_map(of_group).collect()
+}
+
+/// A node of `count` of `all` rows, whose derivatives are below `most` in size.
+fn node(noise: &mut Noise, (all, count): (usize, usize), most: [u32; 2]) -> Node {
+    let mut bins_of = |group: &[u32]| {
+        let row = |noise: &mut Noise| -> Vec<u8> {
+            let bin = |bins: &u32| noise.below(bins + u32::from(has_missing(*bins))) as u8;
+            group.iter().map(bin).collect()
+        };
+        (0..all).flat_map(|_| row(noise)).collect::<Vec<u8>>()
+    };
+    let bins = VALUE_BINS.iter().map(|group| bins_of(group)).collect();
+    let packed = |noise: &mut Noise| {
+        let gradient = i64::from(noise.below(2 * most[0] - 1)) - i64::from(most[0] - 1);
+        (gradient << 32) + i64::from(noise.below(most[1]))
+    };
     Node {
+        all,
         bins,
-        offsets: offsets.collect(),
-        derivatives: (0..all).map(|_| [noise.below(2001) as i32 - 1000, noise.below(500) as i32]).collect(),
+        packed: (0..all).map(|_| packed(noise)).collect(),
         rows: (0..count).map(|_| noise.below(all as u32)).collect(),
     }
 }
 
 impl Node {
-    fn on_cpu(&self) -> Box<[i64; TILE]> {
-        let offsets: Vec<u16> = self.offsets.iter().map(|offset| *offset as u16).collect();
-        let packed: Vec<i64> =
-            self.derivatives.iter().map(|[g, h]| (i64::from(*g) << 32) + i64::from(*h)).collect();
-        let (mut tile, mut own) = (Box::new([0; TILE]), Vec::new());
-        trees::pick(&packed, &self.rows, &mut own);
-        trees::accumulate(&self.bins, &offsets, &self.rows, &own, &mut tile);
-        tile
+    fn on_cpu(&self, rows: &[u32]) -> Vec<i64> {
+        let mut sums = vec![0; VALUE_BINS.len() * TILE];
+        let mut own = Vec::new();
+        trees::pick(&self.packed, rows, &mut own);
+        for (group, tile) in sums.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+            let offsets: Vec<u16> = offsets(group).iter().map(|offset| *offset as u16).collect();
+            trees::accumulate(&self.bins[group], &offsets, rows, &own, tile);
+        }
+        sums
     }
 
-    fn on_gpu(&self, client: &Client) -> Values {
-        let words = Values::upload(client, &gpu::pack_bins(&self.bins, VALUE_BINS.len()));
-        let offsets = Values::upload(client, &self.offsets);
-        let rows = Values::upload(client, &self.rows);
-        let derivatives = Values::upload(client, self.derivatives.as_flattened());
-        gpu::accumulate(
-            client,
-            gpu::Binned { words: &words, offsets: &offsets },
-            gpu::NodeRows { rows: &rows, derivatives: &derivatives },
-        )
+    fn bins(&self, client: &Client) -> gpu::GpuBins {
+        let groups = self.bins.iter().enumerate().map(|(group, bins)| (bins.clone(), offsets(group)));
+        gpu::GpuBins::upload(client, self.all, groups)
+    }
+
+    fn on_gpu(&self, client: &Client, rows: &[u32]) -> Values {
+        let [rows, packed] = [Values::upload(client, rows), Values::upload(client, &self.packed)];
+        gpu::accumulate(client, &self.bins(client), &rows, &packed)
     }
 }
 
@@ -188,70 +214,103 @@ impl Node {
 fn sums_by_bin_are_those_of_the_cpu_to_the_last_unit() {
     let client = client();
     let mut noise = Noise(3);
-    for (all, count) in [(1, 1), (100, 37), (5_000, 20_000)] {
-        let node = node(&mut noise, all, count);
-        let got: Vec<i32> = node.on_gpu(&client).read(&client).unwrap();
-        let want = node.on_cpu();
-        for (slot, (got, want)) in got.as_chunks::<2>().0.iter().zip(want.iter()).enumerate() {
-            let (gradient, hessian) = trees::sum_of(*want);
-            assert_eq!(got.map(i64::from), [gradient, hessian], "{all} {count}: slot {slot}");
+    // One row, less than a cube has units, and more than all cubes take at 16 rows a unit; the sums of the last leave 31
+    // bits, and those of each row are as large as they get.
+    let million = 512 * 128 * 16 + 4321;
+    for (rows, most) in [
+        ((1, 1), [1000, 500]),
+        ((100, 37), [1000, 500]),
+        ((5_000, 20_000), [1000, 500]),
+        ((200, million), [1000, 500]),
+        ((400, 400), [1 << 23, 1 << 24]),
+    ] {
+        let node = node(&mut noise, rows, most);
+        let got = node.on_gpu(&client, &node.rows);
+        let want = node.on_cpu(&node.rows);
+        assert_eq!(got.read::<i64>(&client).unwrap(), want, "{rows:?} {most:?}");
+        // A child, and the other one by subtraction.
+        let (some, others) = node.rows.split_at(node.rows.len() / 3);
+        if !some.is_empty() {
+            let rest = gpu::subtract(&client, &got, &node.on_gpu(&client, some));
+            assert_eq!(rest.read::<i64>(&client).unwrap(), node.on_cpu(others), "{rows:?} {most:?}");
+            let parts = rest.read_parts::<i64>(&client, &[0..2, 2 * TILE..2 * TILE + 512]).unwrap();
+            assert_eq!(parts, [&node.on_cpu(others)[..1], &node.on_cpu(others)[TILE..TILE + 256]]);
         }
     }
+    let heavy = node(&mut noise, (400, 400), [1 << 23, 1 << 24]);
+    let (_, hessian) = trees::sum_of(trees::total(&heavy.packed, &heavy.rows));
+    assert!(hessian > i64::from(i32::MAX), "second derivatives take the 32nd bit too: {hessian}");
 }
 
 #[test]
-fn splits_gain_as_much_as_those_of_the_cpu() {
-    /// Of the greater of the gain and the score of the node, from which it is the difference.
-    const TOLERANCE: f64 = 1e-5;
+fn the_best_splits_are_within_the_bounds_and_no_contender_is_missing() {
     let client = client();
     let mut noise = Noise(4);
-    let quantum = Quantum { gradient: 0.01, hessian: 0.02 };
-    for round in 0..40 {
-        let (all, count) = (1 + noise.below(3_000) as usize, 1 + noise.below(3_000) as usize);
-        let node = node(&mut noise, all, count);
+    let features = features();
+    let on_gpu = gpu::Features::upload(&client, &features);
+    let (mut looked_at, mut found) = (0, 0);
+    for round in 0..60 {
+        let rows = (1 + noise.below(3_000) as usize, 1 + noise.below(3_000) as usize);
+        let most = if round % 7 == 6 { [1 << 19, 1 << 20] } else { [1001, 500] };
+        let node = node(&mut noise, rows, most);
+        let quantum = Quantum { gradient: 0.01, hessian: 0.02 };
         let l1 = if round % 2 == 0 { 0.0 } else { 3.0 };
         let penalties = Penalties { l2: 1.0, l1, least_hessian: f64::from(round % 5) };
-        let sums = node.on_cpu();
-        let total = node.rows.iter().fold([0; 2], |[g, h], row| {
-            let [own_g, own_h] = node.derivatives[*row as usize];
-            [g + own_g, h + own_h]
-        });
-        let packed = (i64::from(total[0]) << 32) + i64::from(total[1]);
-        let features: Vec<gpu::Feature> = std::iter::zip(&node.offsets, VALUE_BINS)
-            .map(|(offset, value_bins)| gpu::Feature { offset: *offset, value_bins })
-            .collect();
-        let limits = gpu::ScanLimits { total, quantum, penalties };
-        let found = gpu::best_splits(&client, &node.on_gpu(&client), &features, &limits);
-        let real = |sum: i64| {
-            let (g, h) = trees::sum_of(sum);
-            (g as f64 * quantum.gradient, h as f64 * quantum.hessian)
-        };
-        let score = |sum| penalties.score(real(sum).0, real(sum).1);
-        let parent = score(packed);
-        for (feature, got) in features.iter().zip(found) {
-            let (start, bins) = (feature.offset as usize, feature.value_bins as usize);
-            let own = &sums[start..=start + bins];
-            let want = trees::best_split(own, bins, packed, &quantum, &penalties, 0.0);
-            let gain = want.map_or(0.0, |split| split.gain);
-            let near = TOLERANCE * gain.max(parent).max(1.0);
-            let Some(got) = got else {
-                assert!(gain <= near, "round {round}: {want:?} was not found");
-                continue;
-            };
-            // What the split that was found gains, by definition.
-            let values: i64 = own[..=got.bin as usize].iter().sum();
-            let missing = if got.default == Side::Left { own[bins] } else { 0 };
-            let left = values + missing;
-            let (left_h, right_h) = (real(left).1, real(packed - left).1);
-            let exact = score(left) + score(packed - left) - parent;
-            assert!((f64::from(got.gain) - exact).abs() <= near, "round {round}: {got:?} {exact}");
-            assert!((exact - gain).abs() <= near, "round {round}: {got:?} {exact}, {want:?}");
+        let sums = node.on_cpu(&node.rows);
+        let total = trees::total(&node.packed, &node.rows);
+        let least = if round % 3 == 0 { 0.0 } else { 5.0 };
+        let limits = gpu::ScanLimits { total, quantum, penalties, least };
+        let device_sums = node.on_gpu(&client, &node.rows);
+        let bounds = gpu::score_bounds(&client, &device_sums, &on_gpu, &limits).unwrap();
+        let contenders = gpu::contenders(&client, &device_sums, &on_gpu, &limits).unwrap();
+        let (g, h) = trees::sum_of(total);
+        let parent = penalties.score(g as f64 * quantum.gradient, h as f64 * quantum.hessian);
+        let unit = quantum.gradient * quantum.gradient / quantum.hessian;
+        let mut gains = Vec::new();
+        for (feature, [low, high]) in features.iter().zip(&bounds) {
+            let (start, bins) = (feature.slot as usize, feature.value_bins as usize);
+            let own = &sums[start..start + bins + usize::from(feature.missing)];
+            let split = trees::best_split(own, bins, total, &quantum, &penalties, least);
+            gains.push(split.map(|split| split.gain));
+            let score = split.map_or(0.0, |split| split.gain + parent) / unit;
+            assert!(score <= f64::from(*high), "round {round}: {split:?} {score} {low} {high}");
+            // What does not gain enough has a score all the same.
+            assert!(split.is_none() || f64::from(*low) <= score, "round {round}: {split:?} {low} {high}");
+            if l1 == 0.0 {
+                assert!(high - low <= 1e-4 * high, "round {round}: {low} {high}");
+            }
+        }
+        let best = gains.iter().flatten().copied().fold(f64::NEG_INFINITY, f64::max);
+        for (position, gain) in gains.iter().enumerate().filter(|(_, gain)| **gain == Some(best)) {
             assert!(
-                left_h.min(right_h) >= penalties.least_hessian * (1.0 - TOLERANCE),
-                "round {round}: {got:?}"
+                contenders.contains(&position),
+                "round {round}: {position} gains {gain:?}, {contenders:?}"
             );
         }
+        found += usize::from(best.is_finite());
+        looked_at += if best.is_finite() { contenders.len() } else { 0 };
     }
+    assert!(found > 20 && looked_at < 2 * found, "{looked_at} features were looked at for {found} splits");
+}
+
+#[test]
+fn penalties_out_of_the_range_of_estimates_have_all_features_looked_at() {
+    let client = client();
+    let mut noise = Noise(5);
+    let node = node(&mut noise, (50, 50), [1000, 500]);
+    let features = features();
+    let on_gpu = gpu::Features::upload(&client, &features);
+    let sums = node.on_gpu(&client, &node.rows);
+    let contenders = |penalties| {
+        let quantum = Quantum { gradient: 1.0, hessian: 1.0 };
+        let total = trees::total(&node.packed, &node.rows);
+        let limits = gpu::ScanLimits { total, quantum, penalties, least: 0.0 };
+        gpu::contenders(&client, &sums, &on_gpu, &limits).unwrap().len()
+    };
+    let penalties = Penalties { l2: 1.0, l1: 0.0, least_hessian: 0.0 };
+    assert_eq!(contenders(Penalties { l2: 1e31, ..penalties }), features.len());
+    assert_eq!(contenders(Penalties { least_hessian: 1e12, ..penalties }), 0);
+    assert!((1..features.len()).contains(&contenders(penalties)));
 }
 
 #[test]
@@ -392,4 +451,14 @@ fn a_training_step_is_that_of_the_cpu_and_learns() {
             close(&format!("{name} of layer {at}"), &learning.values.read(&client).unwrap(), want, TOLERANCE);
         }
     }
+}
+
+#[test]
+fn what_the_device_cannot_hold_is_an_error_that_says_so() {
+    let client = client();
+    let most = client.properties().memory.max_page_size;
+    let error = Values::empty(&client, (most / 4 + 1) as usize).read::<u32>(&client).unwrap_err().to_string();
+    assert!(error.contains("can't allocate buffer of size"), "{error}");
+    // And nothing else fails for that.
+    assert_eq!(Values::upload(&client, &[1_u32, 2]).read::<u32>(&client).unwrap(), [1, 2]);
 }

@@ -145,12 +145,13 @@ impl Cards {
             Choice::TooBig { most_bytes } => {
                 let mib = |bytes: u64| bytes >> 20;
                 let message = format!(
-                    "{} with batch_size {} needs about {} MiB of video memory, and the largest GPU has {} MiB; allowed: a \
-                     smaller batch_size or model, or hyperparameter backend=cpu",
+                    "{} with batch_size {} needs about {} MiB of video memory, and the largest GPU has {} MiB; allowed: {}, \
+                     or hyperparameter backend=cpu",
                     plan.entry.name,
                     plan.hyperparameters.batch_size,
                     mib(need_bytes),
-                    mib(most_bytes)
+                    mib(most_bytes),
+                    plan.entry.lighter()
                 );
                 Err(NotPlaced::Never(TaskError::new(ErrorCode::ResourceExhausted, message)))
             }

@@ -4,37 +4,40 @@
 //! STATE_DIR/checkpoints/JOB/SESSION.NUMBER   the newest two of each session
 //! STATE_DIR/models/JOB/model.safetensors     of a job that ended, or that is too large to travel (models.rs)
 //!
-//! magic (8) | length of header (8, LE) | header (JSON) | state of the trainer | SHA-256 of all before (32)
+//! magic (8) | length of header (8, LE) | header (JSON) | length of model (8) | model | state of the trainer | SHA-256 of all
+//! before (32)
 //! ```
 //!
 //! A file is written under another name, synchronised and then renamed, so that it is whole or not there. What is torn
 //! or was changed all the same is skipped with a warning, and the one before it is taken.
 //!
 //! A session is found by a digest of all that tells sessions apart, as [`Hyperparameters::identity`] writes it, and of the
-//! version of the program: another version begins anew, since its arithmetic may be another one.
+//! version of the program: another version begins anew, since its arithmetic may be another one. The backend tells sessions
+//! apart, but not what they are: one that has moved to another backend goes on from the checkpoint that was written last.
+//!
+//! The model is there for a job that ends without its session (ended.rs).
 //!
 //! [`Hyperparameters::identity`]: crate::domain::Hyperparameters::identity
 
+mod ended;
+mod format;
 mod models;
 
-pub(super) use self::models::{Elsewhere, Kept};
+pub(super) use self::format::{Checkpoint, Completed};
+use self::models::Elsewhere;
+pub(super) use self::models::Kept;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{JobId, Metrics, TaskResult, TaskSpec};
+use super::Config;
+use crate::domain::JobId;
 use crate::failpoint;
-
-const MAGIC: &[u8; 8] = b"TFCKPT02";
-
-/// Bytes of a SHA-256.
-const DIGEST_BYTES: usize = 32;
 
 /// Checkpoints of a session that are kept: the newest, and the one before it in case that is torn.
 const KEPT: usize = 2;
@@ -51,111 +54,6 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(3600);
 /// Longest part of an id that becomes a file name, in bytes; file systems take 255.
 const MAX_NAME_BYTES: usize = 150;
 
-/// A task whose effect is in a checkpoint, and what it yielded.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Completed {
-    task_id: String,
-    epoch: u32,
-    start: u32,
-    end: u32,
-    /// Bits of loss and accuracy, since JSON rounds.
-    train: [u64; 2],
-    validation: Option<[u64; 2]>,
-    samples: u64,
-    steps: u64,
-}
-
-impl Completed {
-    /// That `task` yielded `result`.
-    pub(super) fn new(task: &TaskSpec, result: &TaskResult) -> Self {
-        let bits = |metrics: Metrics| [metrics.loss.to_bits(), metrics.accuracy.to_bits()];
-        Self {
-            task_id: task.identity.task_id.as_str().to_owned(),
-            epoch: task.epoch,
-            start: task.batches.start,
-            end: task.batches.end,
-            train: bits(result.train),
-            validation: result.validation.map(bits),
-            samples: result.samples,
-            steps: result.steps,
-        }
-    }
-
-    /// Whether `task` is that task.
-    pub(super) fn is(&self, task: &TaskSpec) -> bool {
-        (self.task_id.as_str(), self.epoch, self.start, self.end)
-            == (task.identity.task_id.as_str(), task.epoch, task.batches.start, task.batches.end)
-    }
-
-    /// What it yielded, as `now` but for the figures.
-    pub(super) fn result(&self, now: TaskResult) -> TaskResult {
-        let metrics = |[loss, accuracy]: [u64; 2]| Metrics {
-            loss: f64::from_bits(loss),
-            accuracy: f64::from_bits(accuracy),
-        };
-        TaskResult {
-            train: metrics(self.train),
-            validation: self.validation.map(metrics),
-            samples: self.samples,
-            steps: self.steps,
-            ..now
-        }
-    }
-}
-
-/// Where a session is. Its header is all but the state.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Checkpoint {
-    /// Digest of the data set.
-    pub(super) data: String,
-    /// The last tasks in it, oldest first.
-    pub(super) completed: Vec<Completed>,
-    /// The state of its trainer.
-    #[serde(skip)]
-    pub(super) state: Vec<u8>,
-}
-
-impl Checkpoint {
-    /// As it is on disk.
-    pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let header = serde_json::to_vec(self)?;
-        let mut bytes = Vec::with_capacity(MAGIC.len() + 8 + header.len() + self.state.len() + DIGEST_BYTES);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&header);
-        bytes.extend_from_slice(&self.state);
-        let digest = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&digest);
-        Ok(bytes)
-    }
-
-    /// The checkpoint that `bytes` are, whatever they are.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Damage> {
-        let (content, digest) =
-            bytes.split_at_checked(bytes.len().saturating_sub(DIGEST_BYTES)).ok_or(Damage::Torn)?;
-        let content_after_magic = content.strip_prefix(MAGIC).ok_or(Damage::Torn)?;
-        if Sha256::digest(content).as_slice() != digest {
-            return Err(Damage::Digest);
-        }
-        let (length, rest) = content_after_magic.split_first_chunk::<8>().ok_or(Damage::Torn)?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| Damage::Torn)?;
-        let (header, state) = rest.split_at_checked(length).ok_or(Damage::Torn)?;
-        let checkpoint: Self = serde_json::from_slice(header).map_err(|_| Damage::Header)?;
-        Ok(Self { state: state.to_vec(), ..checkpoint })
-    }
-}
-
-/// Why a file is no checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Damage {
-    #[error("it is torn")]
-    Torn,
-    #[error("its digest is another one")]
-    Digest,
-    #[error("its header cannot be read")]
-    Header,
-}
-
 /// The folder of all checkpoints and models.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -164,12 +62,26 @@ pub(super) struct Store {
     elsewhere: Option<Elsewhere>,
     /// When it was looked for what is too old.
     tidied: Mutex<Option<Instant>>,
+    /// Jobs that are at their end now.
+    ending: Mutex<Vec<JobId>>,
 }
 
 impl Store {
+    /// The one that `config` asks for.
+    pub(super) fn of(config: &Config) -> Option<Arc<Self>> {
+        let folder = config.models_to.clone();
+        let elsewhere = folder.map(|folder| Elsewhere { folder, remote: config.data.remote.clone() });
+        Some(Arc::new(Self::at(config.state_dir.as_deref()?).and_put_models(elsewhere)))
+    }
+
     /// The store under `state_dir`, as it is.
     pub(super) fn at(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), elsewhere: None, tidied: Mutex::default() }
+        Self {
+            state_dir: state_dir.to_owned(),
+            elsewhere: None,
+            tidied: Mutex::default(),
+            ending: Mutex::default(),
+        }
     }
 
     /// Jobs of which there are checkpoints, but for those of very long names. What is older than a week is removed, which is
@@ -187,8 +99,7 @@ impl Store {
 
     fn prune(&self, now: SystemTime) {
         let old = |path: &PathBuf| {
-            let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
-            changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > MOST_AGE))
+            saved_at(path).is_some_and(|saved| now.duration_since(saved).is_ok_and(|age| age > MOST_AGE))
         };
         for kind in ["checkpoints", "models"] {
             for folder in entries(&self.state_dir.join(kind)) {
@@ -230,18 +141,19 @@ impl Store {
         Ok(())
     }
 
-    /// The tasks in the newest checkpoint of `session` that `take` takes; None where there is none.
+    /// The tasks in the newest checkpoint of `sessions` that `take` takes; None where there is none. Of several sessions, that
+    /// counts which was saved last.
     ///
     /// # Errors
     /// There are some and all are skipped; says why the newest is.
     pub(super) fn newest<E: std::fmt::Display>(
         &self,
         job: &JobId,
-        session: &str,
+        sessions: &[String],
         mut take: impl FnMut(&Checkpoint) -> Result<(), E>,
     ) -> Result<Option<Vec<Completed>>, String> {
         let mut skipped = None;
-        for (_, path) in self.of_session(job, session) {
+        for (_, path) in self.by_age(job, sessions).into_iter().flat_map(|(_, files)| files) {
             let read = fs::read(&path).map_err(|error| error.to_string());
             let taken = read
                 .and_then(|bytes| Checkpoint::decode(&bytes).map_err(|damage| damage.to_string()))
@@ -258,6 +170,19 @@ impl Store {
             }
         }
         skipped.map_or(Ok(None), Err)
+    }
+
+    /// The one of `sessions` that was saved last; None where none is there.
+    pub(super) fn last_saved<'a>(&self, job: &JobId, sessions: &'a [String]) -> Option<&'a String> {
+        self.by_age(job, sessions).into_iter().next().map(|(session, _)| session)
+    }
+
+    /// Those of `sessions` that were saved, the last one first, and their checkpoints, newest first.
+    fn by_age<'a>(&self, job: &JobId, sessions: &'a [String]) -> Vec<(&'a String, Vec<(u64, PathBuf)>)> {
+        let of = |session: &'a String| (session, self.of_session(job, session));
+        let mut found: Vec<_> = sessions.iter().map(of).filter(|(_, files)| !files.is_empty()).collect();
+        found.sort_by_key(|(_, files)| std::cmp::Reverse(files.first().and_then(|(_, path)| saved_at(path))));
+        found
     }
 
     /// Removes the checkpoints of `job`.
@@ -313,6 +238,11 @@ fn job_of(name: &str) -> Option<JobId> {
     (file_name(&job) == name).then_some(job)
 }
 
+/// When `path` was written.
+fn saved_at(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
@@ -334,22 +264,32 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
+    use super::format::MAGIC;
     use super::*;
+    use crate::domain::{Backend, Metrics, TaskResult};
+    use crate::engine::tests::task;
 
     fn checkpoint(state: &[u8]) -> Checkpoint {
-        let completed = Completed {
-            task_id: "t".to_owned(),
-            epoch: 1,
-            start: 0,
-            end: 100,
-            train: [0.1_f64.to_bits(), 1.0_f64.to_bits()],
+        let result = TaskResult {
+            train: Metrics { loss: 0.1, accuracy: 1.0 },
             validation: None,
             samples: 7,
             steps: 3,
+            backend: Backend::Cpu,
+            device: "cpu".to_owned(),
+            weights: Bytes::new(),
+            reference: None,
         };
-        Checkpoint { data: "rows".to_owned(), completed: vec![completed], state: state.to_vec() }
+        Checkpoint {
+            data: "rows".to_owned(),
+            completed: vec![Completed::new(&task("j", "mlp", 1, 0..100), &result)],
+            model_name: "model.json".to_owned(),
+            model: Bytes::copy_from_slice(&[b"model of ", state].concat()),
+            state: state.to_vec(),
+        }
     }
 
     fn job(id: &str) -> JobId {
@@ -358,7 +298,7 @@ mod tests {
 
     fn newest(store: &Store) -> Option<Vec<u8>> {
         let mut found = None;
-        let taken = store.newest::<String>(&job("j"), "s", |checkpoint| {
+        let taken = store.newest::<String>(&job("j"), &["s".to_owned()], |checkpoint| {
             found = Some(checkpoint.state.clone());
             Ok(())
         });
@@ -400,9 +340,12 @@ mod tests {
         store.save(&job("j"), "s", &checkpoint(b"good")).unwrap();
         store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
         let take = |one: &Checkpoint| if one.state == b"bad" { Err("bad") } else { Ok(()) };
-        assert_eq!(store.newest(&job("j"), "s", take).unwrap().unwrap(), checkpoint(b"").completed);
+        assert_eq!(
+            store.newest(&job("j"), &["s".to_owned()], take).unwrap().unwrap(),
+            checkpoint(b"").completed
+        );
         store.save(&job("j"), "s", &checkpoint(b"bad")).unwrap();
-        assert_eq!(store.newest(&job("j"), "s", take).unwrap_err(), "bad", "all are");
+        assert_eq!(store.newest(&job("j"), &["s".to_owned()], take).unwrap_err(), "bad", "all are");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! hyperparameter backend, where it names one, else TRAINING_BACKEND
 //!   auto      GPU where there is one (never under DEVICE_POLICY=cpu), else the analytic curves
 //!   cpu       the CPU            wgpu      the adapter, or a refusal        analytic   the curves
+//! a model_type that trains on the CPU alone, or on a GPU where one of the two names wgpu:
+//!   auto      the CPU where networks get a GPU
 //! cpu or wgpu, but no trainer for the model_type:
 //!   UNSUPPORTED_MODELS=simulate  the curves, with a note      reject  a refusal
 //! ```
@@ -91,13 +93,18 @@ impl Placer {
             Some(BackendChoice::Auto) | None => self.resolve(self.backend),
         };
         let entry = self.models.of(&task.model);
-        let cpu_alone = entry.is_some_and(|entry| entry.trains_on == TrainsOn::Cpu);
+        let trains_on = entry.map_or(TrainsOn::EveryDevice, |entry| entry.trains_on);
+        let wgpu = BackendChoice::Only(Backend::Wgpu);
+        let wished = task.hyperparameters.backend == Some(wgpu);
         let device = match backend {
             Backend::Analytic => return Ok(Placement::Analytic(None)),
-            Backend::Wgpu if cpu_alone => {
-                if task.hyperparameters.backend == Some(BackendChoice::Only(Backend::Wgpu)) {
+            Backend::Wgpu if trains_on == TrainsOn::Cpu => {
+                if wished {
                     return Err(cpu_model("auto, cpu or analytic").into());
                 }
+                self.search.cpu().clone()
+            }
+            Backend::Wgpu if trains_on == TrainsOn::GpuWhenNamed && !wished && self.backend != wgpu => {
                 self.search.cpu().clone()
             }
             Backend::Cpu => self.search.cpu().clone(),
@@ -229,7 +236,7 @@ pub(crate) fn place_local(
         BackendChoice::Only(Backend::Wgpu) if trains_on == TrainsOn::Cpu => {
             Err(TaskError::from(cpu_model("auto or cpu")).into())
         }
-        BackendChoice::Auto if trains_on == TrainsOn::Cpu => Ok(search.cpu().clone()),
+        BackendChoice::Auto if trains_on != TrainsOn::EveryDevice => Ok(search.cpu().clone()),
         BackendChoice::Only(Backend::Wgpu) if forbidden => {
             Err(invalid("wgpu", "auto or cpu (DEVICE_POLICY=cpu forbids GPUs)").into())
         }
@@ -317,7 +324,7 @@ mod tests {
     fn what_has_no_form_for_gpus_goes_to_the_cpu_and_says_so() {
         let only = |backend| Some(BackendChoice::Only(backend));
         let gpu = placer(BackendChoice::Auto, DevicePolicy::Require, Some(Handle::Discrete(0)));
-        for model in ["xgboost", "random_forest", "decision_tree"] {
+        for model in ["random_forest", "decision_tree"] {
             assert_eq!(backend_of(&gpu, model, None).unwrap(), Backend::Cpu, "{model}");
             let error = backend_of(&gpu, model, only(Backend::Wgpu)).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
@@ -327,6 +334,43 @@ mod tests {
         let auto = Config { backend: BackendChoice::Auto, ..config() };
         assert_eq!(place_local(&auto, None, TrainsOn::Cpu, &search).unwrap().backend, Backend::Cpu);
         assert!(place_local(&auto, only(Backend::Wgpu), TrainsOn::Cpu, &search).is_err());
+    }
+
+    #[test]
+    fn boosting_goes_to_a_gpu_where_wgpu_is_named_and_else_to_the_cpu() {
+        let only = |backend| Some(BackendChoice::Only(backend));
+        let hardware = || Some(Handle::Discrete(0));
+        let auto = placer(BackendChoice::Auto, DevicePolicy::Prefer, hardware());
+        let named = placer(BackendChoice::Only(Backend::Wgpu), DevicePolicy::Prefer, hardware());
+        let cpu = placer(BackendChoice::Only(Backend::Cpu), DevicePolicy::Prefer, hardware());
+        for (placer, wish, expected) in [
+            (&auto, None, Backend::Cpu),
+            (&auto, Some(BackendChoice::Auto), Backend::Cpu),
+            (&auto, only(Backend::Wgpu), Backend::Wgpu),
+            (&named, None, Backend::Wgpu),
+            (&named, Some(BackendChoice::Auto), Backend::Wgpu),
+            (&named, only(Backend::Cpu), Backend::Cpu),
+            (&cpu, None, Backend::Cpu),
+            (&cpu, only(Backend::Wgpu), Backend::Wgpu),
+        ] {
+            assert_eq!(
+                backend_of(placer, "xgboost", wish).unwrap(),
+                expected,
+                "{:?} {wish:?}",
+                placer.backend
+            );
+        }
+        let bare = placer(BackendChoice::Auto, DevicePolicy::Prefer, None);
+        let error = backend_of(&bare, "xgboost", only(Backend::Wgpu)).unwrap_err();
+        assert!(error.message.contains("no adapter was found"), "{error}");
+        let search = Search::known(machine(hardware()));
+        let local = |backend, wish| {
+            let config = Config { backend, ..config() };
+            place_local(&config, wish, TrainsOn::GpuWhenNamed, &search).unwrap().backend
+        };
+        assert_eq!(local(BackendChoice::Auto, None), Backend::Cpu);
+        assert_eq!(local(BackendChoice::Auto, only(Backend::Wgpu)), Backend::Wgpu);
+        assert_eq!(local(BackendChoice::Only(Backend::Wgpu), None), Backend::Wgpu);
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub struct ProcessEngine {
     mailbox: Mailbox,
     shared: Arc<Shared>,
     desk: Arc<Desk>,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
     supervisor: Option<JoinHandle<()>>,
 }
 
@@ -177,6 +177,8 @@ impl ProcessEngine {
             [setup(Backend::Cpu, runners.cpu_memory_limit), setup(Backend::Wgpu, runners.gpu_memory_limit)];
         let shared = Arc::<Shared>::default();
         let mut pool = Pool::new(program, setups, limits, patience);
+        let store = Store::of(&config);
+        pool.keep_in(store.clone());
         if let Some(devices) = placer.search().so_far() {
             let adapters = devices.gpus().enumerate();
             pool.know_gpus(adapters.filter_map(|(position, adapter)| Some((position, adapter.address?))));
@@ -196,7 +198,7 @@ impl ProcessEngine {
             desk: Arc::new(Desk::new(cards, mailbox.clone(), Arc::clone(&shared))),
             mailbox,
             shared,
-            store: config.state_dir.as_deref().map(Store::at),
+            store,
             supervisor: Some(supervisor),
         })
     }
@@ -242,7 +244,7 @@ impl Engine for ProcessEngine {
     }
 
     fn kept_jobs(&self) -> Vec<JobId> {
-        let on_disk = self.store.as_ref().map(Store::jobs).unwrap_or_default();
+        let on_disk = self.store.as_ref().map(|store| store.jobs()).unwrap_or_default();
         on_disk.into_iter().chain(self.warm_jobs()).collect()
     }
 

@@ -9,14 +9,14 @@
 //!
 //! A session is found by (job, model, data set, backend, hyperparameters). Tasks of one job that differ in one of
 //! these get sessions of their own, so that nothing is ever mixed up; hyperparameter `backend` counts only by what
-//! it was resolved to.
+//! it was resolved to. Sessions that differ in nothing else are one model that moves: each goes on from what the other has saved.
 //!
 //! Invariants: a closed line is not in the table and ends what it has before its thread leaves; only idle lines are
 //! evicted, and never the one used last for want of room; no task is ended while a lock is held. The lock of the table
 //! comes before that of a line.
 //!
-//! After each task a session leaves a checkpoint on disk, and one that comes back, after an eviction or in another
-//! process, goes on from the newest. Where there is none it starts again from its first weights, and says so.
+//! After each task a session leaves a checkpoint on disk, and one that comes back, after an eviction, in another process or
+//! on another backend, goes on from the newest. Where there is none it starts again from its first weights, and says so.
 
 mod fault;
 mod line;
@@ -88,6 +88,12 @@ impl Key {
     /// The name of its checkpoints.
     fn session_name(&self) -> String {
         session_name(&self.description())
+    }
+
+    /// The names of its checkpoints, and of those that it had on another backend.
+    fn session_names(&self) -> Vec<String> {
+        let on = |backend| Self { backend, ..self.clone() }.session_name();
+        [Backend::Cpu, Backend::Wgpu].map(on).to_vec()
     }
 
     /// All of it, in words that do not change when a field comes to it.
@@ -209,7 +215,7 @@ impl Sessions {
     }
 
     /// Closes the sessions of `job`; what they have queued still runs. One that leaves keeps its model before it removes the
-    /// checkpoints.
+    /// checkpoints; where none is left, the model is that of the newest checkpoint.
     pub(crate) fn forget(&self, job: &JobId) {
         let mut none = true;
         self.0.lock().retain(|line| {
@@ -222,7 +228,7 @@ impl Sessions {
         });
         self.0.lost.forget(job);
         if let (true, Some(store)) = (none, &self.0.store) {
-            store.forget(job);
+            store.settle_later(job);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::device::Devices;
+use super::device::{Adapter, ComputeDevice, Devices, Handle};
 use super::search::Search;
 use super::*;
 use crate::data;

@@ -166,6 +166,9 @@ pub type Build = fn(&Blueprint<'_>) -> Result<Box<dyn Trainer>, TaskError>;
 pub enum TrainsOn {
     /// The CPU, and any device of burn.
     EveryDevice,
+    /// The CPU, and a GPU where the task or TRAINING_BACKEND names wgpu: never for `auto`, which takes what is faster as far
+    /// as anyone has measured.
+    GpuWhenNamed,
     /// The CPU alone: a job of it goes there even where others get a GPU.
     Cpu,
 }
@@ -284,7 +287,7 @@ pub const MODELS: &[ModelEntry] = &[
             "tree_method",
         ]],
         features: FeatureForm::Raw,
-        trains_on: TrainsOn::Cpu,
+        trains_on: TrainsOn::GpuWhenNamed,
         build: |blueprint| Ok(Box::new(TreeModel::boosting(blueprint)?)),
     },
     ModelEntry {
@@ -337,6 +340,11 @@ impl ModelEntry {
 
     fn listens_to(&self, hyperparameter: &str) -> bool {
         self.listens_to.iter().any(|names| names.contains(&hyperparameter))
+    }
+
+    /// What needs less video memory, for messages.
+    pub(crate) fn lighter(&self) -> &'static str {
+        if self.listens_to("max_bins") { "fewer rows or features" } else { "a smaller batch_size or model" }
     }
 
     /// What of `hyperparameters` was given and changes nothing, in one line.

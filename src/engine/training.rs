@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::analytic::Analytic;
 use super::cards::{Cards, GpuWatch};
-use super::checkpoints::{Elsewhere, Store};
+use super::checkpoints::Store;
 use super::placement::Placer;
 use super::search::Search;
 use super::sessions::{Loss, SessionLimits, Sessions, Submission};
@@ -92,13 +92,11 @@ impl TrainingEngine {
         let cards = Arc::new(Cards::new(search.clone(), watch));
         let placer = Placer::new(&config, search)?;
         priority::lower_shared_pool();
-        let elsewhere =
-            config.models_to.map(|folder| Elsewhere { folder, remote: config.data.remote.clone() });
-        let store = config.state_dir.map(|state_dir| Store::at(&state_dir).and_put_models(elsewhere));
+        let store = Store::of(&config);
         Ok(Self {
             placer,
             analytic: Analytic::new(config.analytic_profile, config.analytic_delay),
-            sessions: Sessions::new(limits, config.data, store.map(Arc::new), Arc::clone(&cards)),
+            sessions: Sessions::new(limits, config.data, store, Arc::clone(&cards)),
             cards,
         })
     }

@@ -6,6 +6,8 @@
 //!                                             +--------- derivatives (kernels) <------+
 //! ```
 //!
+//! Boosting sums up and looks for splits on a GPU where its session has one (accelerator), and grows the same trees there.
+//!
 //! A task is `rounds_per_task` rounds, or `trees_per_task` trees; n_estimators caps what a job has of them.
 //!
 //! Invariants: sums that decide on a split are integers and each use of chance has a stream of (seed, round, output),
@@ -16,10 +18,12 @@
 //!
 //! Deliberately absent: categorical splits (categories are one feature each), growth by leaf.
 
+mod accelerator;
 mod boosting;
 mod ensemble;
 mod forest;
 mod growth;
+mod histograms;
 mod joint;
 mod numbers;
 mod output;
@@ -62,6 +66,12 @@ const PATIENCE: u32 = 10;
 enum Grower {
     Boosting(Boosting),
     Forest(Forest),
+}
+
+impl Grower {
+    fn is_accelerated(&self) -> bool {
+        matches!(self, Self::Boosting(boosting) if boosting.is_accelerated())
+    }
 }
 
 /// Training rows whose scores are kept.
@@ -215,10 +225,13 @@ impl TreeModel {
     /// Grows `rounds` rounds at most; fewer where they are grown one by one.
     fn grow(&mut self, rounds: u32, control: &Control) -> Result<Vec<Grown>, TaskError> {
         let first = self.ensemble.rounds();
+        let is_accelerated = self.grower.is_accelerated();
         match &mut self.grower {
-            // On a thread of the pool: each of its parts would else be handed over to one, and waited for.
             Grower::Boosting(boosting) => {
-                let trees = rayon::scope(|_| boosting.round(first, &mut self.train, control))?;
+                let mut round = || boosting.round(first, &mut self.train, control);
+                // On a thread of the pool: each of its parts would else be handed over to one, and waited for. A GPU
+                // hears one thread alone.
+                let trees = if is_accelerated { round() } else { rayon::scope(|_| round()) }?;
                 Ok(vec![Grown { trees, joint: None }])
             }
             Grower::Forest(forest) => {

@@ -73,12 +73,18 @@ impl Node {
     /// Hands out a task of `job`.
     pub fn give(&self, job: &str, number: i32) {
         let hyperparameters = [("hidden_layers", "16"), ("learning_rate", "0.01")];
+        self.give_of("neural_network", &hyperparameters, (job, number));
+    }
+
+    /// Hands out a task of a job of `model`.
+    pub fn give_of(&self, model: &str, hyperparameters: &[(&str, &str)], (job, number): (&str, i32)) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.heard.tasks.lock().unwrap().push_back(pb::AssignTaskResponse {
             task_id: format!("{job}-{number}"),
             job_id: job.to_owned(),
-            model_type: "neural_network".to_owned(),
+            model_type: model.to_owned(),
             dataset_path: "builtin:iris".to_owned(),
-            hyperparameters: hyperparameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            hyperparameters: hyperparameters.iter().map(owned).collect(),
             batch_start: 60 * number,
             batch_end: 60 * (number + 1),
             attempt: 1,

@@ -7,7 +7,7 @@ use super::walk::Side;
 use crate::simd::widened;
 
 /// Least gain of a split.
-pub(crate) const LEAST_GAIN: f64 = 1e-6;
+const LEAST_GAIN: f64 = 1e-6;
 
 /// Bins that are looked at together.
 const LANES: usize = 16;
@@ -80,16 +80,15 @@ pub fn best_split(
     penalties: &Penalties,
     least: f64,
 ) -> Option<Split> {
-    let (gradient, hessian) = sum_of(total);
-    let parent = penalties.score(gradient as f64 * quantum.gradient, hessian as f64 * quantum.hessian);
-    let floor = parent + least.max(LEAST_GAIN);
+    let limits = Limits::new(total, quantum, penalties, least);
     let missing = sums.get(value_bins).copied().unwrap_or(0);
     let values = &sums[..value_bins];
     let found = if penalties.l1 == 0.0 {
-        scan::<false>(values, total, missing, quantum, penalties, floor)
+        scan::<false>(values, total, missing, &limits)
     } else {
-        scan::<true>(values, total, missing, quantum, penalties, floor)
+        scan::<true>(values, total, missing, &limits)
     };
+    let parent = limits.parent;
     found.map(|(score, bin, default, left)| {
         let next =
             values.iter().skip(bin + 1).position(|sum| *sum != 0).map(|skipped| (bin + 1 + skipped) as u8);
@@ -97,23 +96,49 @@ pub fn best_split(
     })
 }
 
+/// What splits of a node are held to, in units but for `parent`: scores in units are quantum.gradient^2 /
+/// quantum.hessian times as large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Limits {
+    /// What the node itself scores.
+    parent: f64,
+    /// One unit of a score.
+    unit: f64,
+    /// What a split has to score more than.
+    pub(crate) floor: f64,
+    /// Least second derivative of a child, a whole number.
+    pub(crate) least: f64,
+    /// L1 penalty.
+    pub(crate) l1: f64,
+    /// L2 penalty.
+    pub(crate) l2: f64,
+}
+
+impl Limits {
+    /// Those of a node with the packed sum `total`, whose splits have to gain more than `least`.
+    pub(crate) fn new(total: i64, quantum: &Quantum, penalties: &Penalties, least: f64) -> Self {
+        let (gradient, hessian) = sum_of(total);
+        let parent = penalties.score(gradient as f64 * quantum.gradient, hessian as f64 * quantum.hessian);
+        let unit = quantum.gradient * quantum.gradient / quantum.hessian;
+        Self {
+            parent,
+            unit,
+            floor: (parent + least.max(LEAST_GAIN)) / unit,
+            least: (penalties.least_hessian / quantum.hessian).max(1.0).ceil(),
+            l1: penalties.l1 / quantum.gradient,
+            l2: penalties.l2 / quantum.hessian,
+        }
+    }
+}
+
 fn scan<const L1: bool>(
     values: &[i64],
     total: i64,
     missing: i64,
-    quantum: &Quantum,
-    penalties: &Penalties,
-    floor: f64,
+    limits: &Limits,
 ) -> Option<(f64, usize, Side, i64)> {
-    // In units: scores are quantum.gradient^2 / quantum.hessian times as large.
-    let unit = quantum.gradient * quantum.gradient / quantum.hessian;
-    let scores = Scores::<L1> {
-        total,
-        least: (penalties.least_hessian / quantum.hessian).max(1.0).ceil(),
-        l1: penalties.l1 / quantum.gradient,
-        l2: penalties.l2 / quantum.hessian,
-    };
-    let floor = floor / unit;
+    let Limits { unit, floor, least, l1, l2, .. } = *limits;
+    let scores = Scores::<L1> { total, least, l1, l2 };
     let (mut best, mut found) = (floor, None);
     let mut consider = |left: i64, bin: usize, default: Side| {
         if let Some(score) = scores.exact(left).filter(|score| *score > best) {

@@ -59,10 +59,14 @@ pub(crate) fn choose(cards: &[Card], need_bytes: u64) -> Choice {
 }
 
 /// Video memory that a session of `entry` will need, in bytes, before its data set is known: parameters, gradients and
-/// two moments, and for each row of a minibatch all activations, their gradients and their copies.
+/// two moments, and for each row of a minibatch all activations, their gradients and their copies. Of boosting, see
+/// [`boosting`].
 ///
 /// Rows are taken to have 4,096 features and 100 classes unless an image shape says otherwise.
 pub(crate) fn estimate(entry: &ModelEntry, hyperparameters: &Hyperparameters) -> u64 {
+    if entry.name == "xgboost" {
+        return boosting(hyperparameters);
+    }
     const FEATURES: u64 = 4096;
     const CLASSES: u64 = 100;
     let inputs =
@@ -88,6 +92,20 @@ pub(crate) fn estimate(entry: &ModelEntry, hyperparameters: &Hyperparameters) ->
     let activations = of_row.saturating_mul(hyperparameters.batch_size as u64);
     let numbers = parameters.saturating_mul(4).saturating_add(activations.saturating_mul(3));
     numbers.saturating_mul(size_of::<f32>() as u64).saturating_add(CONTEXT_BYTES)
+}
+
+/// Video memory of boosting: a byte for each bin, derivatives and numbers of all rows, and the histograms that one tree
+/// holds at once, two a level; of 4 million rows of 64 features, whatever they will be.
+fn boosting(hyperparameters: &Hyperparameters) -> u64 {
+    const ROWS: u64 = 1 << 22;
+    const FEATURES: u64 = 64;
+    /// Sums of 256 bins, of 8 bytes.
+    const HISTOGRAM_BYTES: u64 = FEATURES * 256 * 8;
+    /// Packed derivatives, and the numbers of the rows of a node and of its child.
+    const ROW_BYTES: u64 = 8 + 2 * 4;
+    // Nobody grows a tree that splits off one row a level.
+    let levels = hyperparameters.trees.max_depth.filter(|depth| *depth > 0).unwrap_or(u32::MAX).min(64);
+    CONTEXT_BYTES + ROWS * (FEATURES + ROW_BYTES) + 2 * u64::from(levels) * HISTOGRAM_BYTES
 }
 
 #[cfg(test)]
@@ -152,6 +170,12 @@ mod tests {
         });
         assert!(batch > 8 * of("cnn", &|h| h.image_shape = Some([3, 224, 224])), "{batch}");
         assert!(of("logistic_regression", &|_| {}) <= small);
+        let boosting = of("xgboost", &|h| h.trees.max_depth = Some(6));
+        assert!((CONTEXT_BYTES + (256 << 20)..GIB).contains(&boosting), "{boosting}");
+        assert!(
+            (boosting..GIB).contains(&of("xgboost", &|h| h.trees.max_depth = Some(0))),
+            "no limit of depth"
+        );
         assert!(of("mlp", &|h| h.hidden_layers = vec![usize::MAX, usize::MAX]) == u64::MAX, "no overflow");
     }
 }

@@ -95,6 +95,7 @@ pub(super) struct Pool {
     gpus: BTreeMap<usize, PciAddress>,
     starts: [Starts; 2],
     lost: HashMap<JobId, Loss>,
+    store: Option<Arc<Store>>,
     watcher: Option<Box<dyn Watcher>>,
     told: (Option<String>, usize),
     shared: Arc<Shared>,
@@ -121,6 +122,7 @@ impl Pool {
             gpus: BTreeMap::new(),
             starts: Default::default(),
             lost: HashMap::new(),
+            store: None,
             watcher: None,
             told: (None, 0),
             shared: Arc::default(),
@@ -159,6 +161,11 @@ impl Pool {
             Lane::Cpu => cpu,
             Lane::Gpu(_) => gpu,
         }
+    }
+
+    /// Where the models of jobs are kept that no runner has.
+    pub(super) fn keep_in(&mut self, store: Option<Arc<Store>>) {
+        self.store = store;
     }
 
     /// Tells where the GPUs are. A runner that is started without that would see all of them, and choose by itself.
@@ -218,15 +225,16 @@ impl Pool {
         self.lost.remove(job);
         let mut known = false;
         for runner in self.runners.values_mut().filter(|runner| runner.jobs.contains(job)) {
-            known = true;
+            // One that leaves may not hear it any more.
+            known |= runner.phase != Phase::Leaving;
             runner.warm.retain(|other| other != job);
             runner.process.send(&ToRunner { order: Some(Order::Forget(job.to_string())) });
             runner.forgotten.push(job.clone());
             runner.drop_forgotten();
         }
         self.dirty = true;
-        if let (false, Some(state_dir)) = (known, &self.setup(Lane::Cpu).state_dir) {
-            Store::at(state_dir).forget(job);
+        if let (false, Some(store)) = (known, &self.store) {
+            store.settle_later(job);
         }
     }
 

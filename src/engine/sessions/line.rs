@@ -24,6 +24,9 @@ use crate::failpoint;
 /// a result that is refused is lost as a whole.
 const MAX_SENT_WEIGHTS_BYTES: usize = 3 << 20;
 
+/// What is said of a session that goes on.
+const RESUMED: &str = "the session goes on from its checkpoint";
+
 struct State {
     waiting: VecDeque<(u64, Submission)>,
     last_number: u64,
@@ -65,6 +68,8 @@ struct Work {
     session: Option<Session>,
     /// Digest of its data set, where checkpoints are kept.
     data: String,
+    /// Whether a checkpoint of it was saved.
+    saved: bool,
     /// Said with the next result.
     news: Vec<String>,
     history: History,
@@ -200,11 +205,16 @@ impl Line {
             }
         }
         let ended = self.lock().ended;
-        if let Some(store) = around.store.as_ref().filter(|_| ended) {
-            if let Some(session) = &work.session {
+        let Some(store) = around.store.as_ref().filter(|_| ended) else { return };
+        let names = self.key.session_names();
+        match (&work.session, store.last_saved(&self.key.job, &names)) {
+            (None, _) => store.settle(&self.key.job),
+            (Some(session), last) if last.map_or(!work.saved, |last| *last == self.key.session_name()) => {
                 self.keep_last(session, store);
+                store.forget(&self.key.job);
             }
-            store.forget(&self.key.job);
+            // The job went on elsewhere, and so has its model.
+            (Some(_), _) => {}
         }
     }
 
@@ -332,7 +342,8 @@ impl Line {
     }
 
     fn no_memory(&self, what: &str) -> TaskError {
-        let remedy = "a smaller batch_size or model needs less, hyperparameter backend=cpu none of it";
+        let remedy =
+            format!("{} would need less, hyperparameter backend=cpu none of it", self.plan.entry.lighter());
         TaskError::new(
             ErrorCode::OutOfMemory,
             format!("{} has no memory left for the task: {what}; {remedy}", self.gpu()),
@@ -346,28 +357,33 @@ impl Line {
         around: &Surroundings,
     ) -> Result<TaskResult, TaskError> {
         let Submission { task, control, .. } = submission;
-        let Work { session, data, news, history } = work;
+        let Work { session, data, saved: was_saved, news, history } = work;
+        let moved = around.store.as_ref().is_some_and(|store| self.has_moved(store));
         let session = match session {
-            Some(session) => session,
+            Some(session) if !moved => session,
+            // What it has learned elsewhere, it knows from there.
+            Some(session) => {
+                match self.resume(session, around, data) {
+                    Ok(Some(completed)) => {
+                        *history = History { from_checkpoint: completed.len(), completed };
+                        news.push(RESUMED.to_owned());
+                    }
+                    Ok(None) => {}
+                    Err(why) => news.push(format!("the session goes on from where it was: {why}")),
+                }
+                session
+            }
             empty => {
                 let mut opened = Session::open(&self.plan, &around.data, &|| control.check())?;
-                let mut resumed = Ok(None);
-                if let Some(store) = &around.store {
+                if around.store.is_some() {
                     *data = opened.data().digest();
-                    resumed = store.newest(&self.key.job, &self.key.session_name(), |checkpoint| {
-                        if checkpoint.data != *data {
-                            return Err("the data set is another one by now".to_owned());
-                        }
-                        opened.restore(&checkpoint.state).map_err(|error| error.to_string())
-                    });
                 }
-                match resumed {
+                match self.resume(&mut opened, around, data) {
                     Ok(Some(completed)) => {
                         around.lost.take(&self.key);
                         *history = History { from_checkpoint: completed.len(), completed };
-                        let note = "the session goes on from its checkpoint";
-                        tracing::info!(job_id = %self.key.job, model = self.key.model, "{note}");
-                        news.push(note.to_owned());
+                        tracing::info!(job_id = %self.key.job, model = self.key.model, "{RESUMED}");
+                        news.push(RESUMED.to_owned());
                     }
                     Ok(None) => news.extend(self.again(task, &around.lost)),
                     Err(why) => {
@@ -406,18 +422,48 @@ impl Line {
         if let Some(store) = around.store.as_ref().filter(|_| task.hyperparameters.checkpoints.wanted()) {
             history.remember(Completed::new(task, &result));
             let state = session.state().map_err(|error| error.to_string());
-            let saved = state.and_then(|state| {
-                let (data, completed) = (data.clone(), history.completed.clone());
-                let checkpoint = Checkpoint { data, completed, state };
+            let kept = state.and_then(|state| {
+                let fits = result.weights.len() <= MAX_SENT_WEIGHTS_BYTES;
+                let checkpoint = Checkpoint {
+                    data: data.clone(),
+                    completed: history.completed.clone(),
+                    model_name: self.plan.entry.weights_file_name.to_owned(),
+                    model: if fits { result.weights.clone() } else { Bytes::new() },
+                    state,
+                };
                 let session = self.key.session_name();
                 store.save(&self.key.job, &session, &checkpoint).map_err(|error| error.to_string())
             });
+            *was_saved |= kept.is_ok();
             // The result is as good without.
-            if let Err(error) = saved {
+            if let Err(error) = kept {
                 tracing::warn!(job_id = %self.key.job, "no checkpoint after this task: {error}");
             }
         }
         Ok(result)
+    }
+
+    /// Has `session`, whose rows have the digest `data`, go on from the newest checkpoint; the tasks in it, None where there is
+    /// none.
+    fn resume(
+        &self,
+        session: &mut Session,
+        around: &Surroundings,
+        data: &str,
+    ) -> Result<Option<Vec<Completed>>, String> {
+        let Some(store) = &around.store else { return Ok(None) };
+        store.newest(&self.key.job, &self.key.session_names(), |checkpoint| {
+            if checkpoint.data != data {
+                return Err("the data set is another one by now".to_owned());
+            }
+            session.restore(&checkpoint.state).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Whether the last task of the job was trained on another backend.
+    fn has_moved(&self, store: &Store) -> bool {
+        let names = self.key.session_names();
+        store.last_saved(&self.key.job, &names).is_some_and(|last| *last != self.key.session_name())
     }
 
     /// Puts the model where it can be fetched, and says where that is.

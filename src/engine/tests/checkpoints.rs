@@ -13,6 +13,33 @@ fn slice(optimizer: Optimizer, number: u32) -> TaskSpec {
     task
 }
 
+/// On a machine with a card that computes on the CPU.
+fn on(backend: Backend, folder: &std::path::Path) -> TrainingEngine {
+    let device = ComputeDevice { backend: Backend::Wgpu, name: "card".to_owned(), ..ComputeDevice::cpu() };
+    let adapter = Adapter { device, handle: Handle::Discrete(0), address: None };
+    let devices = Devices { adapters: vec![adapter], found: "found: card".to_owned() };
+    let config =
+        Config { backend: BackendChoice::Only(backend), state_dir: Some(folder.to_owned()), ..config() };
+    TrainingEngine::on(config, Search::known(devices), SessionLimits::default()).unwrap()
+}
+
+/// Task `number` of a boosting job.
+fn boosted(number: u32) -> TaskSpec {
+    let mut task = slice(Optimizer::Adam, number);
+    task.model = ModelType::parse("xgboost").unwrap();
+    task.identity.task_id = TaskId::parse(&format!("task-{number}")).unwrap();
+    task
+}
+
+/// Waits until there is no `folder`.
+fn gone(folder: &std::path::Path) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while folder.exists() {
+        assert!(std::time::Instant::now() < deadline, "{} is there after a minute", folder.display());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_new_process_goes_on_as_the_old_one_would_have() {
     for optimizer in [Optimizer::Sgd, Optimizer::Adam, Optimizer::AdamW, Optimizer::RmsProp] {
@@ -26,6 +53,70 @@ fn a_new_process_goes_on_as_the_old_one_would_have() {
             assert_eq!(finished.notes.iter().any(|note| note.contains("checkpoint")), number > 0);
         }
     }
+}
+
+#[test]
+fn a_job_that_moves_to_another_backend_takes_along_what_it_has_learned() {
+    let task = |model: &str, number| {
+        let mut task = boosted(number);
+        task.model = ModelType::parse(model).unwrap();
+        task
+    };
+    use Backend::{Cpu, Wgpu};
+    for model in ["xgboost", "neural_network"] {
+        let whole = engine(config());
+        let folder = tempfile::tempdir().unwrap();
+        for (number, backend) in [Cpu, Cpu, Cpu, Wgpu, Wgpu, Cpu, Wgpu].into_iter().enumerate() {
+            let expected = result(&whole, task(model, number as u32));
+            let process = on(backend, folder.path());
+            let finished = wait_for(&submit(&process, task(model, number as u32)));
+            let resumed = finished.notes.iter().any(|note| note.contains("goes on from its checkpoint"));
+            assert_eq!(resumed, number > 0, "{:?}", finished.notes);
+            let got = finished.ending.unwrap();
+            assert_eq!(got.backend, backend, "{model} {number}");
+            if model == "xgboost" {
+                assert_eq!((&got.weights, got.train), (&expected.weights, expected.train), "{number}");
+            } else {
+                assert!(
+                    (got.train.loss - expected.train.loss).abs() < 1e-3,
+                    "{number}: {got:?} {expected:?}"
+                );
+            }
+            if number == 3 {
+                // What the CPU has trained is not trained again, and nobody says that the card did.
+                let again = wait_for(&submit(&process, task(model, 2)));
+                assert!(
+                    again.notes.iter().any(|note| note.contains("completed before")),
+                    "{:?}",
+                    again.notes
+                );
+                assert_eq!(again.ending.unwrap().backend, Cpu);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_job_that_comes_back_to_a_backend_takes_along_what_it_has_learned_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (process, whole) = (on(Backend::Cpu, folder.path()), engine(config()));
+    let job = JobId::parse("job").unwrap();
+    let mut last = Bytes::new();
+    for (number, backend) in
+        [Backend::Cpu, Backend::Wgpu, Backend::Wgpu, Backend::Cpu].into_iter().enumerate()
+    {
+        let mut task = boosted(number as u32);
+        let expected = result(&whole, task.clone());
+        task.hyperparameters.backend = Some(BackendChoice::Only(backend));
+        let got = result(&process, task);
+        assert_eq!((got.backend, &got.weights), (backend, &expected.weights), "task {number}");
+        last = got.weights;
+    }
+    // Two sessions are loaded, and one of them is behind.
+    process.forget(&job);
+    gone(&folder.path().join("checkpoints/job"));
+    drop(process);
+    assert_eq!(std::fs::read(folder.path().join("models/job/model.json")).unwrap(), last);
 }
 
 #[test]
@@ -65,11 +156,7 @@ fn the_model_of_a_job_that_ended_is_kept_and_its_checkpoints_go() {
     process.forget(&JobId::parse("job").unwrap());
     let (model, checkpoints) =
         (folder.path().join("models/job/model.safetensors"), folder.path().join("checkpoints/job"));
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
-    while checkpoints.exists() {
-        assert!(std::time::Instant::now() < deadline, "there are checkpoints after a minute");
-        std::thread::yield_now();
-    }
+    gone(&checkpoints);
     assert_eq!(std::fs::read(model).unwrap(), trained.weights, "the model is kept before they go");
     assert!(process.kept_jobs().is_empty());
 }
@@ -85,7 +172,54 @@ fn what_a_process_keeps_of_a_job_is_known_to_the_next_one_and_goes_with_the_job(
     let next = keeping(folder.path());
     assert_eq!((next.warm_jobs(), next.kept_jobs()), (Vec::new(), vec![job.clone()]));
     next.forget(&job);
-    assert!(next.kept_jobs().is_empty() && !folder.path().join("checkpoints/job").exists());
+    gone(&folder.path().join("checkpoints/job"));
+    assert!(next.kept_jobs().is_empty());
+}
+
+#[test]
+fn the_model_of_a_job_that_ended_after_its_session_had_left_is_kept_too() {
+    let job = JobId::parse("job").unwrap();
+    let only_one = SessionLimits { idle: 1, ..SessionLimits::default() };
+    let killed = |folder: &std::path::Path, task: TaskSpec| result(&keeping(folder), task).weights;
+    let evicted = |folder: &std::path::Path, task: TaskSpec| {
+        let config = Config { state_dir: Some(folder.to_owned()), ..config() };
+        let process = TrainingEngine::with_limits(config, only_one).unwrap();
+        let weights = result(&process, task).weights;
+        result(&process, seeded("other", 0..1));
+        result(&process, seeded("third", 0..1));
+        assert!(!process.warm_jobs().contains(&job), "it has left");
+        process.forget(&job);
+        gone(&folder.join("checkpoints/job"));
+        weights
+    };
+    for (task, name) in [(slice(Optimizer::Adam, 0), "model.safetensors"), (boosted(0), "model.json")] {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = evicted(folder.path(), task.clone());
+        assert_eq!(std::fs::read(folder.path().join("models/job").join(name)).unwrap(), weights, "{name}");
+        // In another process, which has never had a session of it.
+        let folder = tempfile::tempdir().unwrap();
+        let weights = killed(folder.path(), task);
+        let next = keeping(folder.path());
+        next.forget(&job);
+        next.forget(&job);
+        gone(&folder.path().join("checkpoints/job"));
+        assert_eq!(std::fs::read(folder.path().join("models/job").join(name)).unwrap(), weights, "{name}");
+    }
+}
+
+#[test]
+fn of_a_torn_checkpoint_the_one_before_it_gives_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = result(&keeping(folder.path()), slice(Optimizer::Adam, 0)).weights;
+    result(&keeping(folder.path()), slice(Optimizer::Adam, 1));
+    let files = std::fs::read_dir(folder.path().join("checkpoints/job")).unwrap();
+    let newest =
+        files.map(|file| file.unwrap().path()).find(|path| path.extension().unwrap() == "1").unwrap();
+    let whole = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &whole[..whole.len() / 2]).unwrap();
+    keeping(folder.path()).forget(&JobId::parse("job").unwrap());
+    gone(&folder.path().join("checkpoints/job"));
+    assert_eq!(std::fs::read(folder.path().join("models/job/model.safetensors")).unwrap(), first);
 }
 
 #[test]

@@ -46,8 +46,15 @@ fn fuzz_checkpoints() {
         reference: None,
     };
     let completed = vec![Completed::new(&task, &result); 2];
-    let state = trained("neural_network").state().unwrap();
-    let good = Checkpoint { data: "rows".to_owned(), completed, state }.encode().unwrap();
+    let trainer = trained("neural_network");
+    let good = Checkpoint {
+        data: "rows".to_owned(),
+        completed,
+        model_name: "model.safetensors".to_owned(),
+        model: trainer.weights().unwrap().into(),
+        state: trainer.state().unwrap(),
+    };
+    let good = good.encode().unwrap();
     let mut number = 0_u64;
     fuzz::run("a checkpoint", &[good], |bytes| {
         number += 1;

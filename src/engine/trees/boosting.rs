@@ -6,8 +6,10 @@ use rand::Rng;
 use rayon::prelude::*;
 use tensorfleet_kernels::trees::{self as kernels, Magnitudes, Penalties, Quantum};
 
+use super::accelerator::Accelerator;
 use super::ensemble::{BLOCK_ROWS, Ensemble, Tree};
 use super::growth::{Grown, Growth, Rules, Scratch};
+use super::histograms::OnHost;
 use super::output::Output;
 use super::store::{Layout, Store};
 use crate::data::{Dataset, Targets};
@@ -36,6 +38,8 @@ pub(super) struct Boosting {
     colsample: f64,
     seed: u64,
     scratch: Mutex<Vec<Scratch>>,
+    /// The GPU that sums up and looks for splits; `None` where the host does.
+    accelerator: Option<Box<Accelerator>>,
     /// Of the scores as they are: logarithms of the sums of exponentials, for softmax.
     normalisers: Option<Vec<f32>>,
 }
@@ -44,9 +48,9 @@ impl Boosting {
     /// Bins the training rows.
     ///
     /// # Errors
-    /// Hyperparameters that do not fit the target or each other.
+    /// Hyperparameters that do not fit the target or each other; `ResourceExhausted`: too many rows for the GPU.
     pub(super) fn new(blueprint: &Blueprint<'_>) -> Result<Self, TaskError> {
-        let Blueprint { data, hyperparameters, seed, .. } = *blueprint;
+        let Blueprint { data, hyperparameters, device, seed } = *blueprint;
         let trees = &hyperparameters.trees;
         let output = Output::boosted(&data.target);
         fits(trees.objective, output)?;
@@ -64,14 +68,13 @@ impl Boosting {
         };
         let penalties = Penalties { l2: trees.reg_lambda, l1, least_hessian: trees.min_child_weight };
         let learning_rate = hyperparameters.learning_rate.unwrap_or(LEARNING_RATE);
+        let weights = weights(blueprint, output)?;
+        let (features, max_bins) = (&data.train.features, trees.max_bins.into());
+        let store = Store::new(features, data.width(), max_bins, Layout::ColumnsAndGroups);
         Ok(Self {
-            weights: weights(blueprint, output)?,
-            store: Store::new(
-                &data.train.features,
-                data.width(),
-                trees.max_bins.into(),
-                Layout::ColumnsAndGroups,
-            ),
+            weights,
+            accelerator: Accelerator::of(device, &store)?.map(Box::new),
+            store,
             output,
             data: Arc::clone(data),
             rules: Rules { max_depth, gamma: trees.gamma, penalties, learning_rate },
@@ -160,7 +163,16 @@ impl Boosting {
             boosting.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
             tree
         };
+        if self.is_accelerated() {
+            // One device, which is given one thing after the other, by one thread.
+            return scores.iter_mut().enumerate().map(grow).collect();
+        }
         scores.par_iter_mut().enumerate().map(grow).collect()
+    }
+
+    /// Whether a GPU takes part.
+    pub(super) fn is_accelerated(&self) -> bool {
+        self.accelerator.is_some()
     }
 
     fn tree(
@@ -194,9 +206,20 @@ impl Boosting {
             quantum: &quantum,
             control,
         };
-        let grown = growth.grow(scratch)?;
+        let grown = self.grow(growth, scratch)?;
         self.add(&grown, scratch, scores);
         Ok(grown.tree)
+    }
+
+    /// Grows a tree where the session trains.
+    fn grow(&self, growth: Growth<'_>, scratch: &mut Scratch) -> Result<Grown, TaskError> {
+        let Scratch { derivatives, packed, rows, spare_rows, pools, .. } = scratch;
+        let (derived, parted) =
+            ((derivatives.as_slice(), packed.as_slice()), (rows.as_mut_slice(), spare_rows));
+        match &self.accelerator {
+            Some(accelerator) => accelerator.grow(growth, derived, parted),
+            None => growth.grow(&OnHost { growth, packed, pools }, derived, parted),
+        }
     }
 
     /// Adds what a tree says of the training rows to `scores`.

@@ -42,8 +42,19 @@ pub(super) struct Forest {
     features_per_node: usize,
     least_leaf: u32,
     least_split: u32,
-    bootstrap: Bootstrap,
+    draw: Draw,
     seed: u64,
+}
+
+/// The rows of a tree.
+#[derive(Debug)]
+enum Draw {
+    /// All.
+    Whole,
+    /// With replacement.
+    Sampled,
+    /// With replacement, those of some classes more often.
+    Weighed(kernels::Urn),
 }
 
 /// Each row's target, and how often it was drawn.
@@ -111,7 +122,7 @@ impl Forest {
             let name = if criterion == SplitCriterion::Gini { "gini" } else { "squared_error" };
             return Err(InvalidField::new("hyperparameters.criterion", name, fits.1).into());
         }
-        let weights = class_weights::of(hyperparameters, data)?.unwrap_or_default();
+        let mut weights = class_weights::of(hyperparameters, data)?.unwrap_or_default();
         let store =
             Store::new(&data.train.features, data.width(), trees.max_bins.into(), Layout::ColumnsAndLines);
         let default = match (kind, &data.train.targets) {
@@ -128,6 +139,17 @@ impl Forest {
             MaxFeatures::Count(count) => count as usize,
         };
         let default = if kind == Kind::Forest { Bootstrap::Sampled } else { Bootstrap::Whole };
+        let draw = match (trees.bootstrap.unwrap_or(default), &data.train.targets) {
+            (Bootstrap::Whole, _) => Draw::Whole,
+            // As scikit-learn from 1.9 on: what is drawn more often counts for no more than once a draw.
+            (Bootstrap::Sampled, Targets::Classes(ids))
+                if weights.iter().any(|weight| *weight != weights[0]) =>
+            {
+                let ids: Vec<u16> = ids.iter().map(|id| *id as u16).collect();
+                Draw::Weighed(kernels::Urn::new(&ids, &std::mem::take(&mut weights)))
+            }
+            (Bootstrap::Sampled, _) => Draw::Sampled,
+        };
         let samples = match &data.train.targets {
             Targets::Classes(ids) => Samples::Classes {
                 rows: ids.iter().map(|id| ClassSample { class: *id as u16, weight: 1 }).collect(),
@@ -151,7 +173,7 @@ impl Forest {
             features_per_node: features.clamp(1, data.width().max(1)),
             least_leaf: trees.min_samples_leaf,
             least_split: trees.min_samples_split,
-            bootstrap: trees.bootstrap.unwrap_or(default),
+            draw,
             seed,
         })
     }
@@ -169,16 +191,16 @@ impl Forest {
         let mut random = seeds::stream(self.seed, Purpose::Trees, index, 0);
         let mut samples = self.samples.clone();
         let mut rows: Vec<u32> = Vec::new();
-        match self.bootstrap {
-            Bootstrap::Whole => {
-                kernels::draw_rows(self.store.rows() as u32, 1.0, 0, &mut rows, &mut Vec::new())
-            }
-            Bootstrap::Sampled => {
-                let mut counts = vec![0; self.store.rows()];
-                kernels::bootstrap(random.next_u64(), &mut counts);
-                samples.draw(&counts);
-                kernels::drawn(&counts, &mut rows);
-            }
+        let mut take = |bootstrap: &dyn Fn(u64, &mut [u16])| {
+            let mut counts = vec![0; self.store.rows()];
+            bootstrap(random.next_u64(), &mut counts);
+            samples.draw(&counts);
+            kernels::drawn(&counts, &mut rows);
+        };
+        match &self.draw {
+            Draw::Whole => kernels::draw_rows(self.store.rows() as u32, 1.0, 0, &mut rows, &mut Vec::new()),
+            Draw::Sampled => take(&kernels::bootstrap),
+            Draw::Weighed(urn) => take(&|seed, counts| urn.bootstrap(seed, counts)),
         }
         let growing = Growing { forest: self, samples: &samples, control };
         let joint = growing.grow(&mut rows, &mut random)?;
@@ -187,7 +209,8 @@ impl Forest {
 
     /// Memory that it takes, in bytes, roughly.
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.store.memory_bytes() + 16 * (self.store.rows() * rayon::current_num_threads()) as u64
+        let urn = if matches!(self.draw, Draw::Weighed(_)) { 4 * self.store.rows() as u64 } else { 0 };
+        urn + self.store.memory_bytes() + 16 * (self.store.rows() * rayon::current_num_threads()) as u64
     }
 }
 

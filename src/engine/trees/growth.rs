@@ -6,15 +6,16 @@
 //! ```
 //!
 //! Both children of a node with many rows are grown side by side. Sums of integers do not depend on who adds, and nodes
-//! are numbered as if one thread had grown them all, so that a tree is the same whatever the threads.
+//! are numbered as if one thread had grown them all, so that a tree is the same whatever the threads, and wherever its
+//! histograms are ([`Histograms`]).
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 use tensorfleet_kernels::trees::{self as kernels, Penalties, Quantum, Routing, Split, TreeNode};
 
 use super::ensemble::{BLOCK_ROWS, Tree, leaf};
+use super::histograms::{Histograms, Pools};
 use super::store::Store;
 use crate::domain::TaskError;
 use crate::engine::Control;
@@ -49,16 +50,10 @@ pub(super) struct Scratch {
     pub(super) rows: Vec<u32>,
     /// The others.
     pub(super) left_out: Vec<u32>,
-    spare_rows: Vec<u32>,
-    histograms: Pool,
-    gathered: Pool,
-}
-
-/// Room that threads take and give back.
-type Pool = Mutex<Vec<Vec<i64>>>;
-
-fn pool(of: &Pool) -> MutexGuard<'_, Vec<Vec<i64>>> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Room for histograms.
+    pub(super) pools: Pools,
+    /// As much room as for rows.
+    pub(super) spare_rows: Vec<u32>,
 }
 
 /// A tree, and which part of [`Scratch::rows`] came to which leaf.
@@ -86,13 +81,13 @@ pub(super) struct Growth<'a> {
 }
 
 /// A node whose split is still to be looked for.
-struct Open {
+struct Open<S> {
     node: usize,
     rows: Range<usize>,
     depth: u32,
     /// Packed sum of its rows.
     total: i64,
-    histogram: Option<Vec<i64>>,
+    histogram: Option<S>,
 }
 
 /// Rows of a part of the tree, and as much room.
@@ -157,32 +152,41 @@ fn put<T>(all: &mut Vec<T>, place: usize, items: impl IntoIterator<Item = T>) {
 }
 
 impl Growth<'_> {
-    /// Grows a tree on `scratch.rows`; derivatives are there already.
+    /// Grows a tree on `rows`, which come to lie leaf by leaf; `spare` is room for as many. `packed` are the derivatives
+    /// of all rows that `histograms` sums up.
     ///
     /// # Errors
     /// The reason to stop; a leaf value that is no number.
-    pub(super) fn grow(&self, scratch: &mut Scratch) -> Result<Grown, TaskError> {
-        let Scratch { derivatives, packed, rows, spare_rows, histograms, gathered, .. } = scratch;
-        spare_rows.resize(rows.len(), 0);
-        let site = Site { growth: self, derivatives, packed, histograms, gathered };
-        let sums = rows.par_chunks(BLOCK_ROWS).map(|rows| kernels::total(site.packed, rows));
+    pub(super) fn grow<H: Histograms>(
+        self,
+        histograms: &H,
+        (derivatives, packed): (&[[f32; 2]], &[i64]),
+        (rows, spare): (&mut [u32], &mut Vec<u32>),
+    ) -> Result<Grown, TaskError> {
+        spare.resize(rows.len(), 0);
+        let site = Site { growth: self, derivatives, histograms };
+        let sums = rows.par_chunks(BLOCK_ROWS).map(|rows| kernels::total(packed, rows));
         let total = sums.reduce(|| 0, i64::wrapping_add);
         let mut root = Open { node: 0, rows: 0..rows.len(), depth: 0, total, histogram: None };
         if self.may_split(&root) {
-            root.histogram = Some(site.build(rows)?);
+            root.histogram = Some(histograms.build(rows)?);
         }
-        let part = Part { rows, spare: spare_rows, start: 0 };
+        let part = Part { rows, spare, start: 0 };
         let Made { nodes, gains, covers, leaves } = site.subtree(root, part)?;
         Ok(Grown { tree: Tree::new(nodes, gains, covers)?, leaves })
     }
 
-    /// The feature, as a number of the store, and the split of most gain.
-    fn best(&self, histogram: &[i64], total: i64) -> Option<(usize, Split)> {
+    /// The feature, as a number of the store, and the split of most gain among `candidates`, features and their sums in
+    /// ascending order.
+    pub(super) fn best<'s>(
+        &self,
+        candidates: impl Iterator<Item = (usize, &'s [i64])>,
+        total: i64,
+    ) -> Option<(usize, Split)> {
         let mut best: Option<(usize, Split)> = None;
-        for &index in self.features {
+        for (index, sums) in candidates {
             let Some(binned) = self.store.features().get(index) else { continue };
             let least = best.as_ref().map_or(self.rules.gamma, |(_, split)| split.gain);
-            let sums = self.store.sums(histogram, index);
             let bins = binned.cuts.value_bins();
             let found = kernels::best_split(sums, bins, total, self.quantum, &self.rules.penalties, least);
             if let Some(split) = found {
@@ -192,9 +196,10 @@ impl Growth<'_> {
         best
     }
 
-    fn may_split(&self, node: &Open) -> bool {
+    fn may_split<S>(&self, node: &Open<S>) -> bool {
         node.depth < self.rules.max_depth
             && node.rows.len() > 1
+            && !self.features.is_empty()
             && self.hessian(node.total) >= 2.0 * self.rules.penalties.least_hessian
     }
 
@@ -208,22 +213,19 @@ impl Growth<'_> {
 }
 
 /// Where a tree grows, shared by all threads that grow it.
-struct Site<'a> {
-    growth: &'a Growth<'a>,
+struct Site<'a, H> {
+    growth: Growth<'a>,
     derivatives: &'a [[f32; 2]],
-    packed: &'a [i64],
-    /// Histograms that nobody needs at the moment.
-    histograms: &'a Pool,
-    /// Room for the derivatives of the rows of a node.
-    gathered: &'a Pool,
+    histograms: &'a H,
 }
 
-impl Site<'_> {
+impl<H: Histograms> Site<'_, H> {
     /// The part of the tree below `root`, whose rows are all of `part`.
-    fn subtree(&self, root: Open, part: Part<'_>) -> Result<Made, TaskError> {
+    fn subtree(&self, root: Open<H::Sums>, part: Part<'_>) -> Result<Made, TaskError> {
         let mut made = Made::default();
         let root = Open { node: made.push(self.growth.hessian(root.total)), ..root };
-        if part.rows.len() < ROWS_IN_PARALLEL || root.depth > DEEPEST_IN_PARALLEL {
+        let alone = !H::SIDE_BY_SIDE || part.rows.len() < ROWS_IN_PARALLEL;
+        if alone || root.depth > DEEPEST_IN_PARALLEL {
             self.one_by_one(root, part, &mut made)?;
             return Ok(made);
         }
@@ -232,9 +234,11 @@ impl Site<'_> {
         let (left_node, right_node) = (left.node, right.node);
         let left_is_larger = left.rows.len() > right.rows.len();
         let [left_part, right_part] = part.split_at(left.rows.len());
-        let alone = |open: Open| Open { rows: 0..open.rows.len(), ..open };
-        let (left, right) =
-            rayon::join(|| self.subtree(alone(left), left_part), || self.subtree(alone(right), right_part));
+        let from_zero = |open: Open<H::Sums>| Open { rows: 0..open.rows.len(), ..open };
+        let (left, right) = rayon::join(
+            || self.subtree(from_zero(left), left_part),
+            || self.subtree(from_zero(right), right_part),
+        );
         let (left, right) = ((left_node, left?), (right_node, right?));
         let in_order = if left_is_larger { [right, left] } else { [left, right] };
         for (node, part) in in_order {
@@ -244,7 +248,7 @@ impl Site<'_> {
     }
 
     /// As [`Self::subtree`], without other threads and however deep it gets.
-    fn one_by_one(&self, root: Open, mut part: Part<'_>, made: &mut Made) -> Result<(), TaskError> {
+    fn one_by_one(&self, root: Open<H::Sums>, mut part: Part<'_>, made: &mut Made) -> Result<(), TaskError> {
         let mut open = vec![root];
         while let Some(node) = open.pop() {
             let Some([left, right]) = self.split(node, &mut part, made)? else { continue };
@@ -257,13 +261,13 @@ impl Site<'_> {
     /// Parts the rows of `node`; None makes it a leaf.
     fn split(
         &self,
-        node: Open,
+        node: Open<H::Sums>,
         part: &mut Part<'_>,
         made: &mut Made,
-    ) -> Result<Option<[Open; 2]>, TaskError> {
-        let Growth { store, quantum, control, .. } = *self.growth;
+    ) -> Result<Option<[Open<H::Sums>; 2]>, TaskError> {
+        let Growth { store, quantum, control, .. } = self.growth;
         control.check()?;
-        let best = node.histogram.as_deref().and_then(|sums| self.growth.best(sums, node.total));
+        let best = node.histogram.as_ref().and_then(|sums| self.histograms.best(sums, node.total));
         let Some((index, split)) = best else {
             self.finish(node, part, made);
             return Ok(None);
@@ -307,38 +311,37 @@ impl Site<'_> {
     /// Makes the histograms of those of `children` that may be split, out of their parent's.
     fn look_at(
         &self,
-        children: &mut [Open; 2],
-        parent: Option<Vec<i64>>,
+        children: &mut [Open<H::Sums>; 2],
+        parent: Option<H::Sums>,
         part: &Part<'_>,
     ) -> Result<(), TaskError> {
         let [left, right] = children;
         let (larger, smaller) =
             if left.rows.len() > right.rows.len() { (left, right) } else { (right, left) };
         let wants = [self.growth.may_split(larger), self.growth.may_split(smaller)];
-        let Some(mut parent) = parent else { return Ok(()) };
+        let Some(parent) = parent else { return Ok(()) };
         if wants == [false, false] {
-            self.give_back(parent);
+            self.histograms.give_back(parent);
             return Ok(());
         }
-        let own = self.build(part.rows.get(smaller.rows.clone()).unwrap_or_default())?;
+        let own = self.histograms.build(part.rows.get(smaller.rows.clone()).unwrap_or_default())?;
         if wants[0] {
-            kernels::subtract(&mut parent, &own);
-            larger.histogram = Some(parent);
+            larger.histogram = Some(self.histograms.rest(parent, &own));
         } else {
-            self.give_back(parent);
+            self.histograms.give_back(parent);
         }
         if wants[1] {
             smaller.histogram = Some(own);
         } else {
-            self.give_back(own);
+            self.histograms.give_back(own);
         }
         Ok(())
     }
 
     /// Makes `node` a leaf. What decided on splits was rounded; what a leaf says is exact.
-    fn finish(&self, node: Open, part: &Part<'_>, made: &mut Made) {
+    fn finish(&self, node: Open<H::Sums>, part: &Part<'_>, made: &mut Made) {
         if let Some(histogram) = node.histogram {
-            self.give_back(histogram);
+            self.histograms.give_back(histogram);
         }
         let rows = part.rows.get(node.rows.clone()).unwrap_or_default();
         let [gradient, hessian] = kernels::sum_of_rows(self.derivatives, rows);
@@ -347,36 +350,11 @@ impl Site<'_> {
         }
         made.leaves.push((node.node, part.start + node.rows.start..part.start + node.rows.end));
     }
-
-    fn build(&self, rows: &[u32]) -> Result<Vec<i64>, TaskError> {
-        let Growth { store, control, .. } = *self.growth;
-        let mut histogram = match pool(self.histograms).pop() {
-            Some(mut used) => {
-                kernels::clear(&mut used);
-                used
-            }
-            None => vec![0; store.histogram_len()],
-        };
-        if rows.len() == self.packed.len() {
-            // All rows, in their order.
-            store.histogram(rows, self.packed, &mut histogram, control)?;
-            return Ok(histogram);
-        }
-        // Taken together once, instead of from all over for each group of features.
-        let mut own = pool(self.gathered).pop().unwrap_or_default();
-        kernels::pick(self.packed, rows, &mut own);
-        let made = store.histogram(rows, &own, &mut histogram, control);
-        pool(self.gathered).push(own);
-        made.map(|()| histogram)
-    }
-
-    fn give_back(&self, histogram: Vec<i64>) {
-        pool(self.histograms).push(histogram);
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::histograms::OnHost;
     use super::super::store::Layout;
     use super::*;
     use crate::engine::tests::quiet;
@@ -400,22 +378,24 @@ mod tests {
             quantum: &Quantum { gradient: 1.0, hessian: 1.0 },
             control: &quiet(),
         };
-        let mut scratch = Scratch { derivatives, packed, rows: (0..rows).collect(), ..Scratch::default() };
-        let grown = growth.grow(&mut scratch).unwrap();
-        let parted = std::mem::replace(&mut scratch.rows, (0..rows).collect());
+        let pools = Pools::default();
+        let histograms = OnHost { growth, packed: &packed, pools: &pools };
+        let (mut parted, mut spare) = ((0..rows).collect::<Vec<u32>>(), Vec::new());
+        let of = (derivatives.as_slice(), packed.as_slice());
+        let grown = growth.grow(&histograms, of, (&mut parted, &mut spare)).unwrap();
 
-        let Scratch { derivatives, packed, rows, spare_rows, histograms, gathered, .. } = &mut scratch;
-        let site = Site { growth: &growth, derivatives, packed, histograms, gathered };
-        let histogram = Some(site.build(rows).unwrap());
-        let total = kernels::total(packed, rows);
+        let mut rows: Vec<u32> = (0..rows).collect();
+        let site = Site { growth, derivatives: &derivatives, histograms: &histograms };
+        let histogram = Some(histograms.build(&rows).unwrap());
+        let total = kernels::total(&packed, &rows);
         let mut made = Made::default();
         let root = Open { node: 0, rows: 0..rows.len(), depth: 0, total, histogram };
         made.push(growth.hessian(total));
-        site.one_by_one(root, Part { rows, spare: spare_rows, start: 0 }, &mut made).unwrap();
+        site.one_by_one(root, Part { rows: &mut rows, spare: &mut spare, start: 0 }, &mut made).unwrap();
 
         assert!(made.nodes.len() > 500, "{} nodes", made.nodes.len());
         assert_eq!(grown.tree.nodes, made.nodes);
         assert_eq!((grown.tree.gains, grown.tree.covers), (made.gains, made.covers));
-        assert_eq!((grown.leaves, &parted), (made.leaves, &scratch.rows));
+        assert_eq!((grown.leaves, &parted), (made.leaves, &rows));
     }
 }

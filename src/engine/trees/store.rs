@@ -247,9 +247,30 @@ impl Store {
 
     /// The part of `histogram` of feature number `index`.
     pub(super) fn sums<'a>(&self, histogram: &'a [i64], index: usize) -> &'a [i64] {
+        histogram.get(self.slots_of(index)).unwrap_or_default()
+    }
+
+    /// The slots of a histogram of feature number `index`.
+    pub(super) fn slots_of(&self, index: usize) -> Range<usize> {
         let start = self.slots.get(index).copied().unwrap_or_default();
-        let bins = self.features.get(index).map_or(0, |binned| binned.cuts.bins());
-        histogram.get(start..start + bins).unwrap_or_default()
+        start..start + self.features.get(index).map_or(0, |binned| binned.cuts.bins())
+    }
+
+    /// The features of each group.
+    #[cfg(feature = "wgpu")]
+    pub(super) fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.groups.iter().scan(0, |end, group| {
+            let first = *end;
+            *end += group.width;
+            Some(first..*end)
+        })
+    }
+
+    /// The bins of `features`, those of a group, by row, and the offset in its tile of each.
+    #[cfg(feature = "wgpu")]
+    pub(super) fn lines_and_offsets(&self, features: Range<usize>) -> (Vec<u8>, Vec<u32>) {
+        let offset = |index: usize| (self.slots_of(index).start % TILE) as u32;
+        (self.lines_of(self.columns_of(features.clone())), features.map(offset).collect())
     }
 
     /// Adds up `packed`, the derivatives of `rows`, by bin into `histogram`, which holds zeros.
