@@ -16,8 +16,10 @@
 //! [`Hyperparameters::identity`]: crate::domain::Hyperparameters::identity
 
 mod models;
+mod saving;
 
 pub(super) use self::models::{Elsewhere, Kept};
+use self::saving::UnderWay;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -164,12 +166,18 @@ pub(super) struct Store {
     elsewhere: Option<Elsewhere>,
     /// When it was looked for what is too old.
     tidied: Mutex<Option<Instant>>,
+    under_way: UnderWay,
 }
 
 impl Store {
     /// The store under `state_dir`, as it is.
     pub(super) fn at(state_dir: &Path) -> Self {
-        Self { state_dir: state_dir.to_owned(), elsewhere: None, tidied: Mutex::default() }
+        Self {
+            state_dir: state_dir.to_owned(),
+            elsewhere: None,
+            tidied: Mutex::default(),
+            under_way: UnderWay::default(),
+        }
     }
 
     /// Jobs of which there are checkpoints, but for those of very long names. What is older than a week is removed, which is
@@ -216,20 +224,6 @@ impl Store {
         found
     }
 
-    /// Saves `checkpoint` as the newest one of `session`.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub(super) fn save(&self, job: &JobId, session: &str, checkpoint: &Checkpoint) -> io::Result<()> {
-        let before = self.of_session(job, session);
-        let number = before.first().map_or(0, |(number, _)| number + 1);
-        write_whole(&self.folder(job), &format!("{session}.{number}"), &checkpoint.encode()?)?;
-        for (_, path) in before.iter().skip(KEPT - 1) {
-            fs::remove_file(path)?;
-        }
-        Ok(())
-    }
-
     /// The tasks in the newest checkpoint of `session` that `take` takes; None where there is none.
     ///
     /// # Errors
@@ -240,6 +234,9 @@ impl Store {
         session: &str,
         mut take: impl FnMut(&Checkpoint) -> Result<(), E>,
     ) -> Result<Option<Vec<Completed>>, String> {
+        if self.under_way.has(job, session) {
+            return Err(saving::hangs().to_string());
+        }
         let mut skipped = None;
         for (_, path) in self.of_session(job, session) {
             let read = fs::read(&path).map_err(|error| error.to_string());
@@ -319,7 +316,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    // One thread writes for a session; what a killed process left behind is written over.
+    // One thread at a time writes for a session; what a killed process left behind is written over.
     let temporary = folder.join(format!("{name}.part"));
     let mut file = File::create(&temporary)?;
     failpoint::pass("checkpoint-before-write");

@@ -222,7 +222,7 @@ impl Sessions {
         });
         self.0.lost.forget(job);
         if let (true, Some(store)) = (none, &self.0.store) {
-            store.forget(job);
+            store.forget_aside(job);
         }
     }
 }

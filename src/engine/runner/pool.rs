@@ -98,6 +98,8 @@ pub(super) struct Pool {
     watcher: Option<Box<dyn Watcher>>,
     told: (Option<String>, usize),
     shared: Arc<Shared>,
+    /// What runners leave on disk.
+    store: Option<Store>,
     /// Something has changed that others may see, or that idle runners depend on.
     dirty: bool,
     closing: bool,
@@ -110,7 +112,9 @@ impl Pool {
         limits: SessionLimits,
         patience: Patience,
     ) -> Self {
+        let [cpu, _] = &setups;
         Self {
+            store: cpu.state_dir.as_deref().map(Store::at),
             program,
             setups,
             limits,
@@ -225,8 +229,8 @@ impl Pool {
             runner.drop_forgotten();
         }
         self.dirty = true;
-        if let (false, Some(state_dir)) = (known, &self.setup(Lane::Cpu).state_dir) {
-            Store::at(state_dir).forget(job);
+        if let (false, Some(store)) = (known, &self.store) {
+            store.forget_aside(job);
         }
     }
 

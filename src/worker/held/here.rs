@@ -22,12 +22,15 @@ impl Held {
         let (mut writer, _, tasks) = Self::read(folder)?;
         writer.disk = Arc::clone(disk);
         let progress = Progress(writer.worked_off.subscribe());
+        let (trouble, visits) = (writer.trouble.clone(), Arc::clone(&writer.visits));
         let here = Some(Arc::new(Mutex::new(writer)));
         let held = Self {
             orders: None,
             burst: Vec::new(),
             handed_over: 0,
             progress,
+            trouble,
+            visits,
             writer: None,
             here,
             next_number: 1,

@@ -20,9 +20,9 @@ impl Outbox {
         let (mut writer, _, left) = Self::read(folder)?;
         writer.log.on(disk);
         disk.noted(None);
-        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
+        let (voice, visits) = (writer.voice.clone(), Arc::clone(&writer.visits));
         let here = Some(Arc::new(Mutex::new(writer)));
-        Ok((Self { orders: None, state, trouble, writer: None, here }, left))
+        Ok((Self { orders: None, voice, visits, writer: None, here }, left))
     }
 }
 
@@ -30,7 +30,7 @@ impl Outbox {
 pub(super) fn carry_out(shared: &Shared, order: Order) {
     let mut writer = shared.lock().unwrap();
     let acknowledgements = u32::from(matches!(order, Order::Acknowledge { .. }));
-    if writer.tell.borrow().disk.is_some() {
+    if writer.voice.state.borrow().disk.is_some() {
         writer.log.disk().noted(Some(acknowledgements));
         return writer.put_off(order);
     }
