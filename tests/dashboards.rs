@@ -401,9 +401,16 @@ fn simulated_figures_are_told_apart(prometheus: &Prometheus, trained: &JobId, si
         let [real, curves] = &panel["targets"].as_array().unwrap()[..] else { panic!("{panel}") };
         assert_eq!(curves["legendFormat"], "{{job_id}} (simulated)");
         for (target, job, other) in [(real, trained, simulated), (curves, simulated, trained)] {
-            let series = prometheus.query(&fleet.filled(target["expr"].as_str().unwrap()));
-            let has = |job: &JobId| series.iter().any(|series| series["metric"]["job_id"] == job.as_str());
-            assert!(has(job) && !has(other), "{title}: {series:?}");
+            let query = fleet.filled(target["expr"].as_str().unwrap());
+            let has = |series: &[Value], job: &JobId| {
+                series.iter().any(|series| series["metric"]["job_id"] == job.as_str())
+            };
+            let mut series = Vec::new();
+            eventually(&format!("{title} shows {job}"), || {
+                series = prometheus.query(&query);
+                has(&series, job)
+            });
+            assert!(!has(&series, other), "{title}: {series:?}");
         }
     }
 }
