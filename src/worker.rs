@@ -345,9 +345,7 @@ impl<O: Orchestrator> Worker<O> {
             traces: self.with.traces.clone(),
         };
         let tracker = self.tracker.clone();
-        for lookout in self.lookouts {
-            tracker.spawn(ended.clone().run_until_cancelled_owned(lookout.watch()));
-        }
+        tracker.spawn(ended.clone().run_until_cancelled_owned(writer::watch(self.lookouts)));
         tracker.spawn(reporter.run(self.reports, ended.clone()));
         tracker.spawn({
             let (follower, ended) = (Arc::clone(&follower), ended.clone());

@@ -139,6 +139,8 @@ impl Held {
             visits: Arc::default(),
             #[cfg(test)]
             disk: Arc::default(),
+            #[cfg(test)]
+            hung: Vec::new(),
         };
         Ok((writer, orders, tasks))
     }
@@ -251,6 +253,9 @@ struct Writer {
     visits: Arc<Visits>,
     #[cfg(test)]
     disk: Arc<super::disk::SimulatedDisk>,
+    /// What waits for a disk of a simulation that hangs.
+    #[cfg(test)]
+    hung: Vec<Vec<Order>>,
 }
 
 impl Writer {

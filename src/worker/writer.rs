@@ -44,7 +44,7 @@ impl Visits {
     }
 
     /// The one that is under way.
-    fn under_way(&self) -> Option<Visit<'_>> {
+    pub(super) fn under_way(&self) -> Option<Visit<'_>> {
         let number = self.0.load(Ordering::Acquire);
         (number & 1 == 1).then_some(Visit { visits: self, number })
     }
@@ -86,16 +86,6 @@ impl Lookout {
         Self { what, visits, say: Box::new(say), seen: None }
     }
 
-    /// Looks each second, for ever.
-    pub(super) async fn watch(mut self) {
-        let mut ticks = interval(LOOK_INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.look();
-        }
-    }
-
     fn look(&mut self) {
         let Self { what, visits, .. } = self;
         let (now, before) = (visits.under_way(), self.seen.take());
@@ -112,6 +102,16 @@ impl Lookout {
             tracing::error!("no new task is taken: {trouble}");
             (self.say)(visit, &trouble);
         }
+    }
+}
+
+/// All of them look each second, for ever.
+pub(super) async fn watch(mut lookouts: [Lookout; 2]) {
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        lookouts.iter_mut().for_each(Lookout::look);
     }
 }
 
