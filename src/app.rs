@@ -12,6 +12,7 @@
 mod collector;
 mod gpus;
 mod program;
+mod start;
 
 pub(crate) use collector::exporter as trace_exporter;
 pub use program::Program;
@@ -37,6 +38,7 @@ use crate::telemetry::host::{self, HostSampler};
 use crate::telemetry::traces::Traces;
 use crate::worker::{self, Collaborators, Grace, StateFolder, Worker, WorkerError, WorkerHandle};
 use crate::{grpc, guard, http, telemetry};
+use start::{Start, Step};
 
 /// Why the worker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +49,9 @@ pub enum AppError {
     /// The device that was asked for is not there.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The search for devices ended without an answer.
-    #[error("the search for devices failed: {0}")]
-    Probe(tokio::task::JoinError),
+    /// A step of the start ended without an answer.
+    #[error("the start failed: {0}")]
+    Start(tokio::task::JoinError),
     /// The orchestrator cannot be reached with this configuration, now or later.
     #[error(transparent)]
     OrchestratorConfig(#[from] orchestrator::ConfigError),
@@ -89,7 +91,7 @@ impl AppError {
             Self::OrchestratorConfig(_) | Self::Guard(_) | Self::Traces(_) => 2,
             Self::Http(http::Error::Bind { .. }) | Self::Grpc(grpc::Error::Bind { .. }) => 3,
             Self::Worker(WorkerError::StateDir { .. } | WorkerError::StateDirInUse { .. }) => 3,
-            Self::Engine(_) | Self::Host(_) | Self::Probe(_) => 3,
+            Self::Engine(_) | Self::Host(_) | Self::Start(_) => 3,
             Self::Worker(_)
             | Self::Orchestrator(_)
             | Self::Metrics(_)
@@ -155,12 +157,23 @@ impl App {
     /// As [`Self::build`].
     pub async fn build_with(mut config: Config, program: Program, traces: Traces) -> Result<Self, AppError> {
         let guard_metrics = guard::Metrics::new()?;
-        let guards = config.guard.open(&guard_metrics).map_err(AppError::Guard)?;
+        let mut start = Start::new();
+        let (guard, of_guard) = (config.guard.clone(), guard_metrics.clone());
+        let guards = start
+            .wait_for("the files of AUTH_TOKEN_FILE, TLS_CERT, TLS_KEY and TLS_CLIENT_CA", move |_| {
+                guard.open(&of_guard)
+            })
+            .await?
+            .map_err(AppError::Guard)?;
         let grpc_config = grpc::Config { listen: config.grpc_listen, strictness: config.strictness };
         let grpc_listener = grpc_config.bind()?;
         let http_listener = http::Config { listen: config.http_listen }.bind()?;
         warn_of_strangers(&config);
-        let folder = StateFolder::open(&config.worker)?;
+        start.answer_at(&http_listener, &guards);
+        let state = config.worker.clone();
+        let folder = start
+            .wait_for("STATE_DIR", move |step| StateFolder::open(&state, |what| step.is(what)))
+            .await??;
         let registry = telemetry::registry()?;
         guard_metrics.register(&registry)?;
         let host = HostSampler::start()?;
@@ -176,12 +189,11 @@ impl App {
         config.engine.hidden_gpus = sampled.snapshot().hidden.known();
         let looks_for_adapters = config.engine.device_policy != DevicePolicy::Cpu;
         let sessions = SessionLimits::for_machine(host::machine().memory_bytes);
-        // Looking for devices can take seconds where a driver hangs; signals are heard meanwhile.
         let isolation = program.isolation(config.isolation);
         let models = program.models;
         let to_follow = sampled.clone();
         let runtime = Handle::current();
-        let engine = move || -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
+        let engine = move |_: &Step| -> Result<(Arc<dyn Engine>, gpu::AdapterSource), EngineError> {
             Ok(match isolation {
                 Isolation::Thread => {
                     let engine = TrainingEngine::with_gpus(config.engine, sessions, Some(watched))?;
@@ -198,7 +210,8 @@ impl App {
                 }
             })
         };
-        let (engine, adapters) = tokio::task::spawn_blocking(engine).await.map_err(AppError::Probe)??;
+        // Looking for devices can take seconds where a driver hangs.
+        let (engine, adapters) = start.wait_for("an answer of the graphics drivers", engine).await??;
         if looks_for_adapters {
             sampled.match_adapters(adapters);
         }

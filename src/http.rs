@@ -24,6 +24,7 @@ mod page;
 mod problem;
 mod profile;
 mod routes;
+mod starting;
 mod status_metrics;
 mod views;
 
@@ -49,6 +50,7 @@ use accept::Patience;
 use access::Access;
 pub use control::Control;
 use live::Live;
+pub use starting::Starting;
 pub use status_metrics::StatusCollector;
 use views::Summary;
 

@@ -70,6 +70,7 @@ use outbox::{Left, Outbox};
 use reporter::{Report, Reporter, Unreported};
 use state::{Limits, State};
 use view::{About, Outwards};
+use writer::Lookout;
 
 /// How long the end of a drain waits at most for the orchestrator to take the last outcomes; what it does not take stays
 /// on disk for the next start.
@@ -147,6 +148,7 @@ pub struct Worker<O> {
     troubles: Troubles,
     outbox: Arc<Outbox>,
     let_go: held::Progress,
+    lookouts: [Lookout; 2],
     reports: mpsc::UnboundedReceiver<Report>,
     unreported: Unreported,
     clock: Clock,
@@ -166,18 +168,22 @@ pub struct StateFolder {
 }
 
 impl StateFolder {
-    /// Opens the folder of `config`.
+    /// Opens the folder of `config`; `at` hears what it turns to, so that a disk that hangs can be told of.
     ///
     /// # Errors
     /// When the folder cannot be used, or another worker uses it.
-    pub fn open(config: &Config) -> Result<Self, WorkerError> {
+    pub fn open(config: &Config, at: impl Fn(&'static str)) -> Result<Self, WorkerError> {
         let in_folder = |source| WorkerError::StateDir { path: config.state_dir.clone(), source };
+        at("STATE_DIR/lock");
         let lock = identity::lock(&config.state_dir)?;
+        at("STATE_DIR/worker-id");
         let worker_id = match &config.worker_id {
             Some(id) => id.clone(),
             None => identity::kept(&config.state_dir).map_err(in_folder)?,
         };
+        at("STATE_DIR/outbox");
         let (outbox, left) = Outbox::open(&config.state_dir.join("outbox")).map_err(in_folder)?;
+        at("STATE_DIR/held");
         let (held, resumed) = Held::open(&config.state_dir.join("held")).map_err(in_folder)?;
         Ok(Self { worker_id, lock, outbox, left, held, resumed })
     }
@@ -221,6 +227,7 @@ impl<O: Orchestrator> Worker<O> {
         resumed.retain(|task| left.iter().all(|(_, outcome)| !ends(&outcome.identity, &task.identity)));
         held.keep_only(&resumed);
         let let_go = held.progress();
+        let (held_list_trouble, lookouts) = (held.trouble(), [outbox.lookout(), held.lookout()]);
         let unreported = Unreported::default();
         for (sequence, outcome) in left {
             // How long its lease lasted died with the process that had it.
@@ -288,11 +295,13 @@ impl<O: Orchestrator> Worker<O> {
                 published,
                 pulse: pulse_view,
                 outbox: outbox.state(),
+                held_list_trouble,
                 link: link_view,
                 requests,
             },
             outbox,
             let_go,
+            lookouts,
             reports: reports_inbox,
             unreported,
             clock,
@@ -336,6 +345,7 @@ impl<O: Orchestrator> Worker<O> {
             traces: self.with.traces.clone(),
         };
         let tracker = self.tracker.clone();
+        tracker.spawn(ended.clone().run_until_cancelled_owned(writer::watch(self.lookouts)));
         tracker.spawn(reporter.run(self.reports, ended.clone()));
         tracker.spawn({
             let (follower, ended) = (Arc::clone(&follower), ended.clone());

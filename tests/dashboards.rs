@@ -7,12 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fake_nvml::{Control, DriverState, Fault, Installed};
+use fake_nvml::{Control, Curve, DriverState, Fault, Installed};
 use fake_vulkan::Card;
 use serde_json::Value;
+use support::middleman::{Deed, Middleman};
 use support::prometheus::{Prometheus, files, promtool};
 use support::*;
 use tensorfleet_worker::dev::Contract;
+use tensorfleet_worker::domain::JobId;
+use tensorfleet_worker::wire::pb::TrainingJobRequest;
 
 /// The bit of nvmlClocksEventReasons for a GPU that draws as much power as it may.
 const POWER_CAP: u64 = 4;
@@ -194,17 +197,31 @@ fn rules_are_valid_and_each_alert_is_tested_and_explained() {
     assert!(seen > 20, "only {seen} rules were found");
 }
 
-/// What somebody wants to be told of.
-const ALERTS: [&str; 8] = [
-    "WorkerGpuLost",
-    "WorkerNvmlDown",
+/// What the tests below bring about, one after the other, with what somebody wants to be told of: on a real Prometheus each
+/// alert has what it alerts for.
+const FLEET_ALERTS: [&str; 7] = [
+    "WorkerSimulatesTasks",
+    "WorkerTasksFailing",
+    "WorkerHeartbeatFailing",
+    "WorkerOutboxGrowing",
+    "WorkerStateDirFailing",
+    "WorkerOrchestratorUnreachable",
+    "WorkerDown",
+];
+
+/// The same, of GPUs.
+const GPU_ALERTS: [&str; 7] = [
     "WorkerGpuXidErrors",
     "WorkerGpuThrottled",
     "WorkerGpuMemoryNearlyFull",
-    "WorkerHeartbeatFailing",
-    "WorkerTasksFailing",
-    "WorkerOutboxGrowing",
+    "WorkerGpuEccErrors",
+    "WorkerGpuWithoutAdapter",
+    "WorkerGpuLost",
+    "WorkerNvmlDown",
 ];
+
+/// Which would take a whole fleet, or a quarter of an hour: promtool alone shows them.
+const UNSEEN_ALERTS: [&str; 2] = ["WorkerFleetSaturated", "WorkerRestarting"];
 
 /// What the dashboards 12239 (of dcgm-exporter) and 14574 (of nvidia_gpu_exporter) show of a GPU, as far as NVML tells it:
 /// 12239 also has the use of tensor cores, which only NVIDIA's profiling library knows.
@@ -234,9 +251,10 @@ const OF_OTHERS: [&str; 20] = [
 #[test]
 fn nothing_that_other_dashboards_and_operators_look_at_is_missing() {
     let rules: String = rule_files().iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    for alert in ALERTS {
-        assert!(rules.contains(&format!("- alert: {alert}\n")), "no rule {alert}");
-    }
+    let alerts: BTreeSet<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let expected = FLEET_ALERTS.iter().chain(&GPU_ALERTS).chain(&UNSEEN_ALERTS).copied();
+    assert_eq!(alerts, expected.collect::<BTreeSet<_>>());
     let gpu = Dashboard::called("gpu");
     let queries = gpu.queries();
     let of = |title: &str| {
@@ -260,11 +278,38 @@ fn nothing_that_other_dashboards_and_operators_look_at_is_missing() {
     }
 }
 
-/// Waits until the alert called `name` has what it alerts for.
-fn fires(prometheus: &Prometheus, group: &str, name: &str) {
-    let rules = rules(prometheus, &[group]);
-    let rule = rules.iter().find(|rule| rule["name"] == name).unwrap_or_else(|| panic!("no rule {name}"));
-    prometheus.query(rule["query"].as_str().unwrap());
+/// Alerts whose cause a test brings about.
+struct Alarm<'a> {
+    prometheus: &'a Prometheus,
+    group: &'static str,
+    left: Vec<&'static str>,
+}
+
+impl<'a> Alarm<'a> {
+    fn new(prometheus: &'a Prometheus, group: &'static str, alerts: &[&'static str]) -> Self {
+        Self { prometheus, group, left: alerts.to_vec() }
+    }
+
+    /// Waits until the alert called `name` has what it alerts for; where it has it from the labels.
+    fn fires(&mut self, name: &str) -> Vec<Value> {
+        println!("alert {name}");
+        let rules = rules(self.prometheus, &[self.group]);
+        let rule = rules.iter().find(|rule| rule["name"] == name).unwrap_or_else(|| panic!("no rule {name}"));
+        let place = self.left.iter().position(|left| *left == name);
+        self.left.remove(place.unwrap_or_else(|| panic!("{name} is on no list")));
+        self.prometheus.query(rule["query"].as_str().unwrap())
+    }
+
+    /// Waits until it has that because of the worker at `address`.
+    fn fires_for(&mut self, name: &str, address: std::net::SocketAddr) {
+        let instance = address.to_string();
+        let series = self.fires(name);
+        assert!(series.iter().all(|series| series["metric"]["instance"] == *instance), "{name}: {series:?}");
+    }
+
+    fn all_have_fired(self) {
+        assert!(self.left.is_empty(), "{:?}", self.left);
+    }
 }
 
 /// All rules of a Prometheus whose group is named `group`, or begins with it and a dash.
@@ -308,38 +353,79 @@ async fn every_query_about_the_fleet_has_data_of_a_real_worker() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let settings = [("TRAINING_BACKEND", "cpu"), ("MAX_CONCURRENT_TASKS", "3"), ("MAX_TASK_RETRIES", "0")];
     let mut worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
-    let prometheus = Prometheus::start(&[worker.http], &rule_files());
+    // One whose disk hangs with its first outcome, and one that the orchestrator has no ear for.
+    let (other, aside) = (support::orchestrator(Contract::Extended).await, [("FAILPOINT", "outbox-hangs")]);
+    let hanging = WorkerProcess::start(other.local_addr(), &aside);
+    let deaf = support::orchestrator(Contract::Extended).await;
+    let refuses = |method: &str| method == "heartbeat" || method == "report_task_completion";
+    let between =
+        Middleman::start(
+            deaf.local_addr(),
+            move |method, _| {
+                if refuses(method) { Deed::Refuse } else { Deed::Carry }
+            },
+        );
+    let unheard = WorkerProcess::start(between.await.address, &settings);
+    let prometheus = Prometheus::start(&[worker.http, hanging.http, unheard.http], &rule_files());
     prometheus.query("worker_slots");
-    for (dataset, job) in [
-        ("builtin:digits", real_job(1_000)),
-        ("builtin:digits", simulated_job(1_000)),
-        ("absent.csv", real_job(2)),
-    ] {
-        let job = tensorfleet_worker::wire::pb::TrainingJobRequest { dataset_path: dataset.into(), ..job };
-        submit(orchestrator.local_addr(), job).await;
-    }
+    let on = |dataset: &str, job| TrainingJobRequest { dataset_path: dataset.to_owned(), ..job };
+    let trained = submit(orchestrator.local_addr(), on("builtin:digits", real_job(1_000))).await;
+    let simulated = submit(orchestrator.local_addr(), on("builtin:digits", simulated_job(1_000))).await;
+    submit(orchestrator.local_addr(), on("absent.csv", real_job(2))).await;
+    submit(other.local_addr(), simulated_job(1)).await;
+    submit(deaf.local_addr(), on("absent.csv", real_job(100))).await;
     prometheus.query("worker_tasks_failed_total > 0");
     Dashboard::called("worker-fleet").has_data(&prometheus);
     rules_have_data(&prometheus, &["tensorfleet-worker", "tensorfleet-worker-fleet"]);
     let parses = rules(&prometheus, &["tensorfleet-worker-gpu"]);
     assert!(parses.iter().all(|rule| rule["health"] != "err"), "{parses:?}");
-    fires(&prometheus, "tensorfleet-worker", "WorkerSimulatesTasks");
+    simulated_figures_are_told_apart(&prometheus, &trained, &simulated);
+    let mut alarm = Alarm::new(&prometheus, "tensorfleet-worker", &FLEET_ALERTS);
+    alarm.fires("WorkerSimulatesTasks");
+    alarm.fires("WorkerTasksFailing");
+    alarm.fires_for("WorkerHeartbeatFailing", unheard.http);
+    alarm.fires_for("WorkerOutboxGrowing", unheard.http);
+    alarm.fires_for("WorkerStateDirFailing", hanging.http);
     orchestrator.shutdown().await;
-    fires(&prometheus, "tensorfleet-worker", "WorkerOrchestratorUnreachable");
+    alarm.fires_for("WorkerOrchestratorUnreachable", worker.http);
     worker.child.kill().unwrap();
-    fires(&prometheus, "tensorfleet-worker", "WorkerDown");
+    alarm.fires_for("WorkerDown", worker.http);
+    alarm.all_have_fired();
+}
+
+/// Figures of curves are series of their own, and no others are among them.
+fn simulated_figures_are_told_apart(prometheus: &Prometheus, trained: &JobId, simulated: &JobId) {
+    let fleet = Dashboard::called("worker-fleet");
+    for title in ["Training loss by job", "Training accuracy by job"] {
+        let panel = fleet.panels().find(|panel| panel["title"] == title).unwrap();
+        let [real, curves] = &panel["targets"].as_array().unwrap()[..] else { panic!("{panel}") };
+        assert_eq!(curves["legendFormat"], "{{job_id}} (simulated)");
+        for (target, job, other) in [(real, trained, simulated), (curves, simulated, trained)] {
+            let query = fleet.filled(target["expr"].as_str().unwrap());
+            let has = |series: &[Value], job: &JobId| {
+                series.iter().any(|series| series["metric"]["job_id"] == job.as_str())
+            };
+            let mut series = Vec::new();
+            eventually(&format!("{title} shows {job}"), || {
+                series = prometheus.query(&query);
+                has(&series, job)
+            });
+            assert!(!has(&series, other), "{title}: {series:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_about_gpus_has_data_of_a_worker_on_the_fake() {
     let orchestrator = orchestrator(Contract::Extended).await;
     let folder = tempfile::tempdir().unwrap();
-    let mut control = Control::with_gpus(2);
+    let mut control = Control::with_gpus(3);
     for gpu in &mut control.gpus {
         gpu.ecc_errors = Some((3, 0));
         gpu.throttle_reasons = POWER_CAP;
     }
-    let drivers: Vec<PathBuf> = (control.gpus.iter().enumerate())
+    // The last one is known to no graphics driver.
+    let drivers: Vec<PathBuf> = (control.gpus.iter().take(2).enumerate())
         .map(|(number, gpu)| {
             let folder = folder.path().join(format!("card-{number}"));
             fs::create_dir(&folder).unwrap();
@@ -375,11 +461,21 @@ async fn every_query_about_gpus_has_data_of_a_worker_on_the_fake() {
     prometheus.query("worker_gpu_xid_errors_total > 0");
     Dashboard::called("gpu").has_data(&prometheus);
     rules_have_data(&prometheus, &["tensorfleet-worker-gpu"]);
-    for alert in ["WorkerGpuXidErrors", "WorkerGpuThrottled"] {
-        fires(&prometheus, "tensorfleet-worker-gpu", alert);
+    let mut alarm = Alarm::new(&prometheus, "tensorfleet-worker-gpu", &GPU_ALERTS);
+    for alert in ["WorkerGpuXidErrors", "WorkerGpuThrottled", "WorkerGpuWithoutAdapter"] {
+        alarm.fires(alert);
     }
+    fake.set(|control| control.gpus[0].ecc_errors = Some((3, 1))).unwrap();
+    alarm.fires("WorkerGpuEccErrors");
+    let fill = |control: &mut Control| {
+        let gpu = &mut control.gpus[1];
+        gpu.memory_used_bytes = Curve::Constant(0.97 * gpu.memory_total_bytes as f64);
+    };
+    fake.set(fill).unwrap();
+    alarm.fires("WorkerGpuMemoryNearlyFull");
     fake.set(|control| control.gpus[1].lost = true).unwrap();
-    fires(&prometheus, "tensorfleet-worker-gpu", "WorkerGpuLost");
+    alarm.fires("WorkerGpuLost");
     fake.set(|control| control.driver = DriverState::Gone).unwrap();
-    fires(&prometheus, "tensorfleet-worker-gpu", "WorkerNvmlDown");
+    alarm.fires("WorkerNvmlDown");
+    alarm.all_have_fired();
 }

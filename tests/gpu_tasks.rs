@@ -146,6 +146,27 @@ async fn a_gpu_that_a_runner_loses_costs_one_attempt_and_the_orchestrator_hears_
     });
 }
 
+#[test]
+fn a_gpu_that_a_runner_loses_costs_one_attempt_and_each_task_is_counted_once() {
+    at_once(BOTH.map(|contract| async move {
+        let machine = Machine::new(Control::with_gpus(1), 1);
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        // The first runner loses it under the eighth task; the next one does not come to so many.
+        let own = [("TRAINING_BACKEND", "wgpu"), ("MAX_CONCURRENT_TASKS", "1"), ("FAILPOINT", "gpu-lost:8")];
+        let settings = [&machine.environment()[..], &own].concat();
+        let mut worker = WorkerProcess::start(address, &settings);
+        let mut job = real_job(1);
+        job.hyperparameters.insert("backend".to_owned(), "wgpu".to_owned());
+        let job = submit(address, job).await;
+        wait_for_end(board, &job).await;
+        assert!(worker.shows("worker_runner_exits_total{cause=\"gpu_lost\"} 1"), "{contract:?}");
+        worker.settle();
+        assert_each_once(board, &job, 10);
+        assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10, "{contract:?}");
+    }));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn boosting_goes_to_a_gpu_where_the_worker_or_the_task_names_wgpu_and_is_measured_there() {
     let mut node = Node::start(Control::with_gpus(1), 1, &[("MAX_CONCURRENT_TASKS", "1")]).await;

@@ -216,8 +216,8 @@ async fn a_wrong_task_fails_at_once_names_what_is_wrong_and_harms_nobody() {
 async fn the_same_task_by_poll_and_by_execute_runs_once_and_both_get_its_outcome() {
     for contract in BOTH {
         let orchestrator = orchestrator(contract).await;
-        let settings = [("ANALYTIC_EPOCH_DELAY", "2s"), ("MAX_CONCURRENT_TASKS", "1")];
-        let worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
+        let settings = [("ANALYTIC_EPOCH_DELAY", "1s"), ("MAX_CONCURRENT_TASKS", "1")];
+        let mut worker = WorkerProcess::start(orchestrator.local_addr(), &settings);
         let job = submit(orchestrator.local_addr(), simulated_job(1)).await;
         let task = wait_for_hand_out(orchestrator.board()).await;
         let held = TaskRequest {
@@ -231,11 +231,11 @@ async fn the_same_task_by_poll_and_by_execute_runs_once_and_both_get_its_outcome
         // The poll's answer is on its way to the worker; which of the two comes first must not matter.
         let answer = client.execute_task(held).await.unwrap().into_inner();
         assert!(answer.success && answer.simulated, "{answer:?}");
-        let completed = orchestrator.board().wait_for(|board| {
-            let completions = board.completions(&job).ok()?;
-            completions.iter().find(|(id, count)| id.as_str() == task && **count == 1).map(|_| ())
-        });
-        tokio::time::timeout(PATIENCE, completed).await.expect("the poll gets the outcome too");
+        // The poll gets the outcome too, once.
+        wait_for_end(orchestrator.board(), &job).await;
+        worker.settle();
+        assert_each_once(orchestrator.board(), &job, 10);
+        assert_eq!(orchestrator.board().read(|board| board.job(&job)).unwrap().reports, 10, "{contract:?}");
         let runs = worker
             .log()
             .iter()

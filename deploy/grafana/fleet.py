@@ -4,7 +4,11 @@ import panels
 from panels import BLUE, GREEN, GREY, ORANGE, RED, lines, now, query, stat, states, steps, timeline
 
 UP = states((0, "down", RED), (1, "up", GREEN))
+WRITABLE = states((0, "full or silent", RED), (1, "writable", GREEN))
 CHOSEN = '{w, job_id=~"$training_job"}'
+# Has the labels of every other series of a task.
+SIMULATED = "worker_task_simulated{w} == 1"
+DASHED = panels.override(r"\(simulated\)$", custom__lineStyle={"fill": "dash", "dash": [8, 8]})
 
 
 def p(quantile, metric, by="", more=""):
@@ -51,8 +55,8 @@ def overview():
         ),
         stat(
             "All samples per second",
-            "Rows that go through models in training, all workers together.",
-            [query("sum(rate(worker_training_samples_total{w}[$__rate_interval]))")],
+            "Rows that go through models in training, all workers together, without those of simulated tasks.",
+            [query('sum(rate(worker_training_samples_total{w, backend!="analytic"}[$__rate_interval]))')],
             unit="cps",
             thresholds=steps(BLUE),
         ),
@@ -119,7 +123,7 @@ def tasks():
         ),
         lines(
             "Task duration by model type",
-            "Half of the tasks were shorter than p50, all but one of twenty than p95.",
+            "Half of the tasks were shorter than p50, all but one of twenty than p95. Simulated ones count, too.",
             [
                 query(p(0.5, "worker_task_duration_seconds", "model_type"), "{{model_type}} p50"),
                 query(p(0.95, "worker_task_duration_seconds", "model_type"), "{{model_type}} p95"),
@@ -156,27 +160,41 @@ def slots():
 
 
 def training():
-    def of_job(metric):
-        return [query(f"avg by (job_id) ({metric}{CHOSEN})", "{{job_id}}")]
+    def trained(metric):
+        return query(f"avg by (job_id) ({metric}{CHOSEN} unless {SIMULATED})", "{{job_id}}")
+
+    def simulated(metric):
+        return query(f"avg by (job_id) ({metric}{CHOSEN} and {SIMULATED})", "{{job_id}} (simulated)")
+
+    def by_job(title, description, *queries):
+        return lines(title, description, list(queries), width=6, overrides=[DASHED])
 
     return "Training", [
-        lines("Training loss by job", "Mean over the tasks of a job that are shown.", of_job("worker_training_loss"), width=6),
-        lines(
-            "Training accuracy by job",
-            "Share of rows that were right. Of regression: root of the mean squared error.",
-            of_job("worker_training_accuracy"),
-            width=6,
+        by_job(
+            "Training loss by job",
+            "Mean over the tasks of a job that are shown. Simulated figures come from a curve: nothing is trained for them.",
+            trained("worker_training_loss"),
+            simulated("worker_training_loss"),
         ),
-        lines("Validation loss by job", "On rows that were held out.", of_job("worker_validation_loss"), width=6),
-        lines(
+        by_job(
+            "Training accuracy by job",
+            "Share of rows that were right. Of regression: root of the mean squared error. Simulated figures come from a curve.",
+            trained("worker_training_accuracy"),
+            simulated("worker_training_accuracy"),
+        ),
+        by_job(
+            "Validation loss by job",
+            "On rows that were held out. Simulated tasks have none.",
+            trained("worker_validation_loss"),
+        ),
+        by_job(
             "Validation accuracy by job",
-            "On rows that were held out. Of regression: root of the mean squared error.",
-            of_job("worker_validation_accuracy"),
-            width=6,
+            "On rows that were held out. Of regression: root of the mean squared error. Simulated tasks have none.",
+            trained("worker_validation_accuracy"),
         ),
         lines(
             "Samples per second",
-            "Rows that go through a model, by model type and by what trains it.",
+            "Rows that go through a model, by model type and by what trains it; analytic: simulated.",
             [
                 query(
                     "sum by (model_type, backend) (rate(worker_training_samples_total{w}[$__rate_interval]))",
@@ -187,7 +205,7 @@ def training():
         ),
         lines(
             "Steps per second",
-            "Minibatches, rounds or trees, by model type and by what trains it.",
+            "Minibatches, rounds or trees, by model type and by what trains it; analytic: simulated.",
             [
                 query(
                     "sum by (model_type, backend) (rate(worker_training_batches_total{w}[$__rate_interval]))",
@@ -198,7 +216,7 @@ def training():
         ),
         lines(
             "Time of a step",
-            "Half of the steps were shorter than p50, all but one of twenty than p95.",
+            "Half of the steps were shorter than p50, all but one of twenty than p95; analytic: simulated.",
             [
                 query(p(0.5, "worker_training_step_seconds", "model_type, backend"), "{{model_type}} {{backend}} p50"),
                 query(p(0.95, "worker_training_step_seconds", "model_type, backend"), "{{model_type}} {{backend}} p95"),
@@ -251,6 +269,15 @@ def orchestrator():
 
 def machines():
     return "Machines", [
+        timeline(
+            "Disk of STATE_DIR",
+            "Whether each worker can write what has to outlive it. One that cannot takes no task until it can.",
+            [query("worker_state_dir_writable{w}", "{{instance}}")],
+            mappings=WRITABLE,
+            unit="none",
+            width=8,
+            height=8,
+        ),
         lines(
             "CPU",
             "Use of the whole machine, in percent of all its cores.",

@@ -40,7 +40,10 @@ pub async fn execute(args: Args, environment: &Environment) -> Result<Exit, Fail
     let mut signals = Signals::listen()?;
     let app = tokio::select! {
         app = App::build_with(resolved.config, program, traces) => app?,
-        _ = signals.next() => return Ok(Exit::Interrupted),
+        signal = signals.next() => {
+            tracing::warn!(signal, "the worker ends before it has started");
+            return Ok(Exit::Interrupted);
+        }
     };
     log.register(app.registry()).map_err(AppError::Metrics)?;
     let worker_id = app.worker().status().worker_id;

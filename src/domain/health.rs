@@ -158,6 +158,7 @@ mod tests {
             last_heartbeat: None,
             backend: Backend::Cpu,
             outbox_pending: 0,
+            state_dir_writable: true,
         }
     }
 

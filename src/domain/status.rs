@@ -193,6 +193,8 @@ pub struct WorkerStatus {
     pub backend: Backend,
     /// Outcomes that wait for acknowledgement.
     pub outbox_pending: u64,
+    /// Whether the disk takes what has to be in STATE_DIR: false while it is full, refuses or does not answer.
+    pub state_dir_writable: bool,
 }
 
 impl WorkerStatus {

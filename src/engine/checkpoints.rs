@@ -22,10 +22,12 @@
 mod ended;
 mod format;
 mod models;
+mod saving;
 
 pub(super) use self::format::{Checkpoint, Completed};
 use self::models::Elsewhere;
 pub(super) use self::models::Kept;
+use self::saving::UnderWay;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -62,8 +64,7 @@ pub(super) struct Store {
     elsewhere: Option<Elsewhere>,
     /// When it was looked for what is too old.
     tidied: Mutex<Option<Instant>>,
-    /// Jobs that are at their end now.
-    ending: Mutex<Vec<JobId>>,
+    under_way: UnderWay,
 }
 
 impl Store {
@@ -80,7 +81,7 @@ impl Store {
             state_dir: state_dir.to_owned(),
             elsewhere: None,
             tidied: Mutex::default(),
-            ending: Mutex::default(),
+            under_way: UnderWay::default(),
         }
     }
 
@@ -127,20 +128,6 @@ impl Store {
         found
     }
 
-    /// Saves `checkpoint` as the newest one of `session`.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub(super) fn save(&self, job: &JobId, session: &str, checkpoint: &Checkpoint) -> io::Result<()> {
-        let before = self.of_session(job, session);
-        let number = before.first().map_or(0, |(number, _)| number + 1);
-        write_whole(&self.folder(job), &format!("{session}.{number}"), &checkpoint.encode()?)?;
-        for (_, path) in before.iter().skip(KEPT - 1) {
-            fs::remove_file(path)?;
-        }
-        Ok(())
-    }
-
     /// The tasks in the newest checkpoint of `sessions` that `take` takes; None where there is none. Of several sessions, that
     /// counts which was saved last.
     ///
@@ -152,6 +139,9 @@ impl Store {
         sessions: &[String],
         mut take: impl FnMut(&Checkpoint) -> Result<(), E>,
     ) -> Result<Option<Vec<Completed>>, String> {
+        if sessions.iter().any(|session| self.under_way.has(job, session)) {
+            return Err(saving::hangs().to_string());
+        }
         let mut skipped = None;
         for (_, path) in self.by_age(job, sessions).into_iter().flat_map(|(_, files)| files) {
             let read = fs::read(&path).map_err(|error| error.to_string());
@@ -249,7 +239,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    // One thread writes for a session; what a killed process left behind is written over.
+    // One thread at a time writes for a session; what a killed process left behind is written over.
     let temporary = folder.join(format!("{name}.part"));
     let mut file = File::create(&temporary)?;
     failpoint::pass("checkpoint-before-write");

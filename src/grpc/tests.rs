@@ -37,6 +37,7 @@ pub(super) fn status() -> WorkerStatus {
         last_heartbeat: Some(std::time::UNIX_EPOCH),
         backend: Backend::Cpu,
         outbox_pending: 0,
+        state_dir_writable: true,
     }
 }
 

@@ -64,8 +64,8 @@ async fn health(State(shared): State<Shared>) -> Json<Health> {
 }
 
 #[derive(Serialize)]
-struct Alive {
-    status: &'static str,
+pub(super) struct Alive {
+    pub(super) status: &'static str,
 }
 
 async fn livez() -> Json<Alive> {

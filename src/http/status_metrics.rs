@@ -11,7 +11,8 @@ use crate::domain::LinkState;
 use crate::gpu::GpuProbe;
 use crate::worker::WorkerHandle;
 
-/// worker_slots, worker_concurrent_tasks, worker_orchestrator_up, worker_outbox_pending and worker_gpus.
+/// worker_slots, worker_concurrent_tasks, worker_orchestrator_up, worker_outbox_pending, worker_state_dir_writable and
+/// worker_gpus.
 #[derive(Clone)]
 pub struct StatusCollector {
     handle: WorkerHandle,
@@ -20,6 +21,7 @@ pub struct StatusCollector {
     concurrent_tasks: Gauge,
     orchestrator_up: Gauge,
     outbox_pending: Gauge,
+    state_dir_writable: Gauge,
     gpus: Gauge,
 }
 
@@ -43,6 +45,10 @@ impl StatusCollector {
                 "1 when the last call to the orchestrator was answered, else 0.",
             )?,
             outbox_pending: Gauge::new("worker_outbox_pending", "Outcomes that wait for acknowledgement.")?,
+            state_dir_writable: Gauge::new(
+                "worker_state_dir_writable",
+                "Whether the disk of STATE_DIR takes what is written; 0 while it is full or does not answer.",
+            )?,
             gpus: Gauge::new("worker_gpus", "Healthy GPUs.")?,
         })
     }
@@ -55,8 +61,14 @@ impl StatusCollector {
         registry.register(Box::new(self.clone()))
     }
 
-    fn gauges(&self) -> [&Gauge; 4] {
-        [&self.concurrent_tasks, &self.orchestrator_up, &self.outbox_pending, &self.gpus]
+    fn gauges(&self) -> [&Gauge; 5] {
+        [
+            &self.concurrent_tasks,
+            &self.orchestrator_up,
+            &self.outbox_pending,
+            &self.state_dir_writable,
+            &self.gpus,
+        ]
     }
 }
 
@@ -75,6 +87,7 @@ impl Collector for StatusCollector {
         self.concurrent_tasks.set(status.active_tasks() as f64);
         self.orchestrator_up.set(if status.link == LinkState::Connected { 1.0 } else { 0.0 });
         self.outbox_pending.set(status.outbox_pending as f64);
+        self.state_dir_writable.set(f64::from(u8::from(status.state_dir_writable)));
         self.gpus.set(self.gpu.snapshot().gpus.len() as f64);
         let gauges = self.gauges().into_iter().flat_map(Collector::collect);
         self.slots.collect().into_iter().chain(gauges).collect()

@@ -78,6 +78,7 @@ pub(super) fn status() -> WorkerStatus {
         last_heartbeat: Some(SystemTime::UNIX_EPOCH),
         backend: Backend::Analytic,
         outbox_pending: 2,
+        state_dir_writable: true,
     }
 }
 

@@ -15,6 +15,13 @@ pub(super) struct Readiness {
     reasons: Vec<String>,
 }
 
+impl Readiness {
+    /// Of a worker that cannot start yet.
+    pub(super) fn not_yet(reason: String) -> Self {
+        Self { ready: false, reasons: vec![reason] }
+    }
+}
+
 impl From<&WorkerStatus> for Readiness {
     fn from(status: &WorkerStatus) -> Self {
         Self { ready: status.is_ready(), reasons: unready_reasons(status) }

@@ -1,13 +1,16 @@
-//! The disk of a simulation, which may be full.
+//! The disk of a simulation, which may be full, or hang.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tokio::sync::watch;
+
 /// What the processes of one worker share.
 #[derive(Debug, Default)]
 pub(super) struct SimulatedDisk {
     full: AtomicBool,
+    hangs: watch::Sender<bool>,
     /// Orders for the list of held tasks that it refused since the list was last written.
     unlisted: AtomicU32,
     /// Acknowledgements that it refused since the outbox was last written.
@@ -23,6 +26,22 @@ impl SimulatedDisk {
     /// From now on there is no room, or there is.
     pub(super) fn fill(&self, full: bool) {
         self.full.store(full, Ordering::Relaxed);
+    }
+
+    /// From now on no write comes back, or those that hang do.
+    pub(super) fn hang(&self, hangs: bool) {
+        self.hangs.send_replace(hangs);
+    }
+
+    /// Whether a write comes back.
+    pub(super) fn answers(&self) -> bool {
+        !*self.hangs.borrow()
+    }
+
+    /// Waits until it does.
+    pub(super) async fn answer(&self) {
+        // The sender is in our hands.
+        let _ = self.hangs.subscribe().wait_for(|hangs| !hangs).await;
     }
 
     /// Comes before each write.

@@ -115,6 +115,8 @@ pub(super) struct Driver<O> {
     tidings: Vec<Tiding>,
     /// What keeps outcomes from the disk.
     storage_trouble: watch::Receiver<Option<String>>,
+    /// What keeps tasks from the list of held ones.
+    held_list_trouble: watch::Receiver<Option<String>>,
     outwards: Outwards,
     /// When the answer came that is being applied.
     answered: Option<Instant>,
@@ -125,6 +127,7 @@ impl<O: Orchestrator> Driver<O> {
     pub(super) fn new(parts: Parts<O>, outlets: Outlets, state: State, outwards: Outwards) -> Self {
         let mut driver = Self {
             storage_trouble: parts.outbox.trouble(),
+            held_list_trouble: parts.held.trouble(),
             parts,
             outlets,
             state,
@@ -150,6 +153,7 @@ impl<O: Orchestrator> Driver<O> {
     pub(super) async fn run(mut self, mut inboxes: Inboxes) {
         let mut effects = Vec::new();
         self.storage_changed(&mut effects);
+        self.held_list_changed(&mut effects);
         self.publish();
         while !self.drained {
             let next_timeout = self.next_timeout();
@@ -169,6 +173,7 @@ impl<O: Orchestrator> Driver<O> {
                 }
                 () = at(leave_deadline) => self.leave(),
                 Ok(()) = self.storage_trouble.changed() => self.storage_changed(&mut effects),
+                Ok(()) = self.held_list_trouble.changed() => self.held_list_changed(&mut effects),
                 Some(request) = inboxes.requests.recv() => self.request(request, &mut effects),
                 Some(notice) = inboxes.notices.recv() => self.notice(notice, &mut effects),
                 Some(event) = inboxes.events.recv() => self.apply(event, &mut effects),
@@ -228,6 +233,11 @@ impl<O: Orchestrator> Driver<O> {
     fn storage_changed(&mut self, effects: &mut Vec<Effect>) {
         let trouble = self.storage_trouble.borrow_and_update().clone();
         self.apply(Event::Storage { trouble }, effects);
+    }
+
+    fn held_list_changed(&mut self, effects: &mut Vec<Effect>) {
+        let trouble = self.held_list_trouble.borrow_and_update().clone();
+        self.apply(Event::HeldList { trouble }, effects);
     }
 
     fn request(&mut self, request: Request, effects: &mut Vec<Effect>) {

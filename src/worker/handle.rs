@@ -116,6 +116,7 @@ pub struct WorkerHandle {
     pub(super) published: watch::Receiver<Published>,
     pub(super) pulse: watch::Receiver<Pulse>,
     pub(super) outbox: watch::Receiver<OutboxState>,
+    pub(super) held_list_trouble: watch::Receiver<Option<String>>,
     pub(super) link: LinkView,
     pub(super) requests: mpsc::UnboundedSender<Request>,
 }
@@ -131,7 +132,11 @@ impl WorkerHandle {
             }
             status
         };
-        status.outbox_pending = self.outbox.borrow().pending;
+        {
+            let outbox = self.outbox.borrow();
+            status.outbox_pending = outbox.pending;
+            status.state_dir_writable = outbox.disk.is_none() && self.held_list_trouble.borrow().is_none();
+        }
         self.link.fill(&mut status);
         status
     }
@@ -285,7 +290,8 @@ pub(crate) mod fixed {
     }
 
     fn outbox(status: &WorkerStatus) -> OutboxState {
-        OutboxState { pending: status.outbox_pending, ..OutboxState::default() }
+        let disk = (!status.state_dir_writable).then(|| "no room".to_owned());
+        OutboxState { pending: status.outbox_pending, disk, ..OutboxState::default() }
     }
 
     impl WorkerHandle {
@@ -297,9 +303,17 @@ pub(crate) mod fixed {
             let (requests, inbox) = mpsc::unbounded_channel();
             // Its last value stays.
             let pulse = watch::channel(Pulse::default()).1;
+            let held_list_trouble = watch::channel(None).1;
             (
                 FixedWorker { published: sender, outbox, link, requests: inbox },
-                Self { published: receiver, pulse, outbox: outbox_view, link: view, requests },
+                Self {
+                    published: receiver,
+                    pulse,
+                    outbox: outbox_view,
+                    held_list_trouble,
+                    link: view,
+                    requests,
+                },
             )
         }
     }

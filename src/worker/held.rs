@@ -9,8 +9,8 @@
 //! A base orchestrator never hands a task out again, so that without this a killed worker would end no job. With the
 //! extended contract the task keeps its attempt, unless the orchestrator has given it away since.
 //!
-//! Invariants: nothing waits for it but the note that an outcome was acknowledged, and a disk that refuses costs only what it
-//! is for, until it takes all of it again. It is not synced: it survives the end of the process, not of the machine.
+//! Invariants: nothing waits for it but the note that an outcome was acknowledged; a disk that refuses or hangs costs only
+//! what the list is for, until it takes all of it again, and no further task is taken meanwhile. It is not synced: it survives the end of the process, not of the machine.
 
 #[cfg(test)]
 mod here;
@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::outbox::segment::{self, Durability, Entry};
-use super::writer::WriterThread;
+use super::writer::{Lookout, Visits, WriterThread};
 use crate::domain::TaskSpec;
 use crate::{failpoint, wire};
 
@@ -52,6 +53,8 @@ pub(super) struct Held {
     /// Bursts that were handed to the writer.
     handed_over: u64,
     progress: Progress,
+    trouble: watch::Sender<Option<String>>,
+    visits: Arc<Visits>,
     writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
@@ -69,12 +72,15 @@ impl Held {
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<TaskSpec>)> {
         let (writer, orders, tasks) = Self::read(folder)?;
         let progress = Progress(writer.worked_off.subscribe());
+        let (trouble, visits) = (writer.trouble.clone(), Arc::clone(&writer.visits));
         let writer = WriterThread::start("held", move || writer.run())?;
         let held = Self {
             orders: Some(orders),
             burst: Vec::new(),
             handed_over: 0,
             progress,
+            trouble,
+            visits,
             writer: Some(writer),
             #[cfg(test)]
             here: None,
@@ -129,8 +135,12 @@ impl Held {
             kept: BTreeMap::new(),
             inbox,
             worked_off,
+            trouble: watch::Sender::new(None),
+            visits: Arc::default(),
             #[cfg(test)]
-            disk: std::sync::Arc::default(),
+            disk: Arc::default(),
+            #[cfg(test)]
+            hung: Vec::new(),
         };
         Ok((writer, orders, tasks))
     }
@@ -187,6 +197,25 @@ impl Held {
     pub(super) fn progress(&self) -> Progress {
         self.progress.clone()
     }
+
+    /// Follows why the list is not what it should be: no further task should be taken that would not be on it.
+    pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.subscribe()
+    }
+
+    /// Looks whether the thread that writes hangs, and says so in its place.
+    pub(super) fn lookout(&self) -> Lookout {
+        let told = self.trouble.clone();
+        Lookout::new("STATE_DIR/held", Arc::clone(&self.visits), move |visit, trouble| {
+            told.send_if_modified(|told| {
+                let goes_on = visit.goes_on();
+                if goes_on {
+                    *told = Some(trouble.to_owned());
+                }
+                goes_on
+            });
+        })
+    }
 }
 
 /// How far the writer is.
@@ -220,8 +249,13 @@ struct Writer {
     kept: BTreeMap<u64, Bytes>,
     inbox: mpsc::Receiver<Vec<Order>>,
     worked_off: watch::Sender<u64>,
+    trouble: watch::Sender<Option<String>>,
+    visits: Arc<Visits>,
     #[cfg(test)]
-    disk: std::sync::Arc<super::disk::SimulatedDisk>,
+    disk: Arc<super::disk::SimulatedDisk>,
+    /// What waits for a disk of a simulation that hangs.
+    #[cfg(test)]
+    hung: Vec<Vec<Order>>,
 }
 
 impl Writer {
@@ -235,7 +269,7 @@ impl Writer {
             };
             refused = match first {
                 Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => self.write_anew().map_err(|_| Refused),
+                Err(RecvTimeoutError::Timeout) => self.write(&[]),
                 Ok(mut batch) => {
                     let mut bursts = 1;
                     for burst in self.inbox.try_iter().take(MOST_BURSTS_IN_ONE_WRITE) {
@@ -250,6 +284,7 @@ impl Writer {
 
     /// Writes a `batch` of so many bursts.
     fn work_off(&mut self, bursts: u64, batch: Vec<Order>) -> Result<(), Refused> {
+        self.visits.begin();
         let mut buffer = Vec::new();
         for order in batch {
             match order {
@@ -265,17 +300,36 @@ impl Writer {
                 }
             }
         }
-        let written = self.write(&buffer).map_err(|error| {
-            // The next one writes all of it anew.
-            self.file = None;
-            tracing::warn!(%error, "the list of held tasks cannot be written; a restart would not go on with them");
-            Refused
-        });
+        let written = self.write(&buffer);
         self.worked_off.send_modify(|worked_off| *worked_off += bursts);
         written
     }
 
-    fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
+    /// Writes `buffer`, or all anew where the last write failed, and says how that went.
+    fn write(&mut self, buffer: &[u8]) -> Result<(), Refused> {
+        self.visits.begin();
+        let written = self.append(buffer);
+        self.visits.end();
+        let trouble = written.as_ref().err().map(|error| {
+            // The next one writes all of it anew.
+            self.file = None;
+            format!("STATE_DIR/held cannot be written: {error}")
+        });
+        self.trouble.send_if_modified(|told| {
+            let changed = *told != trouble;
+            if let Some(trouble) = trouble.as_ref().filter(|_| changed) {
+                tracing::error!(
+                    trouble,
+                    "a restart would not go on with what is in hand; no new task is taken"
+                );
+            }
+            *told = trouble;
+            changed
+        });
+        written.map_err(|_| Refused)
+    }
+
+    fn append(&mut self, buffer: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         self.disk.write()?;
         let file = match &self.file {

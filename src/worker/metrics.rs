@@ -207,6 +207,8 @@ impl Metrics {
                 let gauges = self.of_task.of(&labels);
                 gauges.set(LOSS, result.train.loss);
                 gauges.set(ACCURACY, result.train.accuracy);
+                // Of a result that was at hand no try has said it.
+                gauges.set(SIMULATED, f64::from(u8::from(result.backend.is_simulated())));
                 if let Some(validation) = result.validation {
                     gauges.set(VALIDATION_LOSS, validation.loss);
                     gauges.set(VALIDATION_ACCURACY, validation.accuracy);

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants: `stored` is called after the data is on disk, in the order of the appends; a torn tail or a damaged file
-//! costs what is damaged and never the start; a full disk is waited for, and said.
+//! costs what is damaged and never the start; a disk that is full or hangs is waited for, and said.
 //!
 //! An acknowledgement is written without a sync of its own: one lost to a power cut means one more report, which
 //! the orchestrator counts once (extended contract).
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::writer::WriterThread;
+use super::writer::{Lookout, Visit, Visits, WriterThread};
 use crate::domain::TaskOutcome;
 use crate::wire;
 use log::Log;
@@ -83,8 +83,8 @@ impl OutboxState {
 /// The outbox of one worker.
 pub(super) struct Outbox {
     orders: Option<mpsc::Sender<Order>>,
-    state: watch::Receiver<OutboxState>,
-    trouble: watch::Receiver<Option<String>>,
+    voice: Voice,
+    visits: Arc<Visits>,
     writer: Option<WriterThread>,
     /// In a simulation there is no other thread, which would write when it likes.
     #[cfg(test)]
@@ -101,12 +101,12 @@ impl Outbox {
     /// When the folder cannot be read or written. Damage inside of it is logged and set aside.
     pub(super) fn open(folder: &Path) -> io::Result<(Self, Vec<Left>)> {
         let (writer, orders, left) = Self::read(folder)?;
-        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
+        let (voice, visits) = (writer.voice.clone(), Arc::clone(&writer.visits));
         let writer = WriterThread::start("outbox", move || writer.run())?;
         let outbox = Self {
             orders: Some(orders),
-            state,
-            trouble,
+            voice,
+            visits,
             writer: Some(writer),
             #[cfg(test)]
             here: None,
@@ -128,10 +128,9 @@ impl Outbox {
         }
         let (orders, inbox) = mpsc::channel();
         let state = state_of(&log, None);
-        let trouble = watch::Sender::new(state.trouble());
-        let tell = watch::Sender::new(state);
+        let voice = Voice { trouble: watch::Sender::new(state.trouble()), state: watch::Sender::new(state) };
         let (taken, backlog) = (Vec::new(), VecDeque::new());
-        Ok((Writer { log, tell, trouble, inbox, taken, backlog }, orders, left))
+        Ok((Writer { log, voice, visits: Arc::default(), inbox, taken, backlog }, orders, left))
     }
 
     /// Puts `outcome` on disk; `stored` is called when it is there. Returns at once.
@@ -151,12 +150,20 @@ impl Outbox {
 
     /// Follows what the outbox says of itself.
     pub(super) fn state(&self) -> watch::Receiver<OutboxState> {
-        self.state.clone()
+        self.voice.state.subscribe()
     }
 
     /// Follows why no further task should be taken: that changes seldom, and what waits changes with each task.
     pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
-        self.trouble.clone()
+        self.voice.trouble.subscribe()
+    }
+
+    /// Looks whether the thread that writes hangs, and says so in its place.
+    pub(super) fn lookout(&self) -> Lookout {
+        let voice = self.voice.clone();
+        Lookout::new("STATE_DIR/outbox", Arc::clone(&self.visits), move |visit, trouble| {
+            voice.disk_hangs(visit, trouble);
+        })
     }
 
     fn order(&self, order: Order) {
@@ -180,11 +187,40 @@ impl Drop for Outbox {
     }
 }
 
+/// Says how the outbox fares.
+#[derive(Debug, Clone)]
+struct Voice {
+    state: watch::Sender<OutboxState>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Voice {
+    fn say(&self, now: OutboxState) {
+        let trouble = now.trouble();
+        self.state.send_if_modified(|state| replace(state, now));
+        self.trouble.send_if_modified(|told| replace(told, trouble));
+    }
+
+    /// In the place of the thread, which is at the disk; when it comes back it says itself how that went.
+    fn disk_hangs(&self, visit: Visit<'_>, trouble: &str) {
+        let trouble = || Some(trouble.to_owned());
+        self.state.send_if_modified(|state| visit.goes_on() && replace(&mut state.disk, trouble()));
+        self.trouble.send_if_modified(|told| visit.goes_on() && replace(told, trouble()));
+    }
+}
+
+/// Puts `now` in the place of `told`; whether that is a change.
+fn replace<T: PartialEq>(told: &mut T, now: T) -> bool {
+    let changed = *told != now;
+    *told = now;
+    changed
+}
+
 /// The thread that writes.
 struct Writer {
     log: Log,
-    tell: watch::Sender<OutboxState>,
-    trouble: watch::Sender<Option<String>>,
+    voice: Voice,
+    visits: Arc<Visits>,
     inbox: mpsc::Receiver<Order>,
     /// Outcomes that the next write puts on disk.
     taken: Vec<(u64, Stored)>,
@@ -195,6 +231,7 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         while let Some(first) = self.backlog.pop_front().or_else(|| self.inbox.recv().ok()) {
+            self.visits.begin();
             self.take(first);
             self.take_backlog();
             for _ in 0..MOST_IN_ONE_SYNC {
@@ -231,15 +268,18 @@ impl Writer {
 
     /// Writes what was taken, and tells whom it concerns.
     fn write(&mut self) -> Result<(), Refused> {
-        if let Err(error) = self.log.flush() {
+        self.visits.begin();
+        let flushed = self.log.flush();
+        self.visits.end();
+        if let Err(error) = flushed {
             let trouble = format!("STATE_DIR/outbox cannot be written: {error}");
-            if self.tell.borrow().disk.as_ref() != Some(&trouble) {
+            if self.voice.state.borrow().disk.as_ref() != Some(&trouble) {
                 tracing::error!(trouble, "outcomes wait in memory; no new task is taken");
-                self.say(state_of(&self.log, Some(trouble)));
+                self.voice.say(state_of(&self.log, Some(trouble)));
             }
             return Err(Refused);
         }
-        self.say(state_of(&self.log, None));
+        self.voice.say(state_of(&self.log, None));
         for (sequence, stored) in self.taken.drain(..) {
             stored(sequence);
         }
@@ -251,8 +291,10 @@ impl Writer {
         match order {
             // What is acknowledged meanwhile makes room, perhaps on the very disk that has none.
             Order::Acknowledge { sequence } => {
+                self.visits.begin();
                 self.log.acknowledge(sequence);
                 self.log.delete_done();
+                self.visits.end();
             }
             order => self.backlog.push_back(order),
         }
@@ -271,20 +313,6 @@ impl Writer {
             }
         }
         Flushed::Whole
-    }
-
-    fn say(&self, now: OutboxState) {
-        let trouble = now.trouble();
-        self.tell.send_if_modified(|state| {
-            let changed = *state != now;
-            *state = now;
-            changed
-        });
-        self.trouble.send_if_modified(|told| {
-            let changed = *told != trouble;
-            *told = trouble;
-            changed
-        });
     }
 }
 

@@ -108,6 +108,8 @@ pub(super) enum Event {
     Released { key: Key, taken: Taken },
     /// What keeps outcomes from the disk, None when that is over.
     Storage { trouble: Option<String> },
+    /// What keeps tasks from the list of held ones, None when that is over.
+    HeldList { trouble: Option<String> },
     /// What keeps the engine from its work, None when that is over.
     Engine { trouble: Option<String> },
     /// Take no more tasks.
@@ -267,6 +269,8 @@ pub(super) struct State {
     interruption: &'static str,
     /// What keeps outcomes from the disk.
     pub(super) storage_trouble: Option<String>,
+    /// What keeps tasks from the list of held ones.
+    pub(super) held_list_trouble: Option<String>,
     /// What keeps the engine from its work.
     pub(super) engine_trouble: Option<String>,
     next_id: u64,
@@ -291,6 +295,7 @@ impl State {
             cancelled: 0,
             interruption: "",
             storage_trouble: None,
+            held_list_trouble: None,
             engine_trouble: None,
             next_id: 0,
             drained: false,
@@ -321,7 +326,7 @@ impl State {
 
     /// What keeps the worker from its work.
     pub(super) fn troubles(&self) -> impl Iterator<Item = &String> {
-        self.storage_trouble.iter().chain(&self.engine_trouble)
+        self.storage_trouble.iter().chain(&self.held_list_trouble).chain(&self.engine_trouble)
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -2,7 +2,7 @@
 //! them in which everything goes wrong, in virtual time on one thread.
 //!
 //! A seed decides all: how long calls travel, which are lost or come twice, when a worker is cut off, killed, drained and
-//! started again, when it stands still and when its disk is full, when the orchestrator is away, how long tasks take and which
+//! started again, when it stands still and when its disk is full or hangs, when the orchestrator is away, how long tasks take and which
 //! fail. The same seed gives the same history.
 //!
 //! `SIMULATION_SEED=42 cargo test --lib simulation` plays one again, `SIMULATION_SEEDS=100000` plays more than usual.

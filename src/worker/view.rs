@@ -113,6 +113,7 @@ pub(super) fn first(about: &About, state: &State) -> Published {
         last_heartbeat: None,
         backend: about.backend,
         outbox_pending: 0,
+        state_dir_writable: true,
     };
     Published { status, controls: Vec::new() }
 }

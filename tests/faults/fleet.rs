@@ -83,7 +83,7 @@ fn start(
         max_task_retries: 2,
         drain_timeout: Duration::from_secs(30),
     };
-    let state = StateFolder::open(&config).unwrap();
+    let state = StateFolder::open(&config, |_| {}).unwrap();
     let client_config = orchestrator::Config::parse(address).unwrap();
     let metrics = orchestrator::Metrics::new();
     let client = Client::new(client_config, worker_id, Strictness::Warn, metrics).unwrap();

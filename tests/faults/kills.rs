@@ -1,7 +1,9 @@
 //! `kill -9` at each step of outbox, checkpoint and the list of held tasks.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 
+use fake_nvml::{Control, Fault, Installed};
 use rustix::process::Signal;
 use tensorfleet_worker::dev::Contract;
 use tensorfleet_worker::wire::{pb, worker_pb};
@@ -33,7 +35,7 @@ async fn die_at(step: &'static str, contract: Contract) {
     let doomed = [settings[0], settings[1], settings[2], ("FAILPOINT", step)];
     let mut worker = WorkerProcess::start(address, &doomed);
     let job = submit(address, real_job(1)).await;
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&worker.wait()), Some(9), "{step} was passed");
+    assert_eq!(worker.wait().signal(), Some(9), "{step} was passed");
     let state = Arc::clone(&worker.state);
     let mut heir = WorkerProcess::start_in(state, address, &settings);
     match contract {
@@ -222,4 +224,38 @@ async fn a_task_that_is_handed_out_anew_while_it_is_held_is_kept_under_its_new_a
     resumed.truncate(10);
     let attempts: Vec<u32> = resumed.into_iter().map(|(_, attempt)| attempt).collect();
     assert_eq!(attempts, [3; 10], "what the killed process had goes on");
+}
+
+/// NVML is a library of the driver inside of the worker: where it aborts, the worker is gone.
+#[test]
+fn a_driver_library_that_aborts_costs_what_a_kill_does() {
+    at_once(BOTH.map(|contract| async move {
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let folder = tempfile::tempdir().unwrap();
+        let mut fake = Installed::new(folder.path(), Control::with_gpus(1)).unwrap();
+        let library = fake.library().into_os_string().into_string().unwrap();
+        let settings = [
+            ("MAX_CONCURRENT_TASKS", "1"),
+            ("ANALYTIC_EPOCH_DELAY", "2s"),
+            ("DEVICE_POLICY", "cpu"),
+            ("NVML_LIBRARY", &library),
+        ];
+        let mut worker = WorkerProcess::start(address, &settings);
+        eventually("the GPU is watched", || worker.shows("worker_gpus 1"));
+        let job = submit(address, simulated_job(1)).await;
+        wait_for_hand_out(board).await;
+        let held = worker.state.path().join("held/tasks.log");
+        eventually("it is in the list of held tasks", || held.metadata().is_ok_and(|file| file.len() > 0));
+        let power = "nvmlDeviceGetPowerUsage".to_owned();
+        fake.set(|control| drop(control.gpus[0].faults.insert(power.clone(), Fault::Abort))).unwrap();
+        assert_eq!(worker.wait().signal(), Some(Signal::ABORT.as_raw()));
+        fake.set(|control| control.gpus[0].faults.clear()).unwrap();
+        let settings = [settings[0], ("ANALYTIC_EPOCH_DELAY", "0"), settings[2], settings[3]];
+        let mut heir = WorkerProcess::start_in(Arc::clone(&worker.state), address, &settings);
+        wait_for_end(board, &job).await;
+        heir.settle();
+        assert_each_once(board, &job, 10);
+        assert_eq!(board.read(|board| board.job(&job)).unwrap().reports, 10, "{contract:?}");
+    }));
 }

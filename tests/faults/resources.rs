@@ -8,6 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tensorfleet_worker::dev::{Contract, DevConfig, DevOrchestrator};
 use tensorfleet_worker::wire::worker_pb::TaskRequest;
 
+use crate::hangs::assert_degraded;
 use crate::support::*;
 
 /// A file system of 1 MiB; gone when dropped.
@@ -69,8 +70,7 @@ async fn a_full_disk_stops_the_polls_and_loses_nothing() {
         assert!(reason.contains("STATE_DIR/outbox"), "{reason}");
         let completed = board.read(|board| board.job(&job)).unwrap().completed;
         assert_eq!(completed, 0, "what is not on disk is not reported");
-        let another = TaskRequest { task_id: "another".into(), job_id: "job".into(), ..asked_directly() };
-        let refused = worker.client().await.execute_task(another).await.unwrap_err();
+        let refused = worker.client().await.execute_task(asked_directly()).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
         assert!(refused.message().contains("STATE_DIR/outbox"), "{refused}");
         std::fs::remove_file(ballast).unwrap();
@@ -82,9 +82,11 @@ async fn a_full_disk_stops_the_polls_and_loses_nothing() {
     }
 }
 
-fn asked_directly() -> TaskRequest {
+pub(crate) fn asked_directly() -> TaskRequest {
     let job = simulated_job(1);
     TaskRequest {
+        task_id: "another".into(),
+        job_id: "job".into(),
         model_type: job.model_type,
         dataset_path: job.dataset_path,
         hyperparameters: job.hyperparameters,
@@ -115,6 +117,73 @@ async fn a_worker_that_ends_on_a_full_disk_leaves_its_tasks_to_the_next_one() {
     let _heir = WorkerProcess::start_in(Arc::clone(&state), address, &settings);
     wait_for_end(board, &job).await;
     assert_each_once(board, &job, 10);
+}
+
+/// A disk of 16 MiB whose writes can be made to hang; gone when dropped.
+struct FreezingDisk {
+    path: PathBuf,
+}
+
+/// While it lives every write hangs in the kernel, and no signal ends that.
+struct Frozen<'a>(&'a FreezingDisk);
+
+/// Runs a program on `paths`.
+fn run(program: &str, arguments: &[&str], paths: &[&Path]) -> bool {
+    Command::new(program).args(arguments).args(paths).status().is_ok_and(|status| status.success())
+}
+
+impl FreezingDisk {
+    fn mount(folder: &Path, image: &Path) -> Self {
+        std::fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        assert!(run("mkfs.ext4", &["-q", "-F"], &[image]), "mkfs.ext4 is missing: package e2fsprogs");
+        let mounted = run("mount", &["-o", "loop"], &[image, folder]);
+        assert!(mounted, "this test mounts a disk, for which it needs root and loop devices");
+        Self { path: folder.to_owned() }
+    }
+
+    fn freeze(&self) -> Frozen<'_> {
+        assert!(run("fsfreeze", &["--freeze"], &[&self.path]), "fsfreeze fails");
+        Frozen(self)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["--unfreeze"], &[&self.0.path]);
+    }
+}
+
+impl Drop for FreezingDisk {
+    fn drop(&mut self) {
+        run("umount", &["-l"], &[&self.path]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "mounts a disk and freezes it, which not every machine allows: scripts/test asks for it where this one does"]
+async fn a_disk_that_freezes_under_outbox_list_and_checkpoints_loses_nothing() {
+    for contract in BOTH {
+        let orchestrator = orchestrator(contract).await;
+        let (address, board) = (orchestrator.local_addr(), orchestrator.board());
+        let (state, image) = (Arc::new(tempfile::tempdir().unwrap()), tempfile::tempdir().unwrap());
+        let disk = FreezingDisk::mount(state.path(), &image.path().join("disk"));
+        let mut worker =
+            WorkerProcess::start_in(Arc::clone(&state), address, &[("MAX_CONCURRENT_TASKS", "2")]);
+        let jobs = [submit(address, real_job(10)).await, submit(address, real_job(10)).await];
+        let some = board.wait_for(|board| board.progress_of(&jobs[0]).ok().filter(|job| job.completed >= 3));
+        tokio::time::timeout(PATIENCE, some).await.expect("the disk is well at first");
+        let frozen = disk.freeze();
+        assert_degraded(&worker, "STATE_DIR/").await;
+        drop(frozen);
+        for job in &jobs {
+            wait_for_end(board, job).await;
+        }
+        eventually("all is well again", || worker.get("/readyz").0 == 200);
+        worker.settle();
+        for job in &jobs {
+            assert_each_once(board, job, 100);
+        }
+    }
 }
 
 fn set_files(worker: &WorkerProcess, most: Option<u64>) {

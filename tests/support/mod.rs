@@ -88,7 +88,22 @@ impl WorkerProcess {
         Self::launch(command(settings), Arc::new(tempfile::tempdir().unwrap()), orchestrator)
     }
 
-    fn launch(mut command: Command, state: Arc<tempfile::TempDir>, orchestrator: &str) -> Self {
+    fn launch(command: Command, state: Arc<tempfile::TempDir>, orchestrator: &str) -> Self {
+        let mut worker = Self::launch_unready(command, state, orchestrator);
+        worker.wait_until_it_listens();
+        worker
+    }
+
+    /// Starts a worker that may not come to listen; its ports are not known.
+    pub fn start_unready(
+        state: Arc<tempfile::TempDir>,
+        orchestrator: SocketAddr,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        Self::launch_unready(command(settings), state, &orchestrator.to_string())
+    }
+
+    fn launch_unready(mut command: Command, state: Arc<tempfile::TempDir>, orchestrator: &str) -> Self {
         command
             .env("ORCHESTRATOR_ADDRESS", orchestrator)
             .env("WORKER_PORT", "0")
@@ -106,14 +121,14 @@ impl WorkerProcess {
             move || read_log(stderr, &log, &sender, &reading)
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut worker =
-            Self { child, grpc: nowhere, http: nowhere, log, lines: Mutex::new(lines), reading, state };
-        let listening = worker.wait_for_log("listening");
-        let port =
-            |name: &str| listening[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
-        worker.grpc = SocketAddr::from(([127, 0, 0, 1], port("grpc")));
-        worker.http = SocketAddr::from(([127, 0, 0, 1], port("http")));
-        worker
+        Self { child, grpc: nowhere, http: nowhere, log, lines: Mutex::new(lines), reading, state }
+    }
+
+    /// Waits until it has started, and learns its ports.
+    pub fn wait_until_it_listens(&mut self) {
+        let listening = self.wait_for_log("listening");
+        self.grpc = address_in(&listening, "grpc");
+        self.http = address_in(&listening, "http");
     }
 
     /// Waits for the next log line whose message contains `text`.
@@ -194,6 +209,12 @@ impl Drop for WorkerProcess {
             }
         }
     }
+}
+
+/// The address in the field `name` of a log line, from this machine.
+pub fn address_in(line: &Value, name: &str) -> SocketAddr {
+    let port = line[name].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 fn read_log(

@@ -2,7 +2,7 @@
 //! holds it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::{fs, thread};
 
 use super::format::Checkpoint;
@@ -25,15 +25,10 @@ impl Store {
 
     /// Keeps the model of `job`, which has ended and has no session, and removes its checkpoints.
     pub(in crate::engine) fn settle(&self, job: &JobId) {
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        if ending.contains(job) {
-            return;
-        }
-        ending.push(job.clone());
-        drop(ending);
+        // No session has that name.
+        let Some(_settling) = self.under_way.begin(job, "") else { return };
         self.keep_newest(job);
         self.forget(job);
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != job);
     }
 
     fn keep_newest(&self, job: &JobId) {

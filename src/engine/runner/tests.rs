@@ -123,6 +123,22 @@ fn three_ends_before_the_first_word_are_trouble_and_the_waiting_tasks_hear_of_it
 }
 
 #[test]
+fn starts_that_fail_are_followed_by_longer_and_longer_waits() {
+    let (engine, told) = engine("exit 7", LIMIT);
+    let (_control, _finished) = submit(&engine);
+    let mut ends = Vec::new();
+    while ends.len() < 5 {
+        assert_eq!(exit(&told), ExitCause::Exit);
+        ends.push(std::time::Instant::now());
+    }
+    let waits: Vec<_> = ends.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // A little less, since the first end may be heard of late.
+    for (wait, least) in waits.iter().zip([80, 180, 380, 780]) {
+        assert!(*wait >= Duration::from_millis(least), "{waits:?}");
+    }
+}
+
+#[test]
 fn a_runner_that_speaks_another_language_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     // The next one says nothing, so that it does not come to three.

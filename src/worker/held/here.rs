@@ -1,9 +1,10 @@
-//! The list of held tasks of a simulation: written on the thread of the caller, in virtual time, to a disk that may be full.
+//! The list of held tasks of a simulation: written on the thread of the caller, in virtual time, to a disk that may be full or hang.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
@@ -22,12 +23,15 @@ impl Held {
         let (mut writer, _, tasks) = Self::read(folder)?;
         writer.disk = Arc::clone(disk);
         let progress = Progress(writer.worked_off.subscribe());
+        let (trouble, visits) = (writer.trouble.clone(), Arc::clone(&writer.visits));
         let here = Some(Arc::new(Mutex::new(writer)));
         let held = Self {
             orders: None,
             burst: Vec::new(),
             handed_over: 0,
             progress,
+            trouble,
+            visits,
             writer: None,
             here,
             next_number: 1,
@@ -40,31 +44,46 @@ impl Held {
     }
 }
 
-/// Writes at once, and where the disk refuses, as often as the thread would.
+/// Writes at once, and where the disk hangs or refuses, when and as often as the thread would.
 pub(super) fn work_off(shared: &Shared, burst: Vec<Order>) {
     let orders = u32::try_from(burst.len()).unwrap();
     let mut writer = shared.lock().unwrap();
-    let refused_before = writer.disk.unlisted() > 0;
-    if writer.work_off(1, burst).is_ok() {
-        return writer.disk.listed(None);
-    }
-    writer.disk.listed(Some(orders));
-    if refused_before {
+    let disk = Arc::clone(&writer.disk);
+    let waits = writer.visits.under_way().is_some();
+    if waits || !disk.answers() {
+        // The thread does not come back to its inbox.
+        disk.listed(Some(orders));
+        writer.visits.begin();
+        writer.hung.push(burst);
+        if !waits {
+            TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, Duration::ZERO));
+        }
         return;
     }
-    let weak = Arc::downgrade(shared);
-    TaskTracker::new().spawn(async move {
-        loop {
-            tokio::time::sleep(RETRY_INTERVAL).await;
-            // The process may have ended meanwhile.
-            let Some(shared) = weak.upgrade() else { return };
-            let mut writer = shared.lock().unwrap();
-            if writer.disk.unlisted() == 0 {
-                return;
-            }
-            if writer.write(&[]).is_ok() {
-                return writer.disk.listed(None);
-            }
+    let refused_before = disk.unlisted() > 0;
+    if writer.work_off(1, burst).is_ok() {
+        return disk.listed(None);
+    }
+    disk.listed(Some(orders));
+    if !refused_before {
+        TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, RETRY_INTERVAL));
+    }
+}
+
+async fn write_at_last(shared: Weak<Mutex<Writer>>, disk: Arc<SimulatedDisk>, mut wait: Duration) {
+    loop {
+        tokio::time::sleep(wait).await;
+        disk.answer().await;
+        // The process may have ended meanwhile.
+        let Some(shared) = shared.upgrade() else { return };
+        let mut writer = shared.lock().unwrap();
+        if disk.unlisted() == 0 {
+            return;
         }
-    });
+        let hung = std::mem::take(&mut writer.hung);
+        if writer.work_off(hung.len() as u64, hung.into_iter().flatten().collect()).is_ok() {
+            return disk.listed(None);
+        }
+        wait = RETRY_INTERVAL;
+    }
 }

@@ -55,6 +55,7 @@ fn status(worker_id: WorkerId) -> WorkerStatus {
         last_heartbeat: None,
         backend: Backend::Analytic,
         outbox_pending: 0,
+        state_dir_writable: true,
     }
 }
 

@@ -1,8 +1,9 @@
-//! The outbox of a simulation: written on the thread of the caller, in virtual time, to a disk that may be full.
+//! The outbox of a simulation: written on the thread of the caller, in virtual time, to a disk that may be full or hang.
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
@@ -20,38 +21,50 @@ impl Outbox {
         let (mut writer, _, left) = Self::read(folder)?;
         writer.log.on(disk);
         disk.noted(None);
-        let (state, trouble) = (writer.tell.subscribe(), writer.trouble.subscribe());
+        let (voice, visits) = (writer.voice.clone(), Arc::clone(&writer.visits));
         let here = Some(Arc::new(Mutex::new(writer)));
-        Ok((Self { orders: None, state, trouble, writer: None, here }, left))
+        Ok((Self { orders: None, voice, visits, writer: None, here }, left))
     }
 }
 
-/// Writes at once, and where the disk refuses, as often as the thread would.
+/// Writes at once, and where the disk hangs or refuses, when and as often as the thread would.
 pub(super) fn carry_out(shared: &Shared, order: Order) {
     let mut writer = shared.lock().unwrap();
+    let disk = Arc::clone(writer.log.disk());
     let acknowledgements = u32::from(matches!(order, Order::Acknowledge { .. }));
-    if writer.tell.borrow().disk.is_some() {
-        writer.log.disk().noted(Some(acknowledgements));
+    let waits = writer.visits.under_way().is_some();
+    if waits || !disk.answers() {
+        // The thread does not come back to its inbox.
+        disk.noted(Some(acknowledgements));
+        writer.visits.begin();
+        writer.backlog.push_back(order);
+        if !waits {
+            TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, Duration::ZERO));
+        }
+        return;
+    }
+    if writer.voice.state.borrow().disk.is_some() {
+        disk.noted(Some(acknowledgements));
         return writer.put_off(order);
     }
     writer.take(order);
-    if writer.write().is_ok() {
-        return;
+    if writer.write().is_err() {
+        disk.noted(Some(acknowledgements));
+        TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, RETRY_INTERVAL));
     }
-    writer.log.disk().noted(Some(acknowledgements));
-    let weak = Arc::downgrade(shared);
-    TaskTracker::new().spawn(async move {
-        loop {
-            tokio::time::sleep(RETRY_INTERVAL).await;
-            // The process may have ended meanwhile.
-            let Some(shared) = weak.upgrade() else { return };
-            let mut writer = shared.lock().unwrap();
-            while writer.write().is_ok() {
-                if writer.backlog.is_empty() {
-                    return writer.log.disk().noted(None);
-                }
-                writer.take_backlog();
-            }
+}
+
+async fn write_at_last(shared: Weak<Mutex<Writer>>, disk: Arc<SimulatedDisk>, mut wait: Duration) {
+    loop {
+        tokio::time::sleep(wait).await;
+        disk.answer().await;
+        // The process may have ended meanwhile.
+        let Some(shared) = shared.upgrade() else { return };
+        let mut writer = shared.lock().unwrap();
+        writer.take_backlog();
+        if writer.write().is_ok() {
+            return disk.noted(None);
         }
-    });
+        wait = RETRY_INTERVAL;
+    }
 }

@@ -139,7 +139,7 @@ impl Log {
 
     /// What it is written to.
     #[cfg(test)]
-    pub(super) fn disk(&self) -> &crate::worker::disk::SimulatedDisk {
+    pub(super) fn disk(&self) -> &std::sync::Arc<crate::worker::disk::SimulatedDisk> {
         &self.disk
     }
 

@@ -34,6 +34,7 @@ enum Chance {
     Written { pick: u8 },
     GivenBack { pick: u8, taken: bool },
     Storage { writable: bool },
+    HeldList { writable: bool },
     Engine { able: bool },
     Drain,
     Abort,
@@ -62,6 +63,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         8 => any::<u8>().prop_map(|pick| Chance::Written { pick }),
         4 => any::<(u8, bool)>().prop_map(|(pick, taken)| Chance::GivenBack { pick, taken }),
         1 => any::<bool>().prop_map(|writable| Chance::Storage { writable }),
+        1 => any::<bool>().prop_map(|writable| Chance::HeldList { writable }),
         1 => any::<bool>().prop_map(|able| Chance::Engine { able }),
         1 => Just(Chance::Drain),
         1 => Just(Chance::Abort),
@@ -331,6 +333,7 @@ impl World {
                 }
             }
             Chance::Storage { writable } => self.on(Event::Storage { trouble: trouble(writable) }),
+            Chance::HeldList { writable } => self.on(Event::HeldList { trouble: trouble(writable) }),
             Chance::Engine { able } => self.on(Event::Engine { trouble: trouble(able) }),
             Chance::Drain => self.on(Event::Drain),
             Chance::Abort => self.on(Event::Abort { reason: "the worker was stopped" }),

@@ -322,7 +322,8 @@ pub(super) fn no_room() -> Event {
 
 #[test]
 fn execute_is_refused_with_the_reason_while_the_worker_is_degraded() {
-    for trouble in [no_room(), Event::Engine { trouble: Some("no room".to_owned()) }] {
+    let no_list = Event::HeldList { trouble: Some("no room".to_owned()) };
+    for trouble in [no_room(), no_list, Event::Engine { trouble: Some("no room".to_owned()) }] {
         let mut bench = Bench::new(2, Mode::Extended);
         bench.on(Event::Execute { task: task("held", 0), waiter: Waiter(1) });
         bench.on(trouble);
@@ -332,6 +333,15 @@ fn execute_is_refused_with_the_reason_while_the_worker_is_degraded() {
         let effects = bench.on(Event::Execute { task: task("held", 0), waiter: Waiter(3) });
         assert!(effects.is_empty(), "what runs already is joined: {effects:?}");
     }
+}
+
+#[test]
+fn nothing_is_polled_while_tasks_cannot_be_put_on_the_list() {
+    let mut bench = Bench::new(1, Mode::Extended);
+    bench.on(Event::HeldList { trouble: Some("no room".to_owned()) });
+    let asked = bench.now;
+    assert!(bench.on(Event::PollEnded { generation: 1, asked, places: 1, polled: Polled::Empty }).is_empty());
+    assert!(bench.on(Event::HeldList { trouble: None }).iter().any(is_poll));
 }
 
 #[test]

@@ -112,6 +112,7 @@ pub(in crate::worker) fn transition(state: &mut State, now: Moment, event: Event
             }
         }
         Event::Storage { trouble } => state.storage_trouble = trouble,
+        Event::HeldList { trouble } => state.held_list_trouble = trouble,
         Event::Engine { trouble } => state.engine_trouble = trouble,
         Event::Drain => state.admission = state.admission.max(Admission::Draining),
         Event::Abort { reason } => {

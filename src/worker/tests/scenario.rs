@@ -101,7 +101,8 @@ struct World {
 }
 
 impl World {
-    fn start(&mut self, number: usize) {
+    async fn start(&mut self, number: usize) {
+        self.disks[number].answer().await;
         self.network.note(&format!("w{number} starts"));
         let worker_id = WorkerId::parse(&format!("w{number}")).unwrap();
         let config = Config {
@@ -170,11 +171,25 @@ impl World {
         });
     }
 
+    /// The disk of a worker hangs for a while; a process that starts waits for it.
+    fn hang(&self, number: usize, time: Duration) {
+        self.network.fault(&format!("the disk of w{number} hangs for {time:?}"));
+        let disk = Arc::clone(&self.disks[number]);
+        disk.hang(true);
+        TaskTracker::new().spawn(async move {
+            tokio::time::sleep(time).await;
+            disk.hang(false);
+        });
+    }
+
     /// Everything works from now on.
     fn heal(&self) {
         self.network.heal();
         self.processes.values().for_each(|process| process.clock.go_on());
-        self.disks.iter().for_each(|disk| disk.fill(false));
+        for disk in &self.disks {
+            disk.fill(false);
+            disk.hang(false);
+        }
     }
 
     async fn drain(&mut self, number: usize) {
@@ -232,29 +247,30 @@ async fn history(seed: u64, folder: &Path) -> History {
         unnoted: 0,
     };
     for number in 0..workers {
-        world.start(number);
+        world.start(number).await;
     }
     let trouble_ends = Instant::now() + TROUBLE;
     while Instant::now() < trouble_ends {
         tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.1..6.0))).await;
         let number = chance.random_range(0..workers);
         let (fault, time) =
-            (chance.random_range(0..16), Duration::from_secs_f64(chance.random_range(0.1..20.0)));
+            (chance.random_range(0..18), Duration::from_secs_f64(chance.random_range(0.1..20.0)));
         match fault {
             0..4 => world.network.cut_off(number, time),
             4..8 => {
                 world.kill(number).await;
                 tokio::time::sleep(Duration::from_secs_f64(chance.random_range(0.0..10.0))).await;
-                world.start(number);
+                world.start(number).await;
             }
             8 => {
                 world.drain(number).await;
-                world.start(number);
+                world.start(number).await;
             }
             9 => world.network.restart(time),
             10 => (0..workers).for_each(|number| world.network.cut_off(number, time)),
             11..14 => world.suspend(number, time),
-            _ => world.fill(number, time),
+            14..16 => world.fill(number, time),
+            _ => world.hang(number, time),
         }
     }
     world.heal();

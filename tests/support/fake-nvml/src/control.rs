@@ -64,6 +64,8 @@ pub enum Fault {
     SleepMs(u64),
     /// Does not come back while the fault is there.
     Hang,
+    /// Ends the process, as a library does that finds itself in a state that cannot be.
+    Abort,
 }
 
 /// How the driver as a whole is.

@@ -102,6 +102,7 @@ fn suffer(faults: impl Fn(&Control) -> Option<Fault>) -> Result<(), u32> {
                 return Ok(());
             }
             Some(Fault::Hang) => std::thread::sleep(LOOK),
+            Some(Fault::Abort) => std::process::abort(),
         }
     }
 }
