@@ -247,8 +247,10 @@ fn a_driver_library_that_aborts_costs_what_a_kill_does() {
         wait_for_hand_out(board).await;
         let held = worker.state.path().join("held/tasks.log");
         eventually("it is in the list of held tasks", || held.metadata().is_ok_and(|file| file.len() > 0));
-        let power = "nvmlDeviceGetPowerUsage".to_owned();
-        fake.set(|control| drop(control.gpus[0].faults.insert(power.clone(), Fault::Abort))).unwrap();
+        let abort = |control: &mut Control| {
+            control.gpus[0].faults.insert("nvmlDeviceGetPowerUsage".to_owned(), Fault::Abort);
+        };
+        fake.set(abort).unwrap();
         assert_eq!(worker.wait().signal(), Some(Signal::ABORT.as_raw()));
         fake.set(|control| control.gpus[0].faults.clear()).unwrap();
         let settings = [settings[0], ("ANALYTIC_EPOCH_DELAY", "0"), settings[2], settings[3]];
