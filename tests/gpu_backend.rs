@@ -142,6 +142,12 @@ fn boosting_grows_the_trees_of_the_cpu_to_the_last_bit() {
         // Without a limit of depth; penalties of both kinds, and weights.
         ("missing.csv", vec!["target=kind", "max_depth=0", "reg_alpha=0.5", "class_weight=balanced"], 500),
         ("missing.csv", vec!["target=kind", "gamma=0.2", "max_bins=16", "rounds_per_task=3"], 500),
+        // Five groups of features with 256 bins each, some of which are left out.
+        (
+            "synthetic:classification?rows=3000&features=40&seed=6",
+            vec!["subsample=0.5", "colsample_bytree=0.3"],
+            200,
+        ),
         // Equal second derivatives, and more rows than all units of a launch.
         ("synthetic:regression?rows=90000&features=5&seed=4", vec!["task=regression", "max_depth=4"], 200),
     ] {

@@ -1,4 +1,4 @@
-//! Models in S3, put there by the runner of a real worker.
+//! Models in S3, put there by the runner of a real worker, or the worker itself.
 #![cfg(feature = "remote")]
 
 mod support;
@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
 use sha2::{Digest as _, Sha256};
 use support::*;
 use tensorfleet_worker::dev::Contract;
@@ -59,7 +60,12 @@ fn request(stream: &TcpStream) -> (String, Vec<u8>) {
 
 /// A worker whose models go to `service`.
 fn worker(orchestrator: SocketAddr, service: &Service) -> WorkerProcess {
-    WorkerProcess::start(
+    worker_in(Arc::new(tempfile::tempdir().unwrap()), orchestrator, service)
+}
+
+fn worker_in(state: Arc<tempfile::TempDir>, orchestrator: SocketAddr, service: &Service) -> WorkerProcess {
+    WorkerProcess::start_in(
+        state,
         orchestrator,
         &[
             ("LOG_LEVEL", "debug"),
@@ -142,25 +148,36 @@ async fn a_model_that_s3_does_not_take_stays_and_the_outcome_says_where() {
     assert!(worker.log().iter().any(|line| line.to_string().contains("a model stays in")));
 }
 
+/// With the session that has the model, and without: then the worker itself puts it there, from the checkpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_model_of_a_job_that_is_seen_to_end_is_put_into_s3_too() {
-    let service = Service::start("200 OK");
-    let orchestrator = orchestrator(Contract::Base).await;
-    let worker = worker(orchestrator.local_addr(), &service);
-    let mut slow = real_job(20);
-    let given = [("hidden_layers", "800,900"), ("optimizer", "sgd"), ("batch_size", "120")];
-    slow.hyperparameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let job = submit(orchestrator.local_addr(), slow).await;
-    let trained =
-        orchestrator.board().wait_for(|board| board.job(&job).ok().filter(|job| job.completed >= 1));
-    tokio::time::timeout(PATIENCE, trained).await.unwrap();
-    assert!(service.objects.lock().unwrap().is_empty(), "models of less than 3 MiB travel");
-    let cancel = pb::CancelJobRequest { job_id: job.to_string() };
-    client_of(orchestrator.local_addr()).await.cancel_job(cancel).await.unwrap();
-    let place = format!("/bucket/models/{job}/");
-    eventually("its model is in S3", || {
-        service.objects.lock().unwrap().keys().any(|path| path.starts_with(&place))
-    });
-    let told = worker.wait_for_log("the job has ended, it is in s3://bucket/models/");
-    assert!(told.to_string().contains("sha256"), "{told}");
+    for killed in [false, true] {
+        let service = Service::start("200 OK");
+        let orchestrator = orchestrator(Contract::Base).await;
+        let mut worker = worker(orchestrator.local_addr(), &service);
+        let mut slow = real_job(20);
+        let given = [("hidden_layers", "800,900"), ("optimizer", "sgd"), ("batch_size", "120")];
+        slow.hyperparameters.extend(given.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let job = submit(orchestrator.local_addr(), slow).await;
+        let trained =
+            orchestrator.board().wait_for(|board| board.job(&job).ok().filter(|job| job.completed >= 1));
+        tokio::time::timeout(PATIENCE, trained).await.unwrap();
+        assert!(service.objects.lock().unwrap().is_empty(), "models of less than 3 MiB travel");
+        if killed {
+            worker.signal(Signal::KILL);
+            worker.wait();
+        }
+        let cancel = pb::CancelJobRequest { job_id: job.to_string() };
+        client_of(orchestrator.local_addr()).await.cancel_job(cancel).await.unwrap();
+        if killed {
+            let state = Arc::clone(&worker.state);
+            worker = worker_in(state, orchestrator.local_addr(), &service);
+        }
+        let place = format!("/bucket/models/{job}/");
+        eventually("its model is in S3", || {
+            service.objects.lock().unwrap().keys().any(|path| path.starts_with(&place))
+        });
+        let told = worker.wait_for_log("the job has ended, it is in s3://bucket/models/");
+        assert!(told.to_string().contains("sha256"), "{told}");
+    }
 }

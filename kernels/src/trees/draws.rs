@@ -110,17 +110,14 @@ mod tests {
     #[test]
     fn rows_are_drawn_as_often_as_their_classes_weigh() {
         // A class without a row, and one of a hundredth of the rows that counts for as much as the others together.
-        let classes: Vec<u16> =
-            (0..100_000_u32).map(|row| if row % 100 == 0 { 3 } else { (row % 2) as u16 }).collect();
+        let class = |row: u32| if row.is_multiple_of(100) { 3 } else { (row % 2) as u16 };
+        let classes: Vec<u16> = (0..100_000).map(class).collect();
         let urn = Urn::new(&classes, &[1.0, 1.0, 5.0, 99.0]);
         let mut counts = vec![0; classes.len()];
         urn.bootstrap(11, &mut counts);
-        let drawn = |class| {
-            classes
-                .iter()
-                .zip(&counts)
-                .filter(move |(of, _)| **of == class)
-                .map(|(_, count)| f64::from(*count))
+        let drawn = |class: u16| {
+            let of_class = classes.iter().zip(&counts).filter(move |(of, _)| **of == class);
+            of_class.map(|(_, count)| f64::from(*count))
         };
         for (class, share) in [(0, 49.0 / 198.0), (1, 50.0 / 198.0), (2, 0.0), (3, 0.5)] {
             let got = drawn(class).sum::<f64>() / 1e5;
