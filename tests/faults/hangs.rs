@@ -238,7 +238,10 @@ async fn wait_at_the_start(file: &str, part: &str, signal: Option<Signal>) {
     let (address, board) = (orchestrator.local_addr(), orchestrator.board());
     let state = Arc::new(tempfile::tempdir().unwrap());
     let disk = HangingFile::make(state.path().join(file));
-    let settings = [("ANALYTIC_EPOCH_DELAY", "0")];
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "0123456789abcdef0123456789abcdef").unwrap();
+    let settings = [("ANALYTIC_EPOCH_DELAY", "0"), ("AUTH_TOKEN_FILE", token.to_str().unwrap())];
     let mut worker = WorkerProcess::start_unready(Arc::clone(&state), address, &settings);
     let said = worker.wait_for_log("the start waits for");
     assert!(said["message"].as_str().unwrap().contains(part), "{said}");
@@ -248,6 +251,7 @@ async fn wait_at_the_start(file: &str, part: &str, signal: Option<Signal>) {
         let (code, body) = get(http, path);
         assert!(code == 503 && body.contains(part), "{path}: {code} {body}");
     }
+    assert_eq!(get(http, "/api/v1/status").0, 401, "what is private stays so");
     if let Some(signal) = signal {
         let began = Instant::now();
         worker.signal(signal);
