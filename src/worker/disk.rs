@@ -3,8 +3,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::writer::RETRY_INTERVAL;
 
 /// What the processes of one worker share.
 #[derive(Debug, Default)]
@@ -42,6 +46,25 @@ impl SimulatedDisk {
     pub(super) async fn answer(&self) {
         // The sender is in our hands.
         let _ = self.hangs.subscribe().wait_for(|hangs| !hangs).await;
+    }
+
+    /// Calls `write` as a thread would: after `wait` and once the disk answers, and so on until it is done.
+    pub(super) fn retry(
+        self: &Arc<Self>,
+        mut wait: Duration,
+        mut write: impl FnMut() -> bool + Send + 'static,
+    ) {
+        let disk = Arc::clone(self);
+        TaskTracker::new().spawn(async move {
+            loop {
+                tokio::time::sleep(wait).await;
+                disk.answer().await;
+                if write() {
+                    return;
+                }
+                wait = RETRY_INTERVAL;
+            }
+        });
     }
 
     /// Comes before each write.

@@ -10,7 +10,8 @@
 //! extended contract the task keeps its attempt, unless the orchestrator has given it away since.
 //!
 //! Invariants: nothing waits for it but the note that an outcome was acknowledged; a disk that refuses or hangs costs only
-//! what the list is for, until it takes all of it again, and no further task is taken meanwhile. It is not synced: it survives the end of the process, not of the machine.
+//! what the list is for, until it takes all of it again, and no further task is taken meanwhile. It is not synced: it
+//! survives the end of the process, not of the machine.
 
 #[cfg(test)]
 mod here;
@@ -21,13 +22,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::outbox::segment::{self, Durability, Entry};
-use super::writer::{Lookout, Visits, WriterThread};
+use super::writer::{Lookout, RETRY_INTERVAL, Visits, WriterThread};
 use crate::domain::TaskSpec;
 use crate::{failpoint, wire};
 
@@ -36,9 +36,6 @@ const MOST_BYTES: u64 = 4 << 20;
 
 /// Bursts that share one write at most.
 const MOST_BURSTS_IN_ONE_WRITE: usize = 64;
-
-/// Between two tries to write to a disk that refused.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 enum Order {
     Keep { number: u64, received: Bytes },
@@ -367,6 +364,8 @@ fn entry(number: u64, received: &Bytes) -> Entry {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prost::Message as _;
 
     use super::*;

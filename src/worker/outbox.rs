@@ -25,11 +25,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::writer::{Lookout, Visit, Visits, WriterThread};
+use super::writer::{Lookout, RETRY_INTERVAL, Visit, Visits, WriterThread};
 use crate::domain::TaskOutcome;
 use crate::wire;
 use log::Log;
@@ -42,9 +41,6 @@ const MOST_PENDING: u64 = 10_000;
 
 /// Bytes that they may take; they are in memory too.
 const MOST_PENDING_BYTES: u64 = 512 << 20;
-
-/// Between two tries to write to a disk that refused.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Called with the sequence number of an outcome once it is on disk.
 pub(super) type Stored = Box<dyn FnOnce(u64) + Send>;

@@ -19,6 +19,9 @@ use tokio::time::{MissedTickBehavior, interval};
 /// been killed.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 1 });
 
+/// Between two tries to write to a disk that refused.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Between two looks at whether a thread is still at the disk.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,4 @@
-//! Writes and removes checkpoints on threads of their own, so that a disk that hangs keeps no training and no order from
-//! going on.
+//! Writes checkpoints on threads of their own, so that a disk that hangs keeps no training from going on.
 //!
 //! ```text
 //! session --bytes--> thread: number, write, rename, remove the oldest --> saved, or why not
@@ -20,7 +19,7 @@ use crate::failpoint;
 /// How long a session waits for its checkpoint: as long as the worker waits before it says that the disk hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Sessions of which a checkpoint is being written, and jobs whose checkpoints are being removed.
+/// Sessions of which a checkpoint is being written, and jobs that are being settled.
 #[derive(Debug, Clone, Default)]
 pub(super) struct UnderWay(Arc<Mutex<BTreeSet<(JobId, String)>>>);
 

@@ -13,16 +13,10 @@
 //! Rows are parted, derived and scored by the host. All is given to the device by the thread of the session: a failure is
 //! a panic there, as tensors fail, and whoever runs the session tells what it was.
 
-use super::growth::{Grown, Growth};
+use super::growth::{Derived, Grown, Growth, Parted};
 use super::store::Store;
 use crate::domain::TaskError;
 use crate::engine::device::ComputeDevice;
-
-/// Derivatives of all rows, and the same as packed integers.
-pub(super) type Derived<'a> = (&'a [[f32; 2]], &'a [i64]);
-
-/// Rows that a tree is grown on, and room for as many.
-pub(super) type Parted<'a> = (&'a mut [u32], &'a mut Vec<u32>);
 
 #[cfg(feature = "wgpu")]
 pub(super) use self::gpu::Accelerator;

@@ -56,6 +56,12 @@ pub(super) struct Scratch {
     pub(super) spare_rows: Vec<u32>,
 }
 
+/// Derivatives of all rows, and the same as packed integers.
+pub(super) type Derived<'a> = (&'a [[f32; 2]], &'a [i64]);
+
+/// Rows that a tree is grown on, and room for as many.
+pub(super) type Parted<'a> = (&'a mut [u32], &'a mut Vec<u32>);
+
 /// A tree, and which part of [`Scratch::rows`] came to which leaf.
 #[derive(Debug)]
 pub(super) struct Grown {
@@ -160,8 +166,8 @@ impl Growth<'_> {
     pub(super) fn grow<H: Histograms>(
         self,
         histograms: &H,
-        (derivatives, packed): (&[[f32; 2]], &[i64]),
-        (rows, spare): (&mut [u32], &mut Vec<u32>),
+        (derivatives, packed): Derived<'_>,
+        (rows, spare): Parted<'_>,
     ) -> Result<Grown, TaskError> {
         spare.resize(rows.len(), 0);
         let site = Site { growth: self, derivatives, histograms };

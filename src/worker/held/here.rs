@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
-use super::{Held, Order, Progress, RETRY_INTERVAL, Writer};
+use super::{Held, Order, Progress, Writer};
 use crate::domain::TaskSpec;
 use crate::worker::disk::SimulatedDisk;
+use crate::worker::writer::RETRY_INTERVAL;
 
 pub(super) type Shared = Arc<Mutex<Writer>>;
 
@@ -48,7 +47,7 @@ impl Held {
 pub(super) fn work_off(shared: &Shared, burst: Vec<Order>) {
     let orders = u32::try_from(burst.len()).unwrap();
     let mut writer = shared.lock().unwrap();
-    let disk = Arc::clone(&writer.disk);
+    let (disk, again) = (Arc::clone(&writer.disk), Arc::downgrade(shared));
     let waits = writer.visits.under_way().is_some();
     if waits || !disk.answers() {
         // The thread does not come back to its inbox.
@@ -56,7 +55,7 @@ pub(super) fn work_off(shared: &Shared, burst: Vec<Order>) {
         writer.visits.begin();
         writer.hung.push(burst);
         if !waits {
-            TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, Duration::ZERO));
+            disk.retry(Duration::ZERO, move || write_again(&again));
         }
         return;
     }
@@ -66,24 +65,23 @@ pub(super) fn work_off(shared: &Shared, burst: Vec<Order>) {
     }
     disk.listed(Some(orders));
     if !refused_before {
-        TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, RETRY_INTERVAL));
+        disk.retry(RETRY_INTERVAL, move || write_again(&again));
     }
 }
 
-async fn write_at_last(shared: Weak<Mutex<Writer>>, disk: Arc<SimulatedDisk>, mut wait: Duration) {
-    loop {
-        tokio::time::sleep(wait).await;
-        disk.answer().await;
-        // The process may have ended meanwhile.
-        let Some(shared) = shared.upgrade() else { return };
-        let mut writer = shared.lock().unwrap();
-        if disk.unlisted() == 0 {
-            return;
-        }
-        let hung = std::mem::take(&mut writer.hung);
-        if writer.work_off(hung.len() as u64, hung.into_iter().flatten().collect()).is_ok() {
-            return disk.listed(None);
-        }
-        wait = RETRY_INTERVAL;
+/// Whether nothing is left to write, or nobody to write it.
+fn write_again(shared: &Weak<Mutex<Writer>>) -> bool {
+    // The process may have ended meanwhile.
+    let Some(shared) = shared.upgrade() else { return true };
+    let mut writer = shared.lock().unwrap();
+    let disk = Arc::clone(&writer.disk);
+    if disk.unlisted() == 0 {
+        return true;
     }
+    let hung = std::mem::take(&mut writer.hung);
+    let written = writer.work_off(hung.len() as u64, hung.into_iter().flatten().collect()).is_ok();
+    if written {
+        disk.listed(None);
+    }
+    written
 }

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
-
-use super::{Left, Order, Outbox, RETRY_INTERVAL, Writer};
+use super::{Left, Order, Outbox, Writer};
 use crate::worker::disk::SimulatedDisk;
+use crate::worker::writer::RETRY_INTERVAL;
 
 pub(super) type Shared = Arc<Mutex<Writer>>;
 
@@ -30,7 +29,7 @@ impl Outbox {
 /// Writes at once, and where the disk hangs or refuses, when and as often as the thread would.
 pub(super) fn carry_out(shared: &Shared, order: Order) {
     let mut writer = shared.lock().unwrap();
-    let disk = Arc::clone(writer.log.disk());
+    let (disk, again) = (Arc::clone(writer.log.disk()), Arc::downgrade(shared));
     let acknowledgements = u32::from(matches!(order, Order::Acknowledge { .. }));
     let waits = writer.visits.under_way().is_some();
     if waits || !disk.answers() {
@@ -39,7 +38,7 @@ pub(super) fn carry_out(shared: &Shared, order: Order) {
         writer.visits.begin();
         writer.backlog.push_back(order);
         if !waits {
-            TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, Duration::ZERO));
+            disk.retry(Duration::ZERO, move || write_again(&again));
         }
         return;
     }
@@ -50,21 +49,19 @@ pub(super) fn carry_out(shared: &Shared, order: Order) {
     writer.take(order);
     if writer.write().is_err() {
         disk.noted(Some(acknowledgements));
-        TaskTracker::new().spawn(write_at_last(Arc::downgrade(shared), disk, RETRY_INTERVAL));
+        disk.retry(RETRY_INTERVAL, move || write_again(&again));
     }
 }
 
-async fn write_at_last(shared: Weak<Mutex<Writer>>, disk: Arc<SimulatedDisk>, mut wait: Duration) {
-    loop {
-        tokio::time::sleep(wait).await;
-        disk.answer().await;
-        // The process may have ended meanwhile.
-        let Some(shared) = shared.upgrade() else { return };
-        let mut writer = shared.lock().unwrap();
-        writer.take_backlog();
-        if writer.write().is_ok() {
-            return disk.noted(None);
-        }
-        wait = RETRY_INTERVAL;
+/// Whether all is written, or nobody is left to write it.
+fn write_again(shared: &Weak<Mutex<Writer>>) -> bool {
+    // The process may have ended meanwhile.
+    let Some(shared) = shared.upgrade() else { return true };
+    let mut writer = shared.lock().unwrap();
+    writer.take_backlog();
+    let written = writer.write().is_ok();
+    if written {
+        writer.log.disk().noted(None);
     }
+    written
 }
