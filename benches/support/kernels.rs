@@ -66,8 +66,10 @@ impl DenseStep {
             Layer { parameters, gradient, first, second, weights, shape, order: Order::Rows, output, slopes }
         };
         let mut layers: Vec<Layer> = widths.windows(2).map(layer).collect();
-        // Nothing wants the gradient by the inputs of all.
-        layers[0].order = Order::Columns;
+        // As the engine has them.
+        for layer in layers.iter_mut().skip(1).filter(|layer| layer.shape[0] > 16) {
+            layer.order = Order::Columns;
+        }
         Self { inputs, targets, layers, steps: 0 }
     }
 

@@ -9,9 +9,11 @@
 //! shapes alone, so that the same bits come from any number of threads and any width of vectors with fused additions.
 
 mod pack;
+mod skipping;
 mod tile;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -143,6 +145,8 @@ impl Finish<'_> {
 
 /// Writes `left` times `right`, finished, to `out`, row-major, shape `[left.rows, right.columns]`.
 ///
+/// Where many values of `left` are 0, their terms are left out: what is infinite or not a number in `right` is not seen there.
+///
 /// Large products are shared by the threads of the current rayon pool.
 ///
 /// # Panics
@@ -153,14 +157,29 @@ pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, out: &m
     assert_eq!(Some(out.len()), rows.checked_mul(columns), "out must have shape [{rows}, {columns}]");
     assert!(finish.fits(rows, columns), "{finish:?} must fit shape [{rows}, {columns}]");
     let out = Out::new(out, columns);
+    if skipping::multiply(left, right, finish, &out) {
+        return;
+    }
+    let multiplications = rows.saturating_mul(columns).saturating_mul(left.columns);
     // Vectors of 256 and of 512 bits make tiles of the same width.
-    let panel = tile::width(lanes());
-    let parts = parts_of(rows.saturating_mul(columns).saturating_mul(left.columns), columns.div_ceil(panel));
-    let at_once = columns.div_ceil(panel).div_ceil(parts.max(1)) * panel;
-    let work = |part: usize| {
-        let columns = part * at_once..((part + 1) * at_once).min(columns);
-        let product = Product { left, right, finish, columns, out: &out };
-        ROOM.with_borrow_mut(|room| dispatch_widest(Piece { product, room }));
+    in_parts(multiplications, columns, tile::width(lanes()), |columns, room| {
+        dispatch_widest(Piece { left, right, finish, columns, out: &out, room });
+    });
+}
+
+/// Does a product, `columns` wide, in parts that are multiples of `panel` wide, with room for copies of both sides.
+fn in_parts(
+    multiplications: usize,
+    columns: usize,
+    panel: usize,
+    part: impl Fn(Range<usize>, &mut Vec<f32>) + Sync,
+) {
+    let panels = columns.div_ceil(panel);
+    let parts = parts_of(multiplications, panels);
+    let at_once = panels.div_ceil(parts.max(1)) * panel;
+    let work = |number: usize| {
+        let columns = number * at_once..((number + 1) * at_once).min(columns);
+        ROOM.with_borrow_mut(|room| part(columns, room));
     };
     if parts < 2 { (0..parts).for_each(work) } else { (0..parts).into_par_iter().for_each(work) }
 }
@@ -168,6 +187,12 @@ pub fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, out: &m
 /// Whether a product with so many multiplications is worth several threads.
 pub fn is_shared(multiplications: usize) -> bool {
     multiplications >= SHARED_FROM && rayon::current_num_threads() > 1
+}
+
+/// How many pieces so many terms are added up in, and how long those are.
+fn pieces_of(terms: usize) -> (usize, usize) {
+    let pieces = terms.div_ceil(DEPTH).max(1);
+    (pieces, terms.div_ceil(pieces))
 }
 
 fn parts_of(multiplications: usize, panels: usize) -> usize {
@@ -180,16 +205,12 @@ thread_local! {
 }
 
 /// Some columns of a product.
-struct Product<'a> {
+struct Piece<'a> {
     left: Matrix<'a>,
     right: Matrix<'a>,
     finish: Finish<'a>,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     out: &'a Out<'a>,
-}
-
-struct Piece<'a> {
-    product: Product<'a>,
     room: &'a mut Vec<f32>,
 }
 
@@ -198,11 +219,10 @@ impl WithSimd for Piece<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { product: Product { left, right, finish, columns, out }, room } = self;
+        let Self { left, right, finish, columns, out, room } = self;
         let wide = tile::width(S::F32_LANES);
         let terms = left.columns;
-        let pieces = terms.div_ceil(DEPTH).max(1);
-        let depth = terms.div_ceil(pieces);
+        let (pieces, depth) = pieces_of(terms);
         if room.len() < depth * wide {
             room.resize(depth * wide, 0.0);
         }

@@ -1,5 +1,8 @@
 //! Rows and columns exchanged, in squares that fit registers.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m128, __m256};
+
 /// Side of a square.
 #[cfg(target_arch = "x86_64")]
 pub(crate) const SQUARE: usize = 8;
@@ -15,11 +18,17 @@ pub fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if let (Some(simd), true) = (pulp::x86::V3::try_new(), columns > 0) {
-        for (lines, row) in values.chunks_exact(SQUARE * columns).zip((0..).step_by(SQUARE)) {
-            let lines = std::array::from_fn(|line| &lines[line * columns..(line + 1) * columns]);
-            simd.vectorize(IntoColumns { simd, lines, out: &mut out[row..], apart: rows });
+        let line = |row: usize| &values[row * columns..(row + 1) * columns];
+        while done + WIDE <= rows {
+            let lines: [_; WIDE] = std::array::from_fn(|number| line(done + number));
+            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart: rows });
+            done += WIDE;
         }
-        done = rows / SQUARE * SQUARE;
+        while done + SQUARE <= rows {
+            let lines: [_; SQUARE] = std::array::from_fn(|number| line(done + number));
+            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart: rows });
+            done += SQUARE;
+        }
     }
     for row in done..rows {
         for column in 0..columns {
@@ -28,37 +37,48 @@ pub fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     }
 }
 
-/// Lines of the same length become the first columns of `out`, whose own lines begin `apart` values after each other.
+/// Squares side by side that make whole lines of a cache, which are then written at once.
 #[cfg(target_arch = "x86_64")]
-pub(crate) struct IntoColumns<'a> {
+pub(crate) const WIDE: usize = 2 * SQUARE;
+
+/// [`SQUARE`] or [`WIDE`] lines of the same length become the first columns of `out`, whose own lines begin `apart` values
+/// after each other.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct IntoColumns<'a, const LINES: usize> {
     pub(crate) simd: pulp::x86::V3,
-    pub(crate) lines: [&'a [f32]; SQUARE],
+    pub(crate) lines: [&'a [f32]; LINES],
     pub(crate) out: &'a mut [f32],
     pub(crate) apart: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
-impl pulp::NullaryFnOnce for IntoColumns<'_> {
+impl<const LINES: usize> pulp::NullaryFnOnce for IntoColumns<'_, LINES> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
         let Self { simd, lines, out, apart } = self;
-        let mut squares = lines.map(|line| line.as_chunks::<SQUARE>().0.iter());
         let length = lines[0].len();
-        let mut out = out.chunks_mut(apart);
-        for _ in 0..length / SQUARE {
-            let mut square = [[0.0; SQUARE]; SQUARE];
-            for (values, line) in square.iter_mut().zip(&mut squares) {
-                if let Some(line) = line.next() {
-                    *values = *line;
+        let whole = length - length % SQUARE;
+        assert!(lines.iter().all(|line| line.len() == length));
+        assert!(whole == 0 || (whole - 1) * apart + LINES <= out.len());
+        for first in (0..whole).step_by(SQUARE) {
+            for (place, lines) in lines.as_chunks::<SQUARE>().0.iter().enumerate() {
+                #[allow(unsafe_code, reason = "comparisons took twice as long as all the rest")]
+                // SAFETY: each line has SQUARE values from `first` on, as asserted; a vector is numbers of any bits.
+                let square =
+                    lines.map(|line| unsafe { line.as_ptr().add(first).cast::<[__m128; 2]>().read_unaligned() });
+                for (number, values) in turned(simd, square).into_iter().enumerate() {
+                    let at = (first + number) * apart + place * SQUARE;
+                    #[allow(unsafe_code, reason = "as above")]
+                    // SAFETY: within `out`, as asserted.
+                    unsafe {
+                        out.as_mut_ptr().add(at).cast::<__m256>().write_unaligned(values);
+                    }
                 }
             }
-            for (values, out) in turned(simd, square).iter().zip(&mut out) {
-                out[..SQUARE].copy_from_slice(values);
-            }
         }
-        for (at, out) in (length - length % SQUARE..length).zip(out) {
+        for (at, out) in (whole..length).zip(out.chunks_mut(apart).skip(whole)) {
             for (value, line) in out.iter_mut().zip(lines) {
                 *value = line[at];
             }
@@ -66,29 +86,32 @@ impl pulp::NullaryFnOnce for IntoColumns<'_> {
     }
 }
 
-/// Rows and columns exchanged: pairs, then fours, then halves.
+/// Rows and columns exchanged: halves as they are loaded, which is no work for the unit that moves values, then pairs, then
+/// fours.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn turned(simd: pulp::x86::V3, square: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
+fn turned(simd: pulp::x86::V3, square: [[__m128; 2]; SQUARE]) -> [__m256; SQUARE] {
+    let [a, b, c, d, e, f, g, h] = square;
+    let first = [[a[0], e[0]], [b[0], f[0]], [c[0], g[0]], [d[0], h[0]]];
+    let last = [[a[1], e[1]], [b[1], f[1]], [c[1], g[1]], [d[1], h[1]]];
+    pulp::cast([fours(simd, first), fours(simd, last)])
+}
+
+/// Four columns of four rows in the lower halves, and of the next four in the upper ones.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn fours(simd: pulp::x86::V3, rows: [[__m128; 2]; 4]) -> [__m256; 4] {
     let avx = simd.avx;
-    let [a, b, c, d, e, f, g, h] = square.map(pulp::cast);
-    let low = |a, b| avx._mm256_unpacklo_ps(a, b);
-    let high = |a, b| avx._mm256_unpackhi_ps(a, b);
-    let (ab, cd, ef, gh) =
-        ([low(a, b), high(a, b)], [low(c, d), high(c, d)], [low(e, f), high(e, f)], [low(g, h), high(g, h)]);
-    let fours = |[low, high]: [_; 2], [next_low, next_high]: [_; 2]| {
-        [
-            avx._mm256_shuffle_ps::<0x44>(low, next_low),
-            avx._mm256_shuffle_ps::<0xee>(low, next_low),
-            avx._mm256_shuffle_ps::<0x44>(high, next_high),
-            avx._mm256_shuffle_ps::<0xee>(high, next_high),
-        ]
-    };
-    let ([a, b, c, d], [e, f, g, h]) = (fours(ab, cd), fours(ef, gh));
-    let lower = |a, b| avx._mm256_permute2f128_ps::<0x20>(a, b);
-    let upper = |a, b| avx._mm256_permute2f128_ps::<0x31>(a, b);
-    [lower(a, e), lower(b, f), lower(c, g), lower(d, h), upper(a, e), upper(b, f), upper(c, g), upper(d, h)]
-        .map(pulp::cast)
+    let [a, b, c, d] = rows
+        .map(|[lower, upper]| avx._mm256_insertf128_ps::<1>(avx._mm256_castps128_ps256(lower), upper));
+    let (ab, cd) = (avx._mm256_unpacklo_ps(a, b), avx._mm256_unpacklo_ps(c, d));
+    let (ab_high, cd_high) = (avx._mm256_unpackhi_ps(a, b), avx._mm256_unpackhi_ps(c, d));
+    [
+        avx._mm256_shuffle_ps::<0x44>(ab, cd),
+        avx._mm256_shuffle_ps::<0xee>(ab, cd),
+        avx._mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+        avx._mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+    ]
 }
 
 #[cfg(test)]

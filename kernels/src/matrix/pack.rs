@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Matrix, Order};
 #[cfg(target_arch = "x86_64")]
-use crate::transposition::{IntoColumns, SQUARE};
+use crate::transposition::{IntoColumns, SQUARE, WIDE};
 
 /// Terms `terms` of the columns [first, first + width) of `matrix`, into `panel`, shape `[terms, wide]`, with zeros where
 /// there are no more columns.
@@ -75,10 +75,17 @@ fn squares(
     panel: &mut [f32],
 ) -> usize {
     let Some(simd) = pulp::x86::V3::try_new() else { return 0 };
-    let done = width / SQUARE * SQUARE;
-    for number in (0..done).step_by(SQUARE) {
-        let lines = std::array::from_fn(|column| &matrix.line(first + number + column)[terms.clone()]);
-        simd.vectorize(IntoColumns { simd, lines, out: &mut panel[number..], apart: wide });
+    let line = |number: usize| &matrix.line(first + number)[terms.clone()];
+    let mut done = 0;
+    while done + WIDE <= width {
+        let lines: [_; WIDE] = std::array::from_fn(|number| line(done + number));
+        simd.vectorize(IntoColumns { simd, lines, out: &mut panel[done..], apart: wide });
+        done += WIDE;
+    }
+    while done + SQUARE <= width {
+        let lines: [_; SQUARE] = std::array::from_fn(|number| line(done + number));
+        simd.vectorize(IntoColumns { simd, lines, out: &mut panel[done..], apart: wide });
+        done += SQUARE;
     }
     done
 }

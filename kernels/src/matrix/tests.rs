@@ -97,8 +97,7 @@ fn vectors_of_any_width_with_fused_additions_give_the_same_bits() {
             let mut values = vec![0.0; rows * columns];
             let out = Out::new(&mut values, columns);
             let (finish, columns) = (Finish::BiasRelu(&bias), 0..columns);
-            let product = Product { left, right, finish, columns, out: &out };
-            let piece = Piece { product, room: &mut Vec::new() };
+            let piece = Piece { left, right, finish, columns, out: &out, room: &mut Vec::new() };
             if widest {
                 dispatch_widest(piece)
             } else {
@@ -152,4 +151,70 @@ fn nan_is_not_hidden_by_a_relu() {
 fn a_wrong_shape_is_a_defect() {
     let values = [0.0; 6];
     multiply(Matrix::new(&values, 2, 3), Matrix::new(&values, 3, 2), Finish::Plain, &mut [0.0; 3]);
+}
+
+#[test]
+fn products_that_pass_over_zeros_are_the_others_to_the_last_bit() {
+    let mut noise = Noise(10);
+    let shapes =
+        [(16, 128, 16), (17, 133, 160), (33, 300, 2 * DEPTH + 70), (256, 784, 128), (50, 33, 64), (40, 20, 61)];
+    for (rows, columns, terms) in shapes {
+        let mut draw = |count: usize, share: f32| -> Vec<f32> {
+            let mut value = || if noise.unit() < share { noise.unit() - 0.5 } else { 0.0 };
+            (0..count).map(|_| value()).collect()
+        };
+        let (mut a, b) = (draw(rows * terms, 0.3), draw(terms * columns, 1.0));
+        // A row of nothing, and one without a zero.
+        a[..terms].fill(0.0);
+        a[terms..2 * terms].fill(0.5);
+        let (bias, gate) = (draw(columns, 1.0), draw(rows * columns, 0.5));
+        let backwards: Vec<u32> = (0..rows as u32).rev().collect();
+        let lefts = [
+            Matrix::new(&a, rows, terms),
+            Matrix::new(&a, terms, rows).transposed(),
+            Matrix::picked(&a, terms, &backwards),
+        ];
+        let others: Vec<u32> = (0..terms as u32).rev().collect();
+        let rights = [
+            Matrix::new(&b, terms, columns),
+            Matrix::new(&b, columns, terms).transposed(),
+            Matrix::picked(&b, columns, &others),
+        ];
+        let gate = Gate { output: &gate, scale: 1.5 };
+        let finishes = [Finish::Plain, Finish::Bias(&bias), Finish::BiasRelu(&bias), Finish::Gate(gate)];
+        for ((left, right), finish) in
+            lefts.iter().flat_map(|left| rights.map(|right| (*left, right))).zip(finishes.iter().cycle())
+        {
+            let mut want = vec![9.0; rows * columns];
+            let (all, out) = (0..columns, Out::new(&mut want, columns));
+            let finish = *finish;
+            dispatch_widest(Piece { left, right, finish, columns: all, out: &out, room: &mut Vec::new() });
+            let mut got = vec![9.0; rows * columns];
+            let passes = skipping::multiply(left, right, finish, &Out::new(&mut got, columns));
+            assert_eq!(passes, lanes() >= 8, "{left:?}");
+            assert!(!passes || got == want, "{rows} {columns} {terms} {finish:?} {:?}", left.order());
+        }
+    }
+}
+
+#[test]
+fn only_products_with_many_zeros_on_the_left_pass_over_them() {
+    let (dense, sparse) = ([1.0; 64 * 64], [0.0; 64 * 64]);
+    let mut out = [7.0; 64 * 64];
+    let mut passes = |left: &[f32], rows: usize, columns: usize| {
+        let (left, right) = (Matrix::new(left, rows, 64), Matrix::new(&dense[..64 * columns], 64, columns));
+        skipping::multiply(left, right, Finish::Plain, &Out::new(&mut out[..rows * columns], columns))
+    };
+    assert!(!passes(&dense, 64, 64));
+    assert_eq!(passes(&sparse, 64, 64), lanes() >= 8);
+    // Too few rows, or columns.
+    assert!(!passes(&sparse[..8 * 64], 8, 64) && !passes(&sparse, 64, 16));
+    // Zeros in a strip alone.
+    let mut late = sparse;
+    for row in late.chunks_exact_mut(64) {
+        row[50..].fill(1.0);
+        row[..40].fill(1.0);
+    }
+    assert!(!passes(&late, 64, 64));
+    assert!(out.iter().all(|value| *value == 0.0) == (lanes() >= 8));
 }

@@ -59,9 +59,15 @@ impl<'a> Left<'a> {
         Self { matrix, first: terms.start, depth: terms.len() }
     }
 
+    /// How many rows it has.
+    #[inline(always)]
+    pub(super) fn height(&self) -> usize {
+        self.matrix.rows
+    }
+
     /// Where the terms of the rows from `row` on begin; their order must be that of rows.
     #[inline(always)]
-    fn rows<const ROWS: usize>(&self, row: usize) -> [*const f32; ROWS] {
+    pub(super) fn rows<const ROWS: usize>(&self, row: usize) -> [*const f32; ROWS] {
         let Matrix { values, columns, .. } = self.matrix;
         let begin = values.as_ptr().wrapping_add(self.first);
         let mut starts = [begin; ROWS];
@@ -274,12 +280,30 @@ fn of_columns<S: Simd, const ROWS: usize, const VECTORS: usize>(
 
 /// A term of a panel.
 #[inline(always)]
-fn vectors_at<S: Simd, const VECTORS: usize>(line: *const f32) -> [S::f32s; VECTORS] {
+pub(super) fn vectors_at<S: Simd, const VECTORS: usize>(line: *const f32) -> [S::f32s; VECTORS] {
     #[allow(unsafe_code, reason = "a comparison a term costs a twentieth")]
     // SAFETY: a line of a panel, whose size `Panel::new` and `down` asserted, or as many numbers of a slice that was
     // compared with the place; a vector is numbers of any bits.
     unsafe {
         line.cast::<[S::f32s; VECTORS]>().read_unaligned()
+    }
+}
+
+/// Finishes a tile as `place.finish` says, and puts it in its place.
+#[inline(always)]
+pub(super) fn finish<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    sums: [[S::f32s; VECTORS]; ROWS],
+    place: Place<'_>,
+    out: &Out<'_>,
+) {
+    let whole = place.width == VECTORS * S::F32_LANES;
+    match place.finish {
+        Finish::Plain if whole => put::<S, ROWS, VECTORS, PLAIN>(simd, sums, place, out),
+        Finish::Bias(_) if whole => put::<S, ROWS, VECTORS, BIAS>(simd, sums, place, out),
+        Finish::BiasRelu(_) if whole => put::<S, ROWS, VECTORS, BIAS_RELU>(simd, sums, place, out),
+        Finish::Gate(_) if whole => put::<S, ROWS, VECTORS, GATE>(simd, sums, place, out),
+        _ => put_edge(simd, sums, place, out),
     }
 }
 

@@ -3,8 +3,10 @@
 //! A step with products that are shared by threads runs on one of theirs: it would have to wake them for each product
 //! otherwise.
 //!
-//! The weights of the first dense layer lie the other way round here than outside, inputs before outputs: nothing wants the
-//! gradient by the rows of a data set, and all other products then read them as they lie.
+//! Weights of layers behind a ReLU lie the other way round here than outside, inputs before outputs. Half of what a ReLU lets
+//! through is zero, and products pass over those zeros where they are on their left: on the way forward, and in the gradient
+//! by weights that lie so. The gradient by the weights of the first layer has them in its slopes, which are on the left
+//! where weights lie as they do outside.
 
 use std::ops::Range;
 
@@ -22,8 +24,8 @@ use crate::engine::minibatches::Sums;
 /// Parameters that one thread takes at a time.
 const PARAMETERS_AT_ONCE: usize = 1 << 15;
 
-/// Outputs from which on it pays to turn the weights of the first layer around: fewer do not fill a vector.
-const TURNED_FROM: usize = 16;
+/// Outputs from which on products pass over zeros: fewer do not fill two vectors.
+const TURNED_FROM: usize = 17;
 
 /// A network in the CPU's memory: dense layers, and convolutions before them where it has some.
 #[derive(Debug, Clone)]
@@ -106,7 +108,8 @@ impl Fused {
             stages.zip(pairs.by_ref()).map(|(stage, (weight, bias))| (stage, weight, bias)).collect();
         let convolutions = (!stages.is_empty()).then(|| Convolutions::new(stages));
         let layer = |(index, (weight, bias)): (usize, (Range<usize>, Range<usize>))| {
-            let turned = index == 0 && convolutions.is_none() && bias.len() >= TURNED_FROM;
+            let behind_relu = index > 0 || convolutions.is_some();
+            let turned = behind_relu && bias.len() >= TURNED_FROM;
             Layer { weight, order: if turned { Order::Columns } else { Order::Rows }, bias }
         };
         let layers = pairs.enumerate().map(layer).collect();
