@@ -179,7 +179,8 @@ def trees(peer, dataset, threads, held_out, layout=None):
         shares = predict()
         if shares.ndim == 1:
             shares = np.stack([1 - shares, shares], axis=1)
-        loss = log_loss(answers, np.clip(shares, 1e-7, 1), labels=np.arange(classes))
+        clipped = np.clip(shares, 1e-7, 1)
+        loss = log_loss(answers, clipped / clipped.sum(axis=1, keepdims=True), labels=np.arange(classes))
         return 1, float(loss), float((shares.argmax(1) == answers).mean())
 
     return fit, judge

@@ -66,8 +66,8 @@ impl<const LINES: usize> pulp::NullaryFnOnce for IntoColumns<'_, LINES> {
             for (place, lines) in lines.as_chunks::<SQUARE>().0.iter().enumerate() {
                 #[allow(unsafe_code, reason = "comparisons took twice as long as all the rest")]
                 // SAFETY: each line has SQUARE values from `first` on, as asserted; a vector is numbers of any bits.
-                let square =
-                    lines.map(|line| unsafe { line.as_ptr().add(first).cast::<[__m128; 2]>().read_unaligned() });
+                let square = lines
+                    .map(|line| unsafe { line.as_ptr().add(first).cast::<[__m128; 2]>().read_unaligned() });
                 for (number, values) in turned(simd, square).into_iter().enumerate() {
                     let at = (first + number) * apart + place * SQUARE;
                     #[allow(unsafe_code, reason = "as above")]
@@ -102,8 +102,8 @@ fn turned(simd: pulp::x86::V3, square: [[__m128; 2]; SQUARE]) -> [__m256; SQUARE
 #[inline(always)]
 fn fours(simd: pulp::x86::V3, rows: [[__m128; 2]; 4]) -> [__m256; 4] {
     let avx = simd.avx;
-    let [a, b, c, d] = rows
-        .map(|[lower, upper]| avx._mm256_insertf128_ps::<1>(avx._mm256_castps128_ps256(lower), upper));
+    let [a, b, c, d] =
+        rows.map(|[lower, upper]| avx._mm256_insertf128_ps::<1>(avx._mm256_castps128_ps256(lower), upper));
     let (ab, cd) = (avx._mm256_unpacklo_ps(a, b), avx._mm256_unpacklo_ps(c, d));
     let (ab_high, cd_high) = (avx._mm256_unpackhi_ps(a, b), avx._mm256_unpackhi_ps(c, d));
     [

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! left  --a bit for each term that is not 0--> 64 terms of a row are a word
-//! right --64 terms of up to 112 columns, side by side--> panel (first-level cache)
-//! word by word: the sums of a row stay in registers, for each bit a line of the panel is added --finish--> out
+//! right --64 terms of 128 columns, or more of fewer--> panel (first-level cache)
+//! row by row: its sums stay in registers, for each bit of its words a line of the panel is added --finish--> out
 //! ```
 //!
-//! The order of additions is that of [`super::multiply`], and so are the bits.
+//! The order of additions is that of products which take all terms, and so are the bits. A line is loaded for each addition
+//! of a vector, where those products have it in a register: at half of the terms it is two thirds of the time.
 
 mod bits;
 
@@ -20,11 +21,14 @@ use super::{Finish, Matrix, Order, in_parts, pack, pieces_of};
 use crate::simd::{dispatch_widest, lanes};
 use crate::transposition::transpose;
 
-/// Terms of a panel, as many as a word has bits.
+/// As many terms as a word has bits.
 const DEPTH: usize = 64;
 
-/// Columns that are told apart: a panel has some of these.
+/// Columns of a panel are a multiple of this.
 const UNIT: usize = 16;
+
+/// Rows whose sums are kept while terms go on: they fit a second-level cache.
+const ROWS: usize = 512;
 
 /// Lines, and values of each, that are looked at to guess how many zeros there are.
 const SAMPLE: usize = 16;
@@ -32,7 +36,7 @@ const SAMPLE: usize = 16;
 /// Fewest rows, units of columns and terms for which it pays to find the zeros.
 const LEAST: [usize; 3] = [SAMPLE, 2, SAMPLE];
 
-/// Most units of a panel: it fits a first-level cache, and a row's sums the registers.
+/// Most units of a panel of [`DEPTH`] terms: it fits a first-level cache, and a row's sums the registers.
 #[inline(always)]
 const fn widest(lanes: usize) -> usize {
     if lanes == UNIT { 8 } else { 6 }
@@ -41,7 +45,7 @@ const fn widest(lanes: usize) -> usize {
 /// The terms of the left side that are not 0.
 #[derive(Debug, Default)]
 struct Kept {
-    /// A bit for each, shape `[pieces, rows]`.
+    /// A bit for each: a word a row for the first stretch of terms, then for the next one.
     words: Vec<u64>,
     /// The left side row by row, where it lies otherwise.
     turned: Vec<f32>,
@@ -60,8 +64,9 @@ pub(super) fn multiply(left: Matrix<'_>, right: Matrix<'_>, finish: Finish<'_>, 
         return false;
     }
     let panels = units.div_ceil(widest(UNIT));
-    // Each term that stays costs a factor, and vectors that come from the cache and not from registers.
-    let pays = |kept: usize, all: usize| kept * (units + panels) * 10 <= all * units * 9;
+    // Each term that stays costs a factor, and vectors that come from the cache and not from registers; finding them costs
+    // a tenth.
+    let pays = |kept: usize, all: usize| kept * (units + panels) * 10 <= all * units * 8;
     let mut kept = KEPT.take();
     let done = pays(sampled(left), SAMPLE * SAMPLE) && {
         let count = kept.gather(left);
@@ -151,7 +156,7 @@ impl WithSimd for Piece<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { words, left, right, columns, finish, out, room } = self;
         let most = widest(S::F32_LANES);
-        let size = (DEPTH + left.rows) * most * UNIT;
+        let size = (DEPTH + left.rows.min(ROWS)) * most * UNIT;
         if room.len() < size + UNIT {
             room.resize(size + UNIT, 0.0);
         }
@@ -166,31 +171,32 @@ impl WithSimd for Piece<'_> {
             // As alike in width as can be.
             let units = all / panels + usize::from(number < all % panels);
             let (width, wide) = ((units * UNIT).min(columns.end - column), units * UNIT);
-            for stretch in stretches(left.columns, (most / units).max(1)) {
+            let at_once = (most / units).max(1);
+            let firsts = (0..left.rows).step_by(ROWS);
+            for (row, stretch) in
+                firsts.flat_map(|row| stretches(left.columns, at_once).map(move |it| (row, it)))
+            {
                 let terms = stretch.terms.clone();
                 let panel = &mut panel[..terms.len() * wide];
                 pack::panel(right, terms.clone(), (column, width), wide, panel);
                 let finish = if terms.end == left.columns { finish } else { Finish::Plain };
-                let place = Place { row: 0, column, width, begins: terms.end <= depth, finish };
+                let place = Place { row, column, width, begins: terms.end <= depth, finish };
                 let words = &words[stretch.word * left.rows..];
                 let some = Terms { words, left: Left::new(left, &terms), stretch };
                 macro_rules! down {
-                    ($($units:literal)*) => {
-                        // A constant, so that what no CPU of this kind has is not compiled.
-                        if const { S::F32_LANES == UNIT } {
-                            match units {
-                                $($units => down::<S, $units>(simd, panel, some, sums, place, out),)*
-                                _ => {}
-                            }
-                        } else {
-                            match units {
-                                $($units => down::<S, { 2 * $units }>(simd, panel, some, sums, place, out),)*
-                                _ => {}
-                            }
+                    ($vectors:literal, $($units:literal)*) => {
+                        match units {
+                            $($units => down::<S, { $vectors * $units }>(simd, panel, some, sums, place, out),)*
+                            _ => {}
                         }
                     };
                 }
-                down!(1 2 3 4 5 6 7 8);
+                // A constant, so that what no CPU of this kind has is not compiled.
+                if const { S::F32_LANES == UNIT } {
+                    down!(1, 1 2 3 4 5 6 7 8);
+                } else {
+                    down!(2, 1 2 3 4 5 6);
+                }
             }
             column += width;
         }
@@ -204,20 +210,20 @@ struct Terms<'a> {
     stretch: Stretch,
 }
 
-/// All rows. `before` has the sums of those stretches of a piece that went before.
+/// Up to [`ROWS`] rows from that of `place` on. `before` has their sums of those stretches of a piece that went before.
 #[inline(always)]
 fn down<S: Simd, const VECTORS: usize>(
     simd: S,
     panel: &[f32],
     some: Terms<'_>,
     before: &mut [f32],
-    mut place: Place<'_>,
+    place: Place<'_>,
     out: &Out<'_>,
 ) {
     let Terms { words, left, stretch: Stretch { terms, begins, ends, .. } } = some;
     let (rows, wide) = (left.height(), VECTORS * S::F32_LANES);
     assert!(panel.len() == terms.len() * wide);
-    for (row, before) in before.chunks_exact_mut(wide).take(rows).enumerate() {
+    for (row, before) in (place.row..rows.min(place.row + ROWS)).zip(before.chunks_exact_mut(wide)) {
         let [factors] = left.rows::<1>(row);
         let before = S::as_mut_simd_f32s(before).0;
         let mut sums = [simd.splat_f32s(0.0); VECTORS];
@@ -241,8 +247,7 @@ fn down<S: Simd, const VECTORS: usize>(
             }
         }
         if ends {
-            place.row = row;
-            tile::finish(simd, [sums], place, out);
+            tile::finish(simd, [sums], Place { row, ..place }, out);
         } else {
             before.copy_from_slice(&sums);
         }

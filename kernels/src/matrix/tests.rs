@@ -156,8 +156,15 @@ fn a_wrong_shape_is_a_defect() {
 #[test]
 fn products_that_pass_over_zeros_are_the_others_to_the_last_bit() {
     let mut noise = Noise(10);
-    let shapes =
-        [(16, 128, 16), (17, 133, 160), (33, 300, 2 * DEPTH + 70), (256, 784, 128), (50, 33, 64), (40, 20, 61)];
+    let shapes = [
+        (16, 128, 16),
+        (17, 133, 160),
+        (33, 300, 2 * DEPTH + 70),
+        (256, 784, 128),
+        (50, 33, 64),
+        (40, 20, 61),
+        (700, 128, 130),
+    ];
     for (rows, columns, terms) in shapes {
         let mut draw = |count: usize, share: f32| -> Vec<f32> {
             let mut value = || if noise.unit() < share { noise.unit() - 0.5 } else { 0.0 };
