@@ -175,8 +175,9 @@ fn in_parts(
     part: impl Fn(Range<usize>, &mut Vec<f32>) + Sync,
 ) {
     let panels = columns.div_ceil(panel);
-    let parts = parts_of(multiplications, panels);
-    let at_once = panels.div_ceil(parts.max(1)) * panel;
+    let each = panels.div_ceil(parts_of(multiplications, panels).max(1)).max(1);
+    // Fewer than threads, where those before leave nothing to the last ones.
+    let (parts, at_once) = (panels.div_ceil(each), each * panel);
     let work = |number: usize| {
         let columns = number * at_once..((number + 1) * at_once).min(columns);
         ROOM.with_borrow_mut(|room| part(columns, room));

@@ -116,23 +116,29 @@ fn vectors_of_any_width_with_fused_additions_give_the_same_bits() {
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let mut noise = Noise(8);
-    let (rows, columns, terms) = (131, 277, DEPTH + 11);
-    let mut draw = |count: usize| (0..count).map(|_| noise.unit() - 0.5).collect::<Vec<_>>();
-    let (a, b) = (draw(rows * terms), draw(columns * terms));
-    assert!(rows * columns * terms >= SHARED_FROM);
-    let product = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut out = vec![0.0; rows * columns];
-        pool.install(|| {
-            assert_eq!(is_shared(rows * columns * terms), threads > 1);
-            let right = Matrix::new(&b, columns, terms).transposed();
-            multiply(Matrix::new(&a, rows, terms), right, Finish::Plain, &mut out);
-        });
-        out
-    };
-    let one = product(1);
-    for threads in [2, 3, 7] {
-        assert!(product(threads) == one, "{threads} threads");
+    // Nine parts at most of the last one, which seven threads cannot share evenly.
+    for (share, columns) in [(1.0, 277), (0.3, 277), (0.3, 144)] {
+        let (rows, terms) = (131, 2 * DEPTH + 11);
+        let mut draw = |count: usize, share: f32| -> Vec<f32> {
+            let mut value = || if noise.unit() < share { noise.unit() - 0.5 } else { 0.0 };
+            (0..count).map(|_| value()).collect()
+        };
+        let (a, b) = (draw(rows * terms, share), draw(columns * terms, 1.0));
+        assert!((rows * columns * terms) as f32 * share >= SHARED_FROM as f32);
+        let product = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut out = vec![0.0; rows * columns];
+            pool.install(|| {
+                assert_eq!(is_shared(rows * columns * terms), threads > 1);
+                let right = Matrix::new(&b, columns, terms).transposed();
+                multiply(Matrix::new(&a, rows, terms), right, Finish::Plain, &mut out);
+            });
+            out
+        };
+        let one = product(1);
+        for threads in [2, 3, 7] {
+            assert!(product(threads) == one, "{threads} threads");
+        }
     }
 }
 
