@@ -5,7 +5,11 @@ use std::arch::x86_64::{__m128, __m256};
 
 /// Side of a square.
 #[cfg(target_arch = "x86_64")]
-pub(crate) const SQUARE: usize = 8;
+const SQUARE: usize = 8;
+
+/// Squares side by side that make whole lines of a cache, which are then written at once.
+#[cfg(target_arch = "x86_64")]
+const WIDE: usize = 2 * SQUARE;
 
 /// Writes `values`, shape `[rows, columns]`, to `out` with rows and columns exchanged: an image of `[channels, pixels]`
 /// becomes one of `[pixels, channels]`.
@@ -15,40 +19,49 @@ pub(crate) const SQUARE: usize = 8;
 pub fn transpose(values: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     assert_eq!(values.len(), rows * columns, "values must have shape [{rows}, {columns}]");
     assert_eq!(out.len(), values.len(), "out must have as many values");
+    if columns > 0 {
+        into_columns(rows, |row| &values[row * columns..(row + 1) * columns], out, rows);
+    }
+}
+
+/// `count` lines of the same length become the first columns of `out`, whose own lines begin `apart` values after each
+/// other.
+#[inline(always)]
+pub(crate) fn into_columns<'a>(
+    count: usize,
+    line: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+    apart: usize,
+) {
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if let (Some(simd), true) = (pulp::x86::V3::try_new(), columns > 0) {
-        let line = |row: usize| &values[row * columns..(row + 1) * columns];
-        while done + WIDE <= rows {
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        while done + WIDE <= count {
             let lines: [_; WIDE] = std::array::from_fn(|number| line(done + number));
-            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart: rows });
+            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart });
             done += WIDE;
         }
-        while done + SQUARE <= rows {
+        while done + SQUARE <= count {
             let lines: [_; SQUARE] = std::array::from_fn(|number| line(done + number));
-            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart: rows });
+            simd.vectorize(IntoColumns { simd, lines, out: &mut out[done..], apart });
             done += SQUARE;
         }
     }
-    for row in done..rows {
-        for column in 0..columns {
-            out[column * rows + row] = values[row * columns + column];
+    for number in done..count {
+        for (values, value) in out.chunks_mut(apart).zip(line(number)) {
+            values[number] = *value;
         }
     }
 }
 
-/// Squares side by side that make whole lines of a cache, which are then written at once.
-#[cfg(target_arch = "x86_64")]
-pub(crate) const WIDE: usize = 2 * SQUARE;
-
 /// [`SQUARE`] or [`WIDE`] lines of the same length become the first columns of `out`, whose own lines begin `apart` values
 /// after each other.
 #[cfg(target_arch = "x86_64")]
-pub(crate) struct IntoColumns<'a, const LINES: usize> {
-    pub(crate) simd: pulp::x86::V3,
-    pub(crate) lines: [&'a [f32]; LINES],
-    pub(crate) out: &'a mut [f32],
-    pub(crate) apart: usize,
+struct IntoColumns<'a, const LINES: usize> {
+    simd: pulp::x86::V3,
+    lines: [&'a [f32]; LINES],
+    out: &'a mut [f32],
+    apart: usize,
 }
 
 #[cfg(target_arch = "x86_64")]

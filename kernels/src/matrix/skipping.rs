@@ -210,7 +210,8 @@ struct Terms<'a> {
     stretch: Stretch,
 }
 
-/// Up to [`ROWS`] rows from that of `place` on. `before` has their sums of those stretches of a piece that went before.
+/// Up to [`ROWS`] rows from that of `place` on. `before` has their sums of those stretches of a piece that went before. How
+/// rows end is decided once for all.
 #[inline(always)]
 fn down<S: Simd, const VECTORS: usize>(
     simd: S,
@@ -220,36 +221,75 @@ fn down<S: Simd, const VECTORS: usize>(
     place: Place<'_>,
     out: &Out<'_>,
 ) {
-    let Terms { words, left, stretch: Stretch { terms, begins, ends, .. } } = some;
-    let (rows, wide) = (left.height(), VECTORS * S::F32_LANES);
-    assert!(panel.len() == terms.len() * wide);
-    for (row, before) in (place.row..rows.min(place.row + ROWS)).zip(before.chunks_exact_mut(wide)) {
-        let [factors] = left.rows::<1>(row);
-        let before = S::as_mut_simd_f32s(before).0;
-        let mut sums = [simd.splat_f32s(0.0); VECTORS];
-        if !begins {
-            sums.copy_from_slice(before);
-        }
-        for first in (0..terms.len()).step_by(DEPTH) {
-            let count = (terms.len() - first).min(DEPTH);
-            let mut rest = words[first / DEPTH * rows + row] & (u64::MAX >> (DEPTH - count));
-            let (factors, lines) = (factors.wrapping_add(first), panel[first * wide..].as_ptr());
-            while rest != 0 {
-                let term = rest.trailing_zeros() as usize;
-                rest &= rest - 1;
-                #[allow(unsafe_code, reason = "two comparisons for few additions")]
-                // SAFETY: a bit below `count`, and `left` has as many terms from `first` on.
-                let factor = simd.splat_f32s(unsafe { *factors.add(term) });
-                let line = lines.wrapping_add(term * wide);
-                for (sum, vector) in sums.iter_mut().zip(tile::vectors_at::<S, VECTORS>(line)) {
-                    *sum = simd.mul_add_e_f32s(factor, vector, *sum);
+    let wide = VECTORS * S::F32_LANES;
+    let rows = place.row..some.left.height().min(place.row + ROWS);
+    let before = before[..rows.len() * wide].chunks_exact_mut(wide);
+    macro_rules! each {
+        ($put:expr) => {
+            for (row, before) in rows.zip(before) {
+                let before = S::as_mut_simd_f32s(before).0;
+                let sums = of_row::<S, VECTORS>(simd, panel, &some, before, row);
+                if some.stretch.ends {
+                    $put(simd, [sums], Place { row, ..place }, out);
+                } else {
+                    before.copy_from_slice(&sums);
                 }
             }
-        }
-        if ends {
-            tile::finish(simd, [sums], Place { row, ..place }, out);
-        } else {
-            before.copy_from_slice(&sums);
+        };
+    }
+    tile::ended!(place, each, S, 1, VECTORS, Plain => PLAIN, Bias => BIAS, BiasRelu => BIAS_RELU, Gate => GATE);
+}
+
+/// The sums of a row, those of `before` among them unless its stretch begins a piece.
+#[inline(always)]
+fn of_row<S: Simd, const VECTORS: usize>(
+    simd: S,
+    panel: &[f32],
+    some: &Terms<'_>,
+    before: &[S::f32s],
+    row: usize,
+) -> [S::f32s; VECTORS] {
+    let Terms { words, left, stretch: Stretch { terms, begins, .. } } = some;
+    let (rows, wide) = (left.height(), VECTORS * S::F32_LANES);
+    assert!(panel.len() == terms.len() * wide);
+    let [factors] = left.rows::<1>(row);
+    let mut sums = [simd.splat_f32s(0.0); VECTORS];
+    if !begins {
+        sums.copy_from_slice(before);
+    }
+    for first in (0..terms.len()).step_by(DEPTH) {
+        let count = (terms.len() - first).min(DEPTH);
+        let mut rest = words[first / DEPTH * rows + row] & (u64::MAX >> (DEPTH - count));
+        let (factors, lines) = (factors.wrapping_add(first), panel[first * wide..].as_ptr());
+        while rest != 0 {
+            let term = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            #[allow(unsafe_code, reason = "two comparisons for few additions")]
+            // SAFETY: a bit below `count`, and `left` has as many terms from `first` on.
+            let factor = splat(simd, unsafe { *factors.add(term) });
+            let line = lines.wrapping_add(term * wide);
+            for (sum, vector) in sums.iter_mut().zip(tile::vectors_at::<S, VECTORS>(line)) {
+                *sum = simd.mul_add_e_f32s(factor, vector, *sum);
+            }
         }
     }
+    sums
+}
+
+/// `value` in all lanes.
+#[inline(always)]
+fn splat<S: Simd>(simd: S, value: f32) -> S::f32s {
+    #[cfg(target_arch = "x86_64")]
+    if const { S::F32_LANES == UNIT } {
+        // A CPU that loads one vector of 512 bits at a time loses half of one to a value that is spread as it is loaded, and
+        // nothing to an integer.
+        let mut bits = value.to_bits();
+        #[allow(unsafe_code, reason = "the compiler must not see that it is a load again")]
+        // SAFETY: there is no instruction.
+        unsafe {
+            std::arch::asm!("/* {0:e} */", inout(reg) bits, options(pure, nomem, nostack, preserves_flags));
+        }
+        return pulp::cast::<S::u32s, S::f32s>(simd.splat_u32s(bits));
+    }
+    simd.splat_f32s(value)
 }

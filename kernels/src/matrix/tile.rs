@@ -179,9 +179,23 @@ pub(super) fn down<S: Simd>(simd: S, left: Left<'_>, panel: Panel<'_>, mut place
     }
 }
 
-/// `count` tiles, one beneath the other; how they end is decided once for all, so that their sums stay in registers.
+/// Runs `$each!` with what finishes a tile as `$place` says and puts it in its place. So it is decided once for all tiles
+/// that end alike, whose sums stay in registers.
+macro_rules! ended {
+    ($place:ident, $each:ident, $simd:ty, $rows:expr, $vectors:expr, $($finish:ident => $how:ident),*) => {
+        match $place.finish {
+            $($crate::matrix::Finish::$finish { .. } if $place.width == $vectors * <$simd>::F32_LANES => {
+                $each!($crate::matrix::tile::put::<$simd, $rows, $vectors, { $crate::matrix::tile::$how }>)
+            })*
+            _ => $each!($crate::matrix::tile::put_edge),
+        }
+    };
+}
+pub(super) use ended;
+
+/// `count` tiles, one beneath the other.
 macro_rules! tiles_down {
-    ($name:ident, $of:ident, $($finish:pat => $how:ident),*) => {
+    ($name:ident, $of:ident, $($finish:ident => $how:ident),*) => {
         #[inline(always)]
         fn $name<S: Simd, const ROWS: usize, const VECTORS: usize>(
             simd: S,
@@ -200,21 +214,14 @@ macro_rules! tiles_down {
                     }
                 };
             }
-            let whole = place.width == VECTORS * S::F32_LANES;
-            match place.finish {
-                $($finish if whole => each!(put::<S, ROWS, VECTORS, $how>),)*
-                _ => each!(put_edge),
-            }
+            ended!(place, each, S, ROWS, VECTORS, $($finish => $how),*);
         }
     };
 }
 
-tiles_down!(
-    rows_down, of_rows,
-    Finish::Plain => PLAIN, Finish::Bias(_) => BIAS, Finish::BiasRelu(_) => BIAS_RELU, Finish::Gate(_) => GATE
-);
+tiles_down!(rows_down, of_rows, Plain => PLAIN, Bias => BIAS, BiasRelu => BIAS_RELU, Gate => GATE);
 // Those of the gradient by weights, which nothing is done with.
-tiles_down!(columns_down, of_columns, Finish::Plain => PLAIN);
+tiles_down!(columns_down, of_columns, Plain => PLAIN);
 
 #[inline(always)]
 fn of_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
@@ -289,33 +296,15 @@ pub(super) fn vectors_at<S: Simd, const VECTORS: usize>(line: *const f32) -> [S:
     }
 }
 
-/// Finishes a tile as `place.finish` says, and puts it in its place.
-#[inline(always)]
-pub(super) fn finish<S: Simd, const ROWS: usize, const VECTORS: usize>(
-    simd: S,
-    sums: [[S::f32s; VECTORS]; ROWS],
-    place: Place<'_>,
-    out: &Out<'_>,
-) {
-    let whole = place.width == VECTORS * S::F32_LANES;
-    match place.finish {
-        Finish::Plain if whole => put::<S, ROWS, VECTORS, PLAIN>(simd, sums, place, out),
-        Finish::Bias(_) if whole => put::<S, ROWS, VECTORS, BIAS>(simd, sums, place, out),
-        Finish::BiasRelu(_) if whole => put::<S, ROWS, VECTORS, BIAS_RELU>(simd, sums, place, out),
-        Finish::Gate(_) if whole => put::<S, ROWS, VECTORS, GATE>(simd, sums, place, out),
-        _ => put_edge(simd, sums, place, out),
-    }
-}
-
-const PLAIN: u8 = 0;
-const BIAS: u8 = 1;
-const BIAS_RELU: u8 = 2;
-const GATE: u8 = 3;
+pub(super) const PLAIN: u8 = 0;
+pub(super) const BIAS: u8 = 1;
+pub(super) const BIAS_RELU: u8 = 2;
+pub(super) const GATE: u8 = 3;
 
 /// Finishes a whole tile as `HOW` says, which is that of `place.finish`, and puts it in its place. No closures here: what
 /// they call does not get the wide instructions.
 #[inline(always)]
-fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
+pub(super) fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
     simd: S,
     sums: [[S::f32s; VECTORS]; ROWS],
     place: Place<'_>,
@@ -373,7 +362,7 @@ fn put<S: Simd, const ROWS: usize, const VECTORS: usize, const HOW: u8>(
 
 /// The same where there are fewer columns than a tile has, or the way in which it ends is rare.
 #[inline(always)]
-fn put_edge<S: Simd, const ROWS: usize, const VECTORS: usize>(
+pub(super) fn put_edge<S: Simd, const ROWS: usize, const VECTORS: usize>(
     simd: S,
     sums: [[S::f32s; VECTORS]; ROWS],
     place: Place<'_>,
