@@ -4,8 +4,7 @@
 //! one JSON object with `wall` and `cpu` seconds, `units` (steps, or 1 for a whole fit), loss and accuracy on the held-out
 //! rows (those of training where there are none), which rows those are, and how many are trained on. The same with `sizes `
 //! before it asks for the rows of all nodes of a forest, and `peak` for the seconds that an update of a histogram takes at
-//! best. Driven by benches/peers/compare.py; with the tests every
-//! work is done once, on few rows.
+//! best. Driven by benches/peers/compare.py; with the tests every work is done once, on few rows.
 
 #[path = "../support/kernels.rs"]
 mod kernels;
@@ -94,18 +93,17 @@ fn sizes(order: Order<'_>, rows: &Prepared) -> Value {
     }
     let model: Value = serde_json::from_slice(&training.weights().unwrap()).unwrap();
     let model = &model["learner"]["gradient_booster"]["gbtree"]["model"];
-    let numbers =
-        |list: &Value| -> Vec<f64> { list.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect() };
-    let mut largest = std::collections::BTreeMap::<usize, f64>::new();
-    let outputs = numbers(&model["tree_info"]);
-    let each = outputs.iter().map(|output| *output as usize + 1).max().unwrap();
-    for (number, tree) in model["trees"].as_array().unwrap().iter().enumerate() {
-        let (children, covers) = (numbers(&tree["left_children"]), numbers(&tree["sum_hessian"]));
-        let split = children.iter().zip(covers).filter(|(child, _)| **child >= 0.0);
-        let rows = largest.entry(number / each).or_default();
-        *rows = split.map(|(_, cover)| cover).sum::<f64>().max(*rows);
-    }
-    json!({ "rows": largest.values().sum::<f64>() })
+    let numbers = |list: &Value| -> Vec<f64> {
+        list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    };
+    let split = |tree: &Value| -> f64 {
+        let nodes = numbers(&tree["left_children"]).into_iter().zip(numbers(&tree["sum_hessian"]));
+        nodes.filter(|(child, _)| *child >= 0.0).map(|(_, rows)| rows).sum()
+    };
+    let outputs = numbers(&model["tree_info"]).into_iter().fold(0.0, f64::max) as usize + 1;
+    let trees = model["trees"].as_array().unwrap();
+    let rounds = trees.chunks(outputs).map(|trees| trees.iter().map(split).fold(0.0, f64::max));
+    json!({ "rows": rounds.sum::<f64>() })
 }
 
 /// What the machine does at best.
@@ -137,12 +135,13 @@ fn try_all() {
             );
         }
     }
-    let dataset = FOREST[0].dataset_of(FEW_ROWS);
-    let line = format!("forest/{} {dataset} 1 1", FOREST[0].id);
-    let order = Order::parse(&line);
-    let rows = sizes(order, &order.prepare("."))["rows"].as_f64();
-    // The root of each of 100 trees is split, with as many draws as there are rows to train on.
-    assert!(rows.is_some_and(|rows| rows >= 100.0 * f64::from(FEW_ROWS) / 2.0), "{rows:?}");
+    for work in FOREST {
+        let line = format!("forest/{} {} 1 1", work.id, work.dataset_of(FEW_ROWS));
+        let order = Order::parse(&line);
+        let rows = sizes(order, &order.prepare("."))["rows"].as_f64();
+        // The root of each of 100 trees is split, with as many draws as there are rows to train on.
+        assert!(rows.is_some_and(|rows| rows >= 100.0 * f64::from(FEW_ROWS) / 2.0), "{line}: {rows:?}");
+    }
     assert!(peak()["update_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
 }
 
@@ -162,16 +161,14 @@ fn main() {
         let answer = if line == "peak" {
             peak()
         } else {
-            let (sizes_alone, line) = match line.strip_prefix("sizes ") {
-                Some(line) => (true, line),
-                None => (false, line.as_str()),
-            };
+            let sized = line.strip_prefix("sizes ");
+            let line = sized.unwrap_or(&line);
             let order = Order::parse(line);
             let rows = match &prepared {
                 Some((last, rows)) if *last == line => rows,
                 _ => &prepared.insert((line.to_owned(), order.prepare(root))).1,
             };
-            if sizes_alone { sizes(order, rows) } else { order.carry_out(rows) }
+            if sized.is_some() { sizes(order, rows) } else { order.carry_out(rows) }
         };
         println!("{answer}");
         std::io::stdout().flush().unwrap();
